@@ -1,0 +1,147 @@
+"""Weights and training states on disk: safetensors and JSON, each file written whole or not at all."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lib.errors import InputError
+from lib.systems import SYSTEMS
+
+
+def write_atomically(path: Path, write) -> None:
+    """Call `write(temporary path)` and rename the result to `path`: a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"could not write {path} ({error.strerror}); free some space or choose another folder") from error
+
+
+def write_json(path: Path, content) -> None:
+    """Write JSON atomically."""
+    write_atomically(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n"))
+
+
+def read_json(path: Path):
+    """Read JSON; one sentence if it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; is this the folder of a checkpoint or a run?") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not valid JSON ({error.msg}, line {error.lineno}); restore or delete it") from error
+
+
+def save_weights(folder: Path, system: nn.Module, about: dict, half: bool = False) -> None:
+    """Write `config.json` and `weights.safetensors`.
+
+    Parameters
+    ----------
+    about : dict
+        What else the reader of `config.json` should know: training, dataset, step.
+    half : bool
+        Store floating-point tensors as float16: half the size, for shipping.
+    """
+    state = {name: _stored(tensor, half) for name, tensor in system.state_dict().items()}
+    write_atomically(folder / "weights.safetensors", lambda p: save_file(state, p))
+    write_json(folder / "config.json", {"system": system.name, "config": asdict(system.config), **about})
+
+
+def load_system(folder: Path | str, device: str = "cpu", expected: str | None = None) -> nn.Module:
+    """A system as it was saved, in evaluation mode.
+
+    Parameters
+    ----------
+    expected : str, optional
+        Name of the system that the caller can use.
+
+    Raises
+    ------
+    InputError
+        The folder is no checkpoint, or one of another system or configuration.
+    """
+    folder = Path(folder)
+    about = read_json(folder / "config.json")
+    name = about.get("system")
+    if name not in SYSTEMS or expected not in (None, name):
+        raise InputError(f"{folder} holds a checkpoint of system {name!r}, not of {expected or sorted(SYSTEMS)}")
+    make, config_class = SYSTEMS[name]
+    try:
+        config = config_class(**{**about["config"], "backbone_weights": "random"})
+    except TypeError as error:
+        raise InputError(f"{folder / 'config.json'} does not describe a {name}: {error}") from error
+    system = make(config)
+    load_state(system, read_tensors(folder / "weights.safetensors"), folder)
+    return system.to(device).eval()
+
+
+def load_state(system: nn.Module, state: dict[str, Tensor], source: Path) -> None:
+    """Copy tensors into a system; refuse those of another configuration."""
+    ours = system.state_dict()
+    odd = sorted(set(ours) ^ set(state)) or [n for n in ours if n not in RESIZABLE and ours[n].shape != state[n].shape]
+    if odd:
+        raise InputError(f"{source} holds a checkpoint of another configuration (tensor {odd[0]!r} does not fit)")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            module, _, attribute = name.rpartition(".")
+            if name in RESIZABLE:
+                setattr(system.get_submodule(module), attribute, tensor.float())
+            else:
+                ours[name].copy_(tensor)
+
+
+RESIZABLE = {"recent_azimuths"}  # buffers that grow while training
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; one sentence if it is missing or cut off."""
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; give the folder of a checkpoint") from error
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}); restore it or train again") from error
+
+
+def save_training(path: Path, system: nn.Module, optimizer: torch.optim.Optimizer, about: dict) -> None:
+    """One file with everything that a run needs to go on as if it had never stopped."""
+    tensors = {f"system.{name}": _stored(tensor, False) for name, tensor in system.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": _stored(value, False) for key, value in state.items()}
+    write_atomically(path, lambda p: save_file(tensors, p, metadata={"about": json.dumps(about)}))
+
+
+def load_training(path: Path, system: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """Restore what `save_training` wrote; gives back its `about`."""
+    tensors = read_tensors(path)
+    prefix = "system."
+    load_state(system, {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}, path)
+    state = optimizer.state_dict()
+    state["state"] = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            index, key = rest.split(".", 1)
+            state["state"].setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(state)
+    return read_about(path)
+
+
+def read_about(path: Path) -> dict:
+    """The plain values of a training state, without reading its tensors."""
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["about"])
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.half() if half and tensor.is_floating_point() else tensor.clone()

@@ -1,0 +1,1 @@
+"""The prepared format: reading, batching, and what turns photographs into samples."""

@@ -1,0 +1,1 @@
+"""One term of a paper's objective a function."""

@@ -1,0 +1,46 @@
+"""Priors on viewpoints that nobody gave: ShapeClipper Sec. 3.4, and two terms of its released code."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lib.geometry.cameras import Viewpoint
+
+
+def azimuth_prior_loss(azimuth: Float[Tensor, "count 2"], power: int = 2) -> Float[Tensor, ""]:
+    """Distance of a set of azimuths from a uniform spread over the circle.
+
+    The sorted values of cos, sin and cos * sin are compared with those of an even grid: a Wasserstein distance in one
+    dimension, for each. With `power` 2 the released code's form, the three L2 norms summed over 3 B; with 1 the mean
+    absolute difference, its form in pretraining. 0 for an even spread.
+    """
+    count = len(azimuth)
+    grid = (2 * torch.arange(1, count + 1, device=azimuth.device, dtype=azimuth.dtype) - 1) * math.pi / count
+    total = azimuth.new_zeros(())
+    for ours, even in zip(_projections(azimuth[:, 0], azimuth[:, 1]), _projections(grid.cos(), grid.sin()), strict=True):
+        difference = ours.sort().values - even.sort().values
+        total = total + (difference.norm() / count if power == 2 else difference.abs().mean())
+    return total / 3
+
+
+def camera_margin_loss(viewpoint: Viewpoint, limit: float = 90.0, slack: float = 5.0) -> Float[Tensor, ""]:
+    """Hinge in degrees on elevation and roll beyond limit - slack (released code; not in the paper)."""
+    _, elevation, roll = viewpoint.angles()
+    excess = torch.stack([elevation, roll]).rad2deg().abs() - (limit - slack)
+    return excess.clamp(min=0).mean()
+
+
+def mirror_loss(viewpoint: Viewpoint, of_mirrored: Viewpoint) -> Float[Tensor, ""]:
+    """The mirrored image must be seen from (-azimuth, elevation, -roll) (released code; not in the paper).
+
+    Mean squared difference of the unit pairs; in [0, 4].
+    """
+    expected = viewpoint.mirrored()
+    pairs = ("azimuth", "elevation", "roll")
+    return sum((getattr(of_mirrored, p) - getattr(expected, p)).square().mean() for p in pairs) / len(pairs)
+
+
+def _projections(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return cos, sin, cos * sin

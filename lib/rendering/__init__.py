@@ -1,0 +1,1 @@
+"""Fields and rays -> what a camera sees."""

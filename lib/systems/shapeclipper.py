@@ -1,0 +1,330 @@
+"""ShapeClipper (Huang et al., CVPR 2023): shape from single views, with semantic neighbours and normals."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lib.data.loading import Batch
+from lib.encoders import Backbone, CameraPrior, CodeHead, ViewpointHead
+from lib.errors import InputError
+from lib.fields.sdf import SDFField
+from lib.fields.texture import TextureField
+from lib.geometry.cameras import Projection, Viewpoint, camera_rays, index_to_pixel
+from lib.losses.camera import azimuth_prior_loss, camera_margin_loss, mirror_loss
+from lib.losses.field import eikonal_loss, sphere_loss
+from lib.losses.normal import normal_loss
+from lib.losses.reprojection import mask_loss, rgb_loss
+from lib.losses.semantic import NeighborWeighting
+from lib.rendering.sampling import sample_pixels
+from lib.rendering.volume import LastInterval, RenderedMaps, render_rays, sample_depths
+from lib.systems.base import Reconstruction
+
+
+@dataclass(frozen=True)
+class ShapeClipperConfig:
+    """Everything that defines the system. The defaults are the paper's Pix3D setting; see `CONFIGS` for others.
+
+    Where paper and released code differ, the default is the paper's and `CONFIGS["released"]` the code's.
+    """
+
+    # image -> codes, viewpoint
+    backbone: str = "resnet34"
+    viewpoint_backbone: str = "resnet18"  # "shared": the codes' backbone serves the viewpoint too
+    backbone_weights: str = "imagenet"
+    image_size: int = 224
+    image_mean: float = 0.0
+    image_std: float = 1.0
+    freeze_batchnorm: bool = False
+    head_batchnorm: bool = True
+    latent_size: int = 512
+    code_size: int = 64
+    viewpoint: Literal["predicted", "given"] = "predicted"
+    projection: Projection = "perspective"
+    distance: float = 5.0
+    distance_range: float = 0.2
+    focal: float = 4.0
+    start_elevation: float = 0.0  # degrees
+    # fields
+    width: int = 64
+    sdf_layers: int = 5
+    texture_layers: int = 3
+    frequencies: int = 6
+    symmetric: bool = True
+    sphere_radius: float = 0.5
+    # rendering
+    rays: int = 512
+    neighbor_rays: int = 512
+    samples: int = 64
+    depth_range: float = 0.7
+    last_interval: LastInterval = "zero"
+    beta: float = 0.1  # learned from here on, unless beta_final is set
+    beta_min: float = 1e-4
+    beta_final: float | None = None  # then log-linear from beta to beta_final between two points of training
+    beta_from: float = 0.0
+    beta_until: float = 0.7
+    # objective (Eq. 5-7); a weight of 0 turns a term off: the switches of Tables 2 and 3
+    rgb_weight: float = 1.0
+    mask_weight: float = 0.5
+    normal_weight: float = 0.01
+    normal_l1_weight: float = 5.0
+    normal_keep: float = 0.8  # 1: without noise tolerance
+    semantic_weight: float = 1.0  # 0: without SSC
+    neighbor_weighting: NeighborWeighting = "uniform"
+    eikonal_weight: float = 0.03
+    azimuth_prior_weight: float = 0.1
+    azimuth_queue: int = 0  # azimuths of past steps that the prior counts too, without gradient
+    camera_margin_weight: float = 0.0
+    mirror_weight: float = 0.0
+    pretrain_points: int = 10_000
+
+    def __post_init__(self):
+        if self.viewpoint not in ("predicted", "given"):
+            raise InputError(f"viewpoint: {self.viewpoint!r} is neither 'predicted' nor 'given'")
+        if not 0 < self.normal_keep <= 1:
+            raise InputError(f"normal_keep: {self.normal_keep} is not in (0, 1]")
+        if min(self.rays, self.neighbor_rays, self.samples) < 1:
+            raise InputError("rays, neighbor_rays and samples must be at least 1")
+
+
+PAPER = ShapeClipperConfig()
+RELEASED = replace(PAPER, neighbor_weighting="silhouette", camera_margin_weight=0.01, mirror_weight=0.1)
+SMALL = replace(
+    RELEASED,
+    backbone="tf_efficientnet_lite0",
+    viewpoint_backbone="shared",
+    image_size=64,
+    image_mean=127 / 255,
+    image_std=128 / 255,
+    freeze_batchnorm=True,
+    head_batchnorm=False,
+    latent_size=256,
+    rays=128,
+    neighbor_rays=64,
+    samples=24,
+    beta_final=0.015,
+    pretrain_points=1000,
+)
+CONFIGS = {"paper": PAPER, "released": RELEASED, "small": SMALL}
+
+
+class ShapeClipper(nn.Module):
+    """The whole of Fig. 4: encoder E, fields f_S and f_T, viewpoint estimator V and the renderer R."""
+
+    name = "shapeclipper"
+
+    def __init__(self, config: ShapeClipperConfig = PAPER):
+        super().__init__()
+        self.config = config
+        batchnorm = config.head_batchnorm
+        self.backbone = self._backbone(config.backbone)
+        self.codes = CodeHead(self.backbone.size, config.latent_size, config.code_size, batchnorm)
+        if config.viewpoint == "predicted":
+            shared = config.viewpoint_backbone == "shared"
+            self.viewpoint_backbone = None if shared else self._backbone(config.viewpoint_backbone)
+            size = self.backbone.size if shared else self.viewpoint_backbone.size
+            self.viewpoint_head = ViewpointHead(size, self._camera_prior(), config.latent_size, batchnorm)
+        shape = (config.code_size, config.width)
+        self.sdf_field = SDFField(
+            *shape,
+            config.sdf_layers,
+            frequencies=config.frequencies,
+            symmetric=config.symmetric,
+            radius=config.sphere_radius,
+        )
+        self.texture_field = TextureField(
+            *shape, config.texture_layers, frequencies=config.frequencies, symmetric=config.symmetric
+        )
+        self.raw_beta = nn.Parameter(torch.tensor(config.beta), requires_grad=config.beta_final is None)
+        self.register_buffer("progress", torch.zeros(()))  # share of the training that is done; training sets it
+        self.register_buffer("recent_azimuths", torch.zeros(0, 2))
+
+    def forward(self, batch: Batch, generator: torch.Generator, pretraining: bool = False) -> dict[str, Tensor]:
+        """`losses`, or `pretrain_losses`: what a wrapper for several devices calls."""
+        return self.pretrain_losses(batch, generator) if pretraining else self.losses(batch, generator)
+
+    def encode(
+        self, images: Float[Tensor, "batch height width 3"]
+    ) -> tuple[Float[Tensor, "batch code"], Float[Tensor, "batch code"], Viewpoint | None]:
+        """Shape code, texture code and predicted viewpoint of images; no viewpoint where it is given."""
+        features = self.backbone(images)
+        viewpoint = None
+        if self.config.viewpoint == "predicted":
+            seen = features if self.viewpoint_backbone is None else self.viewpoint_backbone(images)
+            viewpoint = self.viewpoint_head(seen)
+        return *self.codes(features), viewpoint
+
+    def beta(self) -> Tensor | float:
+        """Width of the rendered surface: learned (the paper), or scheduled over training."""
+        config = self.config
+        if config.beta_final is None:
+            return self.raw_beta.abs() + config.beta_min
+        done = (float(self.progress) - config.beta_from) / (config.beta_until - config.beta_from)
+        return config.beta * (config.beta_final / config.beta) ** min(max(done, 0.0), 1.0)
+
+    def field(self, shape_code: Tensor, texture_code: Tensor):
+        """Signed distance, its gradient and colour as one function of points, for the renderer."""
+
+        def evaluate(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            sdf, feature, gradient = self.sdf_field.with_gradient(points, shape_code)
+            return sdf, gradient, self.texture_field(points, texture_code, feature)
+
+        return evaluate
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Every weighted term of Eq. 7 and of Sec. 3.4; training minimises their sum.
+
+        Parameters
+        ----------
+        batch : Batch
+            Images with masks, normals (unless their weight is 0) and one neighbour each (unless SSC is off).
+        generator : torch.Generator
+            Draws pixels, depths and points.
+        """
+        shape_code, texture_code, viewpoint = self.encode(batch.rgb)
+        viewpoint = self._given(batch) if viewpoint is None else viewpoint
+        maps, losses = self._reprojection(batch, shape_code, texture_code, viewpoint, self.config.rays, generator)
+        losses["eikonal"] = self.config.eikonal_weight * self._eikonal(shape_code, viewpoint, generator)
+        viewpoints = [viewpoint]
+        if self.config.semantic_weight > 0:
+            neighbor_losses, neighbor_viewpoint = self._semantic(batch, shape_code, generator)
+            losses |= neighbor_losses
+            viewpoints.append(neighbor_viewpoint)
+        if self.config.viewpoint == "predicted":
+            losses |= self._camera_losses(batch, viewpoints)
+        return losses
+
+    def _semantic(self, batch: Batch, shape_code: Tensor, generator) -> tuple[dict[str, Tensor], Viewpoint]:
+        """SSC (Eq. 3): the query's shape explains the neighbour's image, with its texture and viewpoint."""
+        if batch.neighbor is None:
+            raise InputError("semantic_weight > 0 needs neighbours: give the dataset's neighbour file, or set it to 0")
+        _, texture_code, viewpoint = self.encode(batch.neighbor.rgb)
+        viewpoint = self._given(batch.neighbor) if viewpoint is None else viewpoint
+        rays = self.config.neighbor_rays
+        _, losses = self._reprojection(batch.neighbor, shape_code, texture_code, viewpoint, rays, generator)
+        weight = self.config.semantic_weight
+        return {f"neighbor_{name}": weight * loss for name, loss in losses.items()}, viewpoint
+
+    def _reprojection(
+        self, target: Batch, shape_code: Tensor, texture_code: Tensor, viewpoint: Viewpoint, rays: int, generator
+    ) -> tuple[RenderedMaps, dict[str, Tensor]]:
+        """Render some rays of the target image and compare (Eq. 5)."""
+        config = self.config
+        index = sample_pixels(target.ray_weights, rays, generator)
+        maps = self._render(shape_code, texture_code, viewpoint, index, target.rgb.shape[1], generator)
+        mask = _pick(target.mask, index)
+        losses = {
+            "rgb": config.rgb_weight * rgb_loss(maps.rgb, _pick(target.rgb, index)),
+            "mask": config.mask_weight * mask_loss(maps.mask, mask),
+        }
+        if config.normal_weight > 0:
+            visible = (mask > 0.5) & (maps.mask > 0.5)
+            normal, rotation = _pick(target.normal, index), viewpoint.rotation()
+            loss = normal_loss(maps.normal, normal, rotation, visible, config.normal_keep, config.normal_l1_weight)
+            losses["normal"] = config.normal_weight * loss
+        return maps, losses
+
+    def _render(self, shape_code, texture_code, viewpoint, index, image_size, generator) -> RenderedMaps:
+        rays = camera_rays(viewpoint, index_to_pixel(index, image_size))
+        near, far = viewpoint.distance - self.config.depth_range, viewpoint.distance + self.config.depth_range
+        depths = sample_depths(near, far, index.shape[1], self.config.samples, generator)
+        field = self.field(shape_code, texture_code)
+        return render_rays(field, rays, depths, self.beta(), self.config.last_interval)
+
+    def _eikonal(self, shape_code: Tensor, viewpoint: Viewpoint, generator) -> Tensor:
+        """Half of the points anywhere in [-1, 1]^3, half in the unit cube; the code is detached, as in the released
+        code, so that the term shapes the field and not the encoder."""
+        count = self.config.rays
+        cube = _uniform((len(shape_code), 2 * count, 3), shape_code, generator)
+        points = torch.cat([cube[:, :count], cube[:, count:] * 0.5], dim=1)
+        return eikonal_loss(self.sdf_field.with_gradient(points, shape_code.detach())[2])
+
+    def _camera_losses(self, batch: Batch, viewpoints: list[Viewpoint]) -> dict[str, Tensor]:
+        config = self.config
+        azimuth = torch.cat([v.azimuth for v in viewpoints])
+        losses = {"azimuth_prior": config.azimuth_prior_weight * azimuth_prior_loss(self._with_recent(azimuth))}
+        if config.camera_margin_weight > 0:
+            losses["camera_margin"] = config.camera_margin_weight * camera_margin_loss(viewpoints[0])
+        if config.mirror_weight > 0:
+            mirrored = self.encode(batch.rgb.flip(2))[2]
+            losses["mirror"] = config.mirror_weight * mirror_loss(viewpoints[0], mirrored)
+        return losses
+
+    def _with_recent(self, azimuth: Tensor) -> Tensor:
+        """Azimuths of this step with those of the last steps: a batch of 12 is too few to look uniform."""
+        together = torch.cat([azimuth, self.recent_azimuths])
+        self.recent_azimuths = together[: self.config.azimuth_queue].detach()
+        return together
+
+    def pretrain_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Before training: any code gives a sphere, and the viewpoint head spreads its azimuths (Sec. 3.4)."""
+        size, device = len(batch.rgb), batch.rgb.device
+        noise = torch.randn((size, self.config.latent_size), generator=generator, device=generator.device).to(device)
+        code = self.codes.shape_projection(noise)
+        points = _uniform((size, self.config.pretrain_points, 3), code, generator)
+        losses = {"sphere": sphere_loss(self.sdf_field(points, code)[0], points, self.config.sphere_radius)}
+        if self.config.viewpoint == "predicted":
+            with torch.no_grad():
+                features = (self.viewpoint_backbone or self.backbone)(batch.rgb)
+            losses["azimuth_prior"] = azimuth_prior_loss(self.viewpoint_head(features).azimuth, power=1)
+        return losses
+
+    def reconstruct(
+        self, images: Float[Tensor, "batch height width 3"], viewpoint: Viewpoint | None = None
+    ) -> Reconstruction:
+        """Shapes of segmented images on white, in [0, 1].
+
+        Parameters
+        ----------
+        viewpoint : Viewpoint, optional
+            Of the images, where it is known; without it a system with given viewpoints assumes a view from the front.
+        """
+        with torch.no_grad():
+            shape_code, texture_code, predicted = self.encode(images)
+        viewpoint = viewpoint or predicted or self._front(images)
+
+        def field(i: int, points: Tensor):
+            return self.field(shape_code[i : i + 1], texture_code[i : i + 1])(points)
+
+        def distance(i: int, points: Tensor):
+            return self.sdf_field(points, shape_code[i : i + 1])[0]
+
+        return Reconstruction(field, distance, viewpoint, float(self.beta()), self.config.depth_range)
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """The pretrained part, which training may move more slowly than the rest."""
+        networks = [self.backbone, getattr(self, "viewpoint_backbone", None)]
+        return [p for network in networks if network is not None for p in network.parameters() if p.requires_grad]
+
+    def _backbone(self, name: str) -> Backbone:
+        c = self.config
+        return Backbone(name, c.backbone_weights, c.image_size, c.image_mean, c.image_std, c.freeze_batchnorm)
+
+    def _camera_prior(self) -> CameraPrior:
+        c = self.config
+        start = math.radians(c.start_elevation)
+        return CameraPrior(c.distance, c.distance_range, c.focal, c.projection, start)
+
+    def _front(self, images: Tensor) -> Viewpoint:
+        zero = images.new_zeros(len(images))
+        return Viewpoint.from_angles(zero, zero, distance=self.config.distance, focal=self.config.focal)
+
+    def _given(self, batch: Batch) -> Viewpoint:
+        if batch.viewpoint is None:
+            raise InputError("viewpoint='given' needs a dataset whose metadata holds azimuth, elevation and tilt")
+        return batch.viewpoint
+
+
+def _pick(maps: Tensor, index: Tensor) -> Tensor:
+    """Values of images (B, H, W, ...) at row-major pixel indices (B, N)."""
+    flat = maps.flatten(1, 2)
+    return flat[torch.arange(len(flat), device=flat.device)[:, None], index]
+
+
+def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform numbers in [-1, 1]."""
+    values = torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype)
+    return (2 * values - 1).to(like.device)
