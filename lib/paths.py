@@ -1,9 +1,20 @@
 """Where things are, whatever folder a notebook or a command is started from."""
 
+import os
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "notebooks"
-RUNS = REPOSITORY / "runs"
+RUNS = Path(os.environ.get("COURSE_RUNS") or REPOSITORY / "runs")  # tests and `--runs` write elsewhere
 FURNITURE = REPOSITORY / "lib" / "data" / "furniture"
 WEIGHTS = REPOSITORY / "lib" / "weights"
+
+
+def run_folder(notebook: str, profile: str, run_dir: str = "") -> Path:
+    """Give the folder a notebook writes to, made if missing: `run_dir` if given, else ``runs/<profile>/<notebook>``.
+
+    ``make run`` looks there for ``results.json`` and shows its rows in the gallery.
+    """
+    folder = Path(run_dir) if run_dir else RUNS / profile / notebook
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
