@@ -1,7 +1,6 @@
 """Weights and training states on disk: safetensors and JSON, each file written whole or not at all."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,10 +19,12 @@ def write_atomically(path: Path, write) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         write(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise InputError(f"could not write {path} ({error.strerror}); free some space or choose another folder") from error
+        raise InputError(
+            f"could not write {path} ({error.strerror}); free some space or choose another folder"
+        ) from error
 
 
 def write_json(path: Path, content) -> None:
@@ -38,7 +39,9 @@ def read_json(path: Path):
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; is this the folder of a checkpoint or a run?") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON ({error.msg}, line {error.lineno}); restore or delete it") from error
+        raise InputError(
+            f"{path} is not valid JSON ({error.msg}, line {error.lineno}); restore or delete it"
+        ) from error
 
 
 def save_weights(folder: Path, system: nn.Module, about: dict, half: bool = False) -> None:

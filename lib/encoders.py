@@ -138,7 +138,7 @@ class Bottleneck(nn.Module):
             nn.init.zeros_(self.residual[-1].weight)
 
     def forward(self, x: Float[Tensor, "batch size"]) -> Float[Tensor, "batch size"]:
-        """x + residual(x), rectified."""
+        """X + residual(x), rectified."""
         return F.relu(x + self.residual(x))
 
 

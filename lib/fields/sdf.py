@@ -71,9 +71,7 @@ class SDFField(nn.Module):
 
     def with_gradient(
         self, points: Float[Tensor, "batch points 3"], code: Float[Tensor, "batch code"]
-    ) -> tuple[
-        Float[Tensor, "batch points"], Float[Tensor, "batch points feature"], Float[Tensor, "batch points 3"]
-    ]:
+    ) -> tuple[Float[Tensor, "batch points"], Float[Tensor, "batch points feature"], Float[Tensor, "batch points 3"]]:
         """Signed distance, feature and the gradient of the signed distance with respect to the point.
 
         The gradient is the chain rule written out, layer by layer from the top, so that a loss on it needs one

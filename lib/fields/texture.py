@@ -1,6 +1,5 @@
 """The texture field f_T: a point, a texture code and the shape field's feature -> colour."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 

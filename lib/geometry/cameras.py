@@ -91,9 +91,12 @@ class Viewpoint:
         """The viewpoint of the left-right mirrored image of an object that is symmetric in x."""
         flip = self.azimuth.new_tensor([1.0, -1.0])
         shift = self.center.new_tensor([1.0, 0.0])
-        return replace(
-            self, azimuth=self.azimuth * flip, roll=self.roll * flip, center=shift + self.center * -flip
-        )
+        return replace(self, azimuth=self.azimuth * flip, roll=self.roll * flip, center=shift + self.center * -flip)
+
+    def turned(self, angle: Float[Tensor, " batch"]) -> "Viewpoint":
+        """The viewpoint after adding angles in radians to the azimuths."""
+        (cos, sin), (cos_t, sin_t) = self.azimuth.unbind(-1), (angle.cos(), angle.sin())
+        return replace(self, azimuth=torch.stack([cos * cos_t - sin * sin_t, sin * cos_t + cos * sin_t], dim=-1))
 
     def to(self, *args, **kwargs) -> "Viewpoint":
         """Move to a device or dtype."""

@@ -19,7 +19,9 @@ def azimuth_prior_loss(azimuth: Float[Tensor, "count 2"], power: int = 2) -> Flo
     count = len(azimuth)
     grid = (2 * torch.arange(1, count + 1, device=azimuth.device, dtype=azimuth.dtype) - 1) * math.pi / count
     total = azimuth.new_zeros(())
-    for ours, even in zip(_projections(azimuth[:, 0], azimuth[:, 1]), _projections(grid.cos(), grid.sin()), strict=True):
+    for ours, even in zip(
+        _projections(azimuth[:, 0], azimuth[:, 1]), _projections(grid.cos(), grid.sin()), strict=True
+    ):
         difference = ours.sort().values - even.sort().values
         total = total + (difference.norm() / count if power == 2 else difference.abs().mean())
     return total / 3

@@ -78,7 +78,9 @@ def sample_depths(
 
 
 def compositing_weights(
-    density: Float[Tensor, "*rays samples"], depths: Float[Tensor, "*rays samples"], last_interval: LastInterval = "zero"
+    density: Float[Tensor, "*rays samples"],
+    depths: Float[Tensor, "*rays samples"],
+    last_interval: LastInterval = "zero",
 ) -> Float[Tensor, "*rays samples"]:
     """Weights w_i = T_i alpha_i of the samples of each ray; they sum to at most 1.
 

@@ -16,8 +16,8 @@ from lib.fields.texture import TextureField
 from lib.geometry.cameras import Projection, Viewpoint, camera_rays, index_to_pixel
 from lib.losses.camera import azimuth_prior_loss, camera_margin_loss, mirror_loss
 from lib.losses.field import eikonal_loss, sphere_loss
-from lib.losses.normal import normal_loss
-from lib.losses.reprojection import mask_loss, rgb_loss
+from lib.losses.normal import normal_loss, to_canonical
+from lib.losses.reprojection import mask_loss, rgb_loss, soft_iou
 from lib.losses.semantic import NeighborWeighting
 from lib.rendering.sampling import sample_pixels
 from lib.rendering.volume import LastInterval, RenderedMaps, render_rays, sample_depths
@@ -80,6 +80,12 @@ class ShapeClipperConfig:
     camera_margin_weight: float = 0.0
     mirror_weight: float = 0.0
     pretrain_points: int = 10_000
+    # viewpoint hypotheses (ours; 1: off, as in the paper)
+    hypotheses: int = 1
+    hypothesis_weight: float = 0.2
+    hypothesis_margin: float = 0.05
+    hypothesis_rays: int = 96
+    hypothesis_samples: int = 12
 
     def __post_init__(self):
         if self.viewpoint not in ("predicted", "given"):
@@ -109,6 +115,15 @@ SMALL = replace(
     pretrain_points=1000,
 )
 CONFIGS = {"paper": PAPER, "released": RELEASED, "small": SMALL}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the networks read from B images: codes (B, code_size) and the viewpoint, predicted or given."""
+
+    shape: Float[Tensor, "batch code"]
+    texture: Float[Tensor, "batch code"]
+    viewpoint: Viewpoint
 
 
 class ShapeClipper(nn.Module):
@@ -165,11 +180,13 @@ class ShapeClipper(nn.Module):
         done = (float(self.progress) - config.beta_from) / (config.beta_until - config.beta_from)
         return config.beta * (config.beta_final / config.beta) ** min(max(done, 0.0), 1.0)
 
-    def field(self, shape_code: Tensor, texture_code: Tensor):
-        """Signed distance, its gradient and colour as one function of points, for the renderer."""
+    def field(self, shape_code: Tensor, texture_code: Tensor | None):
+        """Signed distance, its gradient and colour (white without a code) as one function of points."""
 
         def evaluate(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             sdf, feature, gradient = self.sdf_field.with_gradient(points, shape_code)
+            if texture_code is None:
+                return sdf, gradient, torch.ones_like(points)
             return sdf, gradient, self.texture_field(points, texture_code, feature)
 
         return evaluate
@@ -184,33 +201,76 @@ class ShapeClipper(nn.Module):
         generator : torch.Generator
             Draws pixels, depths and points.
         """
-        shape_code, texture_code, viewpoint = self.encode(batch.rgb)
-        viewpoint = self._given(batch) if viewpoint is None else viewpoint
-        maps, losses = self._reprojection(batch, shape_code, texture_code, viewpoint, self.config.rays, generator)
-        losses["eikonal"] = self.config.eikonal_weight * self._eikonal(shape_code, viewpoint, generator)
-        viewpoints = [viewpoint]
-        if self.config.semantic_weight > 0:
-            neighbor_losses, neighbor_viewpoint = self._semantic(batch, shape_code, generator)
-            losses |= neighbor_losses
-            viewpoints.append(neighbor_viewpoint)
+        query, neighbor, mirrored = self._read(batch)
+        views = [query.viewpoint] + ([neighbor.viewpoint] if neighbor else [])
+        losses = {}
+        if self.config.hypotheses > 1 and neighbor:
+            views, losses = self._search(batch, query, neighbor, generator)
+        losses |= self._reprojection(batch, query.shape, query.texture, views[0], self.config.rays, generator)
+        losses["eikonal"] = self.config.eikonal_weight * self._eikonal(query.shape, generator)
+        if neighbor:  # SSC (Eq. 3): the query's shape explains the neighbour, with its texture and viewpoint
+            rays, weight = self.config.neighbor_rays, self.config.semantic_weight
+            terms = self._reprojection(batch.neighbor, query.shape, neighbor.texture, views[1], rays, generator)
+            losses |= {f"neighbor_{name}": weight * term for name, term in terms.items()}
         if self.config.viewpoint == "predicted":
-            losses |= self._camera_losses(batch, viewpoints)
+            losses |= self._camera_losses(query.viewpoint, neighbor and neighbor.viewpoint, mirrored)
         return losses
 
-    def _semantic(self, batch: Batch, shape_code: Tensor, generator) -> tuple[dict[str, Tensor], Viewpoint]:
-        """SSC (Eq. 3): the query's shape explains the neighbour's image, with its texture and viewpoint."""
-        if batch.neighbor is None:
+    def _read(self, batch: Batch) -> tuple["Reading", "Reading | None", Viewpoint | None]:
+        """Encode queries, neighbours and mirrored queries in one pass of the networks."""
+        config, size = self.config, len(batch.rgb)
+        if config.semantic_weight > 0 and batch.neighbor is None:
             raise InputError("semantic_weight > 0 needs neighbours: give the dataset's neighbour file, or set it to 0")
-        _, texture_code, viewpoint = self.encode(batch.neighbor.rgb)
-        viewpoint = self._given(batch.neighbor) if viewpoint is None else viewpoint
-        rays = self.config.neighbor_rays
-        _, losses = self._reprojection(batch.neighbor, shape_code, texture_code, viewpoint, rays, generator)
-        weight = self.config.semantic_weight
-        return {f"neighbor_{name}": weight * loss for name, loss in losses.items()}, viewpoint
+        targets = [batch] + ([batch.neighbor] if config.semantic_weight > 0 else [])
+        images = [target.rgb for target in targets]
+        if config.viewpoint == "predicted" and config.mirror_weight > 0:
+            images.append(batch.rgb.flip(2))
+        shape, texture, viewpoint = self.encode(torch.cat(images))
+        parts = [slice(i * size, (i + 1) * size) for i in range(len(images))]
+        views = [self._given(t) if viewpoint is None else viewpoint[p] for t, p in zip(targets, parts, strict=False)]
+        readings = [Reading(shape[p], texture[p], view) for p, view in zip(parts, views, strict=False)]
+        mirrored = viewpoint[parts[-1]] if len(images) > len(targets) else None
+        return readings[0], readings[1] if len(readings) > 1 else None, mirrored
+
+    def _search(
+        self, batch: Batch, query: "Reading", neighbor: "Reading", generator
+    ) -> tuple[list[Viewpoint], dict[str, Tensor]]:
+        """Viewpoint hypotheses (not in the paper): would another azimuth explain an image better?
+
+        Each image is judged with the shape of its neighbour, not with its own, which has grown around its predicted
+        viewpoint. Where a turned viewpoint wins, the step renders from it and the estimator is pulled towards it.
+        """
+        views, pull = [], 0.0
+        for target, reading, shape in (
+            (batch, query, neighbor.shape),
+            (batch.neighbor, neighbor, query.shape),
+        ):
+            turn = self._best_turn(target, shape.detach(), reading.viewpoint.detach(), generator)
+            turned = reading.viewpoint.turned(turn)
+            views.append(turned)
+            pull = pull + (1 - (reading.viewpoint.azimuth * turned.azimuth.detach()).sum(-1)).mean() / 2
+        return views, {"hypotheses": self.config.hypothesis_weight * pull}
+
+    @torch.no_grad()
+    def _best_turn(self, target: Batch, shape: Tensor, viewpoint: Viewpoint, generator) -> Float[Tensor, " batch"]:
+        """The angle to add to each azimuth: 0 unless another hypothesis wins by a margin."""
+        config = self.config
+        index = sample_pixels(target.ray_weights, config.hypothesis_rays, generator)
+        mask, normal = _pick(target.mask, index), _pick(target.normal, index)
+        turns = torch.arange(config.hypotheses, device=mask.device) * (2 * math.pi / config.hypotheses)
+        scores = []
+        for turn in turns:
+            view = viewpoint.turned(turn.expand(len(mask)))
+            maps = self._render(shape, None, view, index, target.rgb.shape[1], generator, config.hypothesis_samples)
+            angular = 1 - (maps.normal * to_canonical(normal, view.rotation())).sum(-1) * maps.mask
+            scores.append(1 - soft_iou(maps.mask, mask) + (angular * mask).sum(-1) / (mask.sum(-1) + 1e-6))
+        scores = torch.stack(scores, dim=-1)
+        scores[:, 0] -= config.hypothesis_margin
+        return turns[scores.argmin(dim=-1)]
 
     def _reprojection(
         self, target: Batch, shape_code: Tensor, texture_code: Tensor, viewpoint: Viewpoint, rays: int, generator
-    ) -> tuple[RenderedMaps, dict[str, Tensor]]:
+    ) -> dict[str, Tensor]:
         """Render some rays of the target image and compare (Eq. 5)."""
         config = self.config
         index = sample_pixels(target.ray_weights, rays, generator)
@@ -225,32 +285,36 @@ class ShapeClipper(nn.Module):
             normal, rotation = _pick(target.normal, index), viewpoint.rotation()
             loss = normal_loss(maps.normal, normal, rotation, visible, config.normal_keep, config.normal_l1_weight)
             losses["normal"] = config.normal_weight * loss
-        return maps, losses
+        return losses
 
-    def _render(self, shape_code, texture_code, viewpoint, index, image_size, generator) -> RenderedMaps:
+    def _render(
+        self, shape_code: Tensor, texture_code: Tensor | None, viewpoint, index, image_size, generator, samples=None
+    ) -> RenderedMaps:
         rays = camera_rays(viewpoint, index_to_pixel(index, image_size))
         near, far = viewpoint.distance - self.config.depth_range, viewpoint.distance + self.config.depth_range
-        depths = sample_depths(near, far, index.shape[1], self.config.samples, generator)
+        depths = sample_depths(near, far, index.shape[1], samples or self.config.samples, generator)
         field = self.field(shape_code, texture_code)
         return render_rays(field, rays, depths, self.beta(), self.config.last_interval)
 
-    def _eikonal(self, shape_code: Tensor, viewpoint: Viewpoint, generator) -> Tensor:
+    def _eikonal(self, shape_code: Tensor, generator) -> Tensor:
         """Half of the points anywhere in [-1, 1]^3, half in the unit cube; the code is detached, as in the released
-        code, so that the term shapes the field and not the encoder."""
+        code, so that the term shapes the field and not the encoder.
+        """
         count = self.config.rays
         cube = _uniform((len(shape_code), 2 * count, 3), shape_code, generator)
         points = torch.cat([cube[:, :count], cube[:, count:] * 0.5], dim=1)
         return eikonal_loss(self.sdf_field.with_gradient(points, shape_code.detach())[2])
 
-    def _camera_losses(self, batch: Batch, viewpoints: list[Viewpoint]) -> dict[str, Tensor]:
+    def _camera_losses(
+        self, query: Viewpoint, neighbor: Viewpoint | None, mirrored: Viewpoint | None
+    ) -> dict[str, Tensor]:
         config = self.config
-        azimuth = torch.cat([v.azimuth for v in viewpoints])
+        azimuth = torch.cat([query.azimuth] + ([neighbor.azimuth] if neighbor else []))
         losses = {"azimuth_prior": config.azimuth_prior_weight * azimuth_prior_loss(self._with_recent(azimuth))}
         if config.camera_margin_weight > 0:
-            losses["camera_margin"] = config.camera_margin_weight * camera_margin_loss(viewpoints[0])
-        if config.mirror_weight > 0:
-            mirrored = self.encode(batch.rgb.flip(2))[2]
-            losses["mirror"] = config.mirror_weight * mirror_loss(viewpoints[0], mirrored)
+            losses["camera_margin"] = config.camera_margin_weight * camera_margin_loss(query)
+        if mirrored:
+            losses["mirror"] = config.mirror_weight * mirror_loss(query, mirrored)
         return losses
 
     def _with_recent(self, azimuth: Tensor) -> Tensor:

@@ -1,0 +1,97 @@
+"""Train a recipe from the command line: ``python -m lib.train small-given --categories chair --run runs/chair``."""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from lib.checkpoints import save_weights
+from lib.data.loading import PreparedDataset
+from lib.errors import InputError
+from lib.paths import FURNITURE
+from lib.recipes import RECIPES
+from lib.systems import SYSTEMS
+from lib.training import Interrupted, train
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    recipe = RECIPES[options.recipe].changed(**{**_settings(options.set), "seed": options.seed})
+    accelerator = choose_device(options.device, recipe.training.mixed_precision)
+    data, validation = (PreparedDataset(options.dataset, split, options.categories) for split in ("train", "val"))
+    torch.manual_seed(options.seed)  # the network's first weights
+    make, _ = SYSTEMS["shapeclipper"]
+    system = make(recipe.system)
+    train(system, recipe.training, data, options.run, validation=validation, accelerator=accelerator)
+    if options.export:
+        export(system, options.run, options.export)
+
+
+def choose_device(name: str, mixed_precision: str = "no") -> Accelerator:
+    """An accelerator on "auto" (a GPU if there is one), "cpu" or "cuda".
+
+    Raises
+    ------
+    InputError
+        "cuda" without a GPU that torch can use.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device: {name!r} is none of 'auto', 'cpu', 'cuda'")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: torch finds no CUDA device; use device='auto' or 'cpu'")
+    return Accelerator(cpu=name == "cpu", mixed_precision=mixed_precision)
+
+
+def export(system: torch.nn.Module, run: Path, folder: Path) -> None:
+    """Write a finished run's weights as float16, with its log and configuration, for shipping."""
+    about = json.loads((run / "config.json").read_text())
+    about = {key: value for key, value in about.items() if key not in ("system", "config")}
+    save_weights(folder, system, about, half=True)
+    shutil.copyfile(run / "log.jsonl", folder / "train.jsonl")
+
+
+def _settings(pairs: list[str]) -> dict:
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set {pair}: write name=value")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    return settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lib.train", description=__doc__)
+    parser.add_argument("recipe", choices=sorted(RECIPES))
+    parser.add_argument("--dataset", type=Path, default=FURNITURE, help="a prepared folder")
+    parser.add_argument("--categories", nargs="+", help="default: all")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run; a stopped run goes on")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change settings of the recipe")
+    parser.add_argument("--export", type=Path, help="also write float16 weights, configuration and log here")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
