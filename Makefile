@@ -26,6 +26,7 @@ help:  ## this list
 	@echo "  make setup PYTHON=python3.12           choose the Python (3.11 or 3.12)"
 
 setup: $(STAMP)  ## the environment in .venv (about 2 minutes); the other targets call it
+	@echo "The environment in $(VENV) is ready."
 
 # The stamp is written last, so an environment that was interrupted is never taken for a whole one.
 $(STAMP): pyproject.toml constraints.txt lib/course/set_up.py

@@ -12,6 +12,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from lib.course.build import read_notebook
+from lib.course.formulas import put_formulas, take_formulas
 from lib.course.outputs import KEY_FIGURE, pngs, tags
 from lib.course.run import format_memory, read_summary
 
@@ -19,19 +20,8 @@ PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RESULTS_TAG = "results"
 SHOWN_ROWS = 12
-COLUMNS = (
-    "system",
-    "name",
-    "variant",
-    "category",
-    "protocol",
-    "metric",
-    "value",
-    "unit",
-    "seconds",
-    "ratio",
-    "memory_mb",
-)
+ABOUT = ("system", "name", "variant", "category", "protocol", "seed", "steps")
+MEASURES = ("value", "seconds", "ratio", "memory_mb")
 BAR = """<nav style="position:sticky;top:0;z-index:9;background:#17324d;color:#fff;font:14px system-ui,sans-serif;
 padding:.6rem 1rem"><a href="index.html" style="color:#fff">&larr; all notebooks</a></nav>"""
 
@@ -68,13 +58,18 @@ def make_card(row: dict[str, Any], target: Path) -> dict[str, Any]:
 
 def heading_and_purpose(notebook: NotebookNode, name: str) -> tuple[str, str]:
     """Give the first heading of a notebook and the first paragraph below it, as plain text."""
-    text = next((cell.source for cell in notebook.cells if cell.cell_type == "markdown"), "")
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown" and not _is_papermill_note(cell)]
+    text = texts[0] if texts else ""
     paragraphs = [part.strip() for part in re.split(r"\n\s*\n|(?<=\w)\n(?=#)|(?<=^#)\n", text) if part.strip()]
     if not paragraphs or not paragraphs[0].startswith("#"):
         return name, _plain(paragraphs[0]) if paragraphs else ""
     first, _, rest = paragraphs[0].partition("\n")
     body = rest.strip() or next((part for part in paragraphs[1:] if not part.startswith(("#", "!", "<", "|"))), "")
     return _plain(first.lstrip("# ")), _plain(body)
+
+
+def _is_papermill_note(cell: NotebookNode) -> bool:
+    return any(tag.startswith("papermill-error") for tag in tags(cell))
 
 
 def _plain(markdown: str) -> str:
@@ -126,9 +121,33 @@ def results_table(path: Path, target: Path) -> dict[str, Any]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         return empty | {"note": f"{path.name} is not a list of rows"}
     rows = [row for row in rows if row.get("category") in (None, "", "all", "overall", "mean")] or rows
-    columns = [name for name in COLUMNS if any(row.get(name) not in (None, "") for row in rows)]
+    rows, common = _take_constants(_one_metric_a_column(rows))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[_show(row.get(name)) for name in columns] for row in rows[:SHOWN_ROWS]]
-    return empty | {"columns": columns, "rows": cells, "more": len(rows) - len(cells)}
+    note = " · ".join(f"{name} {_show(value)}" for name, value in common.items())
+    return empty | {"columns": columns, "rows": cells, "more": len(rows) - len(cells), "note": note}
+
+
+def _one_metric_a_column(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Long rows (metric, value) -> one row a system and protocol, a column a metric; other rows keep what is shown."""
+    wide: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        about = {name: row[name] for name in ABOUT if row.get(name) not in (None, "")}
+        values = {name: row[name] for name in MEASURES if row.get(name) is not None}
+        if "metric" in row:
+            unit = f" ({row['unit']})" if row.get("unit") else ""
+            values = {f"{row['metric']}{unit}": row.get("value")}
+        wide.setdefault(tuple(about.items()), about).update(values)
+    return list(wide.values())
+
+
+def _take_constants(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Split off what is the same in every row, to be said once."""
+    if len(rows) < 2:
+        return rows, {}
+    common = {name: rows[0].get(name) for name in ABOUT[1:] if name in rows[0]}
+    common = {name: value for name, value in common.items() if all(row.get(name) == value for row in rows)}
+    return [{name: value for name, value in row.items() if name not in common} for row in rows], common
 
 
 def _show(value: Any) -> str:
@@ -142,15 +161,18 @@ def render_notebook(path: Path) -> str:
     from nbconvert import HTMLExporter
 
     notebook = read_notebook(path)
+    formulas: dict[str, str] = {}
     for cell in notebook.cells:
-        if cell.cell_type == "code":
+        if cell.cell_type == "markdown":
+            cell.source = take_formulas(cell.source, formulas)
+        elif cell.cell_type == "code":
             cell.outputs = [_showable(output, path.parent) for output in cell.outputs if not _is_bare_widget(output)]
     exporter = HTMLExporter(template_name="lab", embed_images=True)
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""
     page, _ = exporter.from_notebook_node(
         notebook, resources={"metadata": {"name": path.stem, "path": str(path.parent)}}
     )
-    return re.sub(r"(<body[^>]*>)", lambda match: match[1] + BAR, page, count=1)
+    return re.sub(r"(<body[^>]*>)", lambda match: match[1] + BAR, put_formulas(page, formulas), count=1)
 
 
 def _is_bare_widget(output: NotebookNode) -> bool:

@@ -96,7 +96,8 @@ def _progress(venv: Path) -> str:
     found = sum(line.startswith("Collecting ") for line in lines)
     installing = [line for line in lines if line.startswith("Installing collected packages:")]
     if installing:
-        return f"installed {len(list(venv.glob('lib/*/site-packages/*.dist-info')))} of {installing[0].count(',') + 1}"
+        total, done = installing[0].count(",") + 1, len(list(venv.glob("lib/*/site-packages/*.dist-info")))
+        return f"installed {min(done, total)} of {total}"
     loading = [line.split() for line in lines if line.strip().startswith("Downloading ")]
     return f"found {found} packages" + (f", reading {Path(loading[-1][1]).name.split('-')[0]}" if loading else "")
 
