@@ -1,0 +1,206 @@
+"""Predictors that need no learning: what a learned reconstruction has to beat.
+
+Every baseline knows the training shapes; none looks into a test image except the two retrievals. A name ends
+with the viewpoint that it is measured with: ``(true view)`` is given the answer, ``(own view)`` takes the view
+of the retrieved training image, ``(fixed view)`` always guesses azimuth 0 and the mean training elevation.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+import torch
+import trimesh
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lib.data.loading import Batch, PreparedDataset
+from lib.errors import InputError
+from lib.evaluation import Prediction, Predictor
+from lib.geometry.cameras import Viewpoint
+from lib.geometry.meshes import carve_occupancy, marching_cubes, sample_surface
+from lib.geometry.metrics import chamfer_distance, nearest_distances
+
+MeshOf = Callable[[str], trimesh.Trimesh]
+Describe = Callable[[Float[Tensor, "batch height width 3"]], Float[Tensor, "batch size"]]
+
+THRESHOLDS = tuple(np.arange(0.1, 0.65, 0.05).round(2))  # tried for the mean shape
+BASELINES = ("sphere", "box", "mean_shape", "medoid", "retrieval_feature", "retrieval_mask")
+
+
+def make_baselines(
+    train: PreparedDataset,
+    measured: PreparedDataset,
+    names: Sequence[str] | None = None,
+    *,
+    shapes: int = 64,
+    describe: Describe | None = None,
+) -> dict[str, Predictor]:
+    """Baselines by their full names, in the order of `BASELINES`.
+
+    Parameters
+    ----------
+    train : PreparedDataset
+        Training split, with meshes and viewpoints.
+    measured : PreparedDataset
+        What will be measured: the shapes that stand for a category look up the category of a sample there. The
+        retrievals do not use it.
+    names : sequence of str, optional
+        Of `BASELINES`; all without it.
+    shapes : int
+        Training shapes a category, spread evenly over its samples, that the box, the mean and the medoid are
+        made of.
+    describe : callable, optional
+        Images (B, H, W, 3) in [0, 1] to features (B, D) for ``retrieval_feature``; ImageNet features of
+        `lib.data.neighbors` without it.
+
+    Raises
+    ------
+    InputError
+        An unknown name, a category that was not trained on, or training samples without meshes or viewpoints.
+    """
+    unknown = sorted(set(names or ()) - set(BASELINES))
+    if unknown:
+        raise InputError(f"Unknown baseline {unknown[0]!r}: choose from {', '.join(BASELINES)}.")
+    _check(train, measured)
+    predictors = {}
+    for name in BASELINES if names is None else [name for name in BASELINES if name in names]:
+        if name.startswith("retrieval"):
+            find = mask_retrieval(train) if name == "retrieval_mask" else feature_retrieval(train, describe)
+            predictors |= _retrieval_pair(name, train, find)
+        else:
+            predictors |= _constant_pair(name, train, measured, shapes)
+    return predictors
+
+
+def sphere() -> trimesh.Trimesh:
+    """A sphere that touches the sides of the unit cube."""
+    return trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+
+
+def mean_box(meshes: Sequence[trimesh.Trimesh]) -> trimesh.Trimesh:
+    """A box with the mean side lengths of the meshes' bounding boxes."""
+    return trimesh.creation.box(np.mean([mesh.extents for mesh in meshes], axis=0))
+
+
+def mean_shape(meshes: Sequence[trimesh.Trimesh], resolution: int = 64, seed: int = 0) -> tuple[trimesh.Trimesh, float]:
+    """Surface of the points that are inside at least a fraction of the meshes, and that fraction.
+
+    Insides are those of `carve_occupancy`. Of `THRESHOLDS` the one with the least mean Chamfer distance (``raw``)
+    to the same meshes is taken; nothing of a test split is looked at.
+    """
+    occupied = np.mean([carve_occupancy(mesh, resolution) for mesh in meshes], axis=0)
+    clouds = [sample_surface(mesh, 2000, [seed, i]) for i, mesh in enumerate(meshes)]
+    best = (np.inf, trimesh.Trimesh(), 0.0)
+    for threshold in THRESHOLDS:
+        mesh = marching_cubes(-occupied, level=-threshold)
+        if len(mesh.faces):
+            points = sample_surface(mesh, 2000, seed)
+            distance = np.mean([chamfer_distance(*nearest_distances(points, cloud)) for cloud in clouds])
+            best = min(best, (distance, mesh, float(threshold)), key=lambda entry: entry[0])
+    return best[1:]
+
+
+def medoid(meshes: Sequence[trimesh.Trimesh], seed: int = 0) -> int:
+    """Index of the mesh with the least mean Chamfer distance (``raw``, 1,000 points) to the others."""
+    clouds = [sample_surface(mesh, 1000, [seed, i]) for i, mesh in enumerate(meshes)]
+    distance = np.zeros((len(clouds), len(clouds)))
+    for i, cloud in enumerate(clouds):
+        for j in range(i):
+            distance[i, j] = distance[j, i] = chamfer_distance(*nearest_distances(cloud, clouds[j]))
+    return int(distance.mean(1).argmin())
+
+
+def feature_retrieval(
+    train: PreparedDataset, describe: Describe | None = None
+) -> Callable[[Batch], Int[Tensor, " batch"]]:
+    """A function from a batch to the training row whose image has the most similar feature (cosine)."""
+    if describe is None:
+        from lib.data.neighbors import image_features
+
+        def describe(rgb):
+            return image_features(rgb * 255)
+
+    parts = [describe(part.float() / 255) for part in train.rgb.split(256)]
+    known = torch.nn.functional.normalize(torch.cat(parts), dim=-1)
+    return lambda batch: (torch.nn.functional.normalize(describe(batch.rgb), dim=-1) @ known.T).argmax(1)
+
+
+def mask_retrieval(train: PreparedDataset) -> Callable[[Batch], Int[Tensor, " batch"]]:
+    """A function from a batch to the training row whose mask has the largest intersection over union."""
+    known = (train.mask > 127).flatten(1).float()
+
+    def find(batch: Batch) -> Int[Tensor, " batch"]:
+        mask = (batch.mask > 0.5).flatten(1).float()
+        both = mask @ known.T
+        return (both / (mask.sum(1)[:, None] + known.sum(1) - both)).argmax(1)
+
+    return find
+
+
+def category_meshes(train: PreparedDataset, category: str, count: int) -> list[trimesh.Trimesh]:
+    """Training shapes of a category, spread evenly over its samples."""
+    rows = np.flatnonzero(train.metadata["category"] == category)
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+    return [train.mesh(int(row)) for row in chosen]
+
+
+def _category_shape(name: str, train: PreparedDataset, count: int) -> MeshOf:
+    @cache  # a category's shape is made when its first sample comes
+    def shape(category: str) -> trimesh.Trimesh:
+        if name == "sphere":
+            return sphere()
+        meshes = category_meshes(train, category, count)
+        if name == "box":
+            return mean_box(meshes)
+        return mean_shape(meshes)[0] if name == "mean_shape" else meshes[medoid(meshes)]
+
+    return shape
+
+
+def _constant_pair(name: str, train: PreparedDataset, measured: PreparedDataset, count: int) -> dict[str, Predictor]:
+    shape = _category_shape(name, train, count)
+    guess = _fixed_view(train)
+
+    def predict(batch: Batch, true_view: bool) -> list[Prediction]:
+        categories = measured.metadata["category"].iloc[batch.index.numpy()]
+        rotations = _rotations(batch.viewpoint) if true_view else [guess] * len(categories)
+        return [Prediction(shape(c), r, true_view) for c, r in zip(categories, rotations, strict=True)]
+
+    if name == "sphere":  # the same from every side
+        return {name: lambda batch: predict(batch, True)}
+    return {
+        f"{name} (true view)": lambda batch: predict(batch, True),
+        f"{name} (fixed view)": lambda batch: predict(batch, False),
+    }
+
+
+def _retrieval_pair(name: str, train: PreparedDataset, find) -> dict[str, Predictor]:
+    def predict(batch: Batch, true_view: bool) -> list[Prediction]:
+        rows = find(batch)
+        rotations = _rotations(batch.viewpoint if true_view else train.viewpoint[rows])
+        return [Prediction(train.mesh(int(row)), r, true_view) for row, r in zip(rows, rotations, strict=True)]
+
+    return {
+        f"{name} (true view)": lambda batch: predict(batch, True),
+        f"{name} (own view)": lambda batch: predict(batch, False),
+    }
+
+
+def _fixed_view(train: PreparedDataset) -> Float[np.ndarray, "3 3"]:
+    elevation = train.viewpoint.angles()[1].mean()[None]
+    return _rotations(Viewpoint.from_angles(torch.zeros(1), elevation))[0]
+
+
+def _rotations(viewpoint: Viewpoint) -> Float[np.ndarray, "batch 3 3"]:
+    return viewpoint.rotation().double().numpy()
+
+
+def _check(train: PreparedDataset, measured: PreparedDataset) -> None:
+    if train.viewpoint is None or train.metadata["mesh"].isna().any():
+        raise InputError("Baselines need training samples with meshes and viewpoints; this dataset lacks some.")
+    if measured.viewpoint is None:
+        raise InputError("Baselines need the true viewpoints of what they are measured on; this dataset lacks some.")
+    unknown = sorted(set(measured.metadata["category"]) - set(train.metadata["category"]))
+    if unknown:
+        raise InputError(f"There is no training sample of category {unknown[0]!r} to make a baseline of.")

@@ -1,0 +1,53 @@
+"""Measuring shapes and viewpoints: predictions in, rows of results out, the same for every system.
+
+`evaluate` runs a predictor over a dataset and gives the rows of ``results.json``; `evaluate_instances` gives the
+numbers of every sample, and `summarize` turns those into rows. `results_table` shows rows as the papers do.
+``python -m lib.evaluation --help`` is the command line.
+"""
+
+from lib.evaluation.instances import (
+    DEFAULT_PROTOCOLS,
+    DEFAULT_THRESHOLDS,
+    Prediction,
+    Predictor,
+    evaluate_instances,
+    measure_shape,
+    measure_viewpoint,
+    system_predictor,
+    validation_chamfer_distance,
+)
+from lib.evaluation.results import (
+    RESULT_COLUMNS,
+    commit,
+    machine,
+    read_instances,
+    read_results,
+    results_table,
+    write_instances,
+    write_results,
+)
+from lib.evaluation.summary import Run, bootstrap_interval, evaluate, summarize
+
+__all__ = [
+    "DEFAULT_PROTOCOLS",
+    "DEFAULT_THRESHOLDS",
+    "RESULT_COLUMNS",
+    "Prediction",
+    "Predictor",
+    "Run",
+    "bootstrap_interval",
+    "commit",
+    "evaluate",
+    "evaluate_instances",
+    "machine",
+    "measure_shape",
+    "measure_viewpoint",
+    "read_instances",
+    "read_results",
+    "results_table",
+    "summarize",
+    "system_predictor",
+    "validation_chamfer_distance",
+    "write_instances",
+    "write_results",
+]

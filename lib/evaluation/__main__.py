@@ -1,0 +1,122 @@
+"""Command line: measure a checkpoint, and the baselines that need no learning, on a prepared dataset."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from lib.checkpoints import load_system, read_json
+from lib.data.loading import PreparedDataset
+from lib.errors import InputError
+from lib.evaluation.instances import DEFAULT_PROTOCOLS, DEFAULT_THRESHOLDS, evaluate_instances
+from lib.evaluation.results import results_table, write_instances, write_results
+from lib.evaluation.summary import Run, summarize
+from lib.geometry.alignment import PROTOCOLS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; exit code 0 for success, 2 for bad input, 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing was written; the same command starts again", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lib.evaluation", description=__doc__)
+    add = parser.add_argument
+    add("--checkpoint", type=Path, help="folder with config.json and weights.safetensors")
+    add("--baselines", nargs="*", metavar="NAME", help="also measure these baselines; all where none is named")
+    add("--dataset", type=Path, required=True, help="prepared folder")
+    add("--split", default="test", choices=["train", "val", "test"])
+    add("--categories", nargs="+", help="all without it")
+    add("--output", type=Path, required=True, help="results.json to write")
+    add("--instances", type=Path, help="also write the numbers of every sample, as parquet")
+    add("--protocols", nargs="+", default=list(DEFAULT_PROTOCOLS), choices=list(PROTOCOLS))
+    add("--thresholds", nargs="+", type=float, default=list(DEFAULT_THRESHOLDS), help="of the F-score")
+    add("--resolution", type=int, default=100, help="samples an axis of marching cubes")
+    add("--points", type=int, default=100_000, help="drawn from each surface")
+    add("--limit", type=int, help="measure only so many samples, spread evenly")
+    add("--seed", type=int, default=0, help="of the drawn points and the bootstrap")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps ...")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.checkpoint is None and options.baselines is None:
+        raise InputError("Nothing to measure: give --checkpoint, --baselines, or both.")
+    _check_output(options)
+    jobs = [_checkpoint_job(options)] if options.checkpoint else []
+    dataset = PreparedDataset(options.dataset, options.split, options.categories)
+    if options.baselines is not None:
+        jobs += _baseline_jobs(options, dataset)
+    rows, tables = [], []
+    for run, predictor in jobs:
+        print(f"{run.system}: {len(dataset)} samples of {dataset.name}, split {options.split}", flush=True)
+        start = time.perf_counter()
+        instances = evaluate_instances(predictor, dataset, rows=_rows(options, len(dataset)), **_settings(options))
+        seconds = time.perf_counter() - start
+        rows += summarize(instances, dataset, run, seed=options.seed, seconds=seconds)
+        tables.append(instances.assign(system=run.system))
+    write_results(options.output, rows)
+    if options.instances:
+        write_instances(options.instances, pd.concat(tables))
+    print(results_table(rows, protocol=None).round(3).to_string())
+    print(f"wrote {options.output}")
+
+
+def _settings(options: argparse.Namespace) -> dict:
+    names = ("protocols", "thresholds", "resolution", "points", "seed")
+    return {name: getattr(options, name) for name in names}
+
+
+def _rows(options: argparse.Namespace, size: int) -> list[int] | None:
+    if options.limit is None:
+        return None
+    if options.limit < 1:
+        raise InputError(f"--limit must be at least 1, not {options.limit}.")
+    return torch.linspace(0, size - 1, min(options.limit, size)).round().long().tolist()
+
+
+def _checkpoint_job(options: argparse.Namespace):
+    try:
+        device = torch.device(options.device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"Device {options.device!r} is not available here; choose --device cpu.") from error
+    system = load_system(options.checkpoint, options.device)
+    about = read_json(options.checkpoint / "config.json")
+    training = about.get("training") or {}
+    name = about["system"] + (" (true view)" if getattr(system.config, "viewpoint", None) == "given" else "")
+    return Run(name, about.get("profile", "custom"), about.get("step"), training.get("seed")), system
+
+
+def _baseline_jobs(options: argparse.Namespace, dataset: PreparedDataset) -> list:
+    from lib.baselines import make_baselines
+
+    train = PreparedDataset(options.dataset, "train", options.categories)
+    predictors = make_baselines(train, dataset, options.baselines or None)
+    return [(Run(name), predictor) for name, predictor in predictors.items()]
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    # minutes of measuring should not end at a folder that was never there
+    for path in filter(None, [options.output, options.instances]):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give the name of a file to write.")
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"The folder of {path} does not exist; create it or choose another.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

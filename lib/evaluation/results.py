@@ -1,0 +1,180 @@
+"""``results.json``: rows of numbers that say what they are and where they come from; and tables of them."""
+
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from lib.checkpoints import read_json, write_atomically
+from lib.errors import InputError
+from lib.paths import REPOSITORY
+
+RESULT_COLUMNS = (
+    "system",
+    "dataset",
+    "split",
+    "category",
+    "protocol",
+    "metric",
+    "value",
+    "unit",
+    "low",
+    "high",
+    "n",
+    "seed",
+    "profile",
+    "steps",
+    "commit",
+    "machine",
+    "seconds",
+)
+SHOWN = ("chamfer_distance", "f_score@0.01", "f_score@0.05", "f_score@0.1")
+SHOWN_VIEWPOINT = ("azimuth_error", "azimuth_entropy", "empty_meshes")
+
+
+@cache
+def commit() -> str:
+    """Short git commit of the code, with ``+changes`` where files differ from it; "unknown" outside git."""
+    try:
+        options = {"cwd": REPOSITORY, "capture_output": True, "text": True, "check": True, "timeout": 10}
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **options).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return head + ("+changes" if changed else "")
+
+
+@cache
+def machine() -> str:
+    """What kind of machine this is, without its name: system, cores, versions, GPU."""
+    cores = torch.multiprocessing.cpu_count()
+    parts = [f"{platform.system()} {platform.machine()}", f"{cores} cores", f"Python {platform.python_version()}"]
+    parts.append(f"torch {torch.__version__}")
+    if torch.cuda.is_available():
+        parts.append(f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}")
+    return ", ".join(parts)
+
+
+def write_results(path: Path | str, rows: Sequence[dict]) -> None:
+    """Write rows as JSON, whole or not at all; numbers that are not finite become null.
+
+    Raises
+    ------
+    InputError
+        A row lacks a column or has one too many, or the file cannot be written.
+    """
+    clean = [{name: _finite(row[name]) for name in RESULT_COLUMNS} for row in rows if _check_row(row, path)]
+    lines = ",\n ".join(json.dumps(row) for row in clean)  # a row a line: readable, and small in a diff
+    write_atomically(Path(path), lambda temporary: temporary.write_text(f"[\n {lines}\n]\n"))
+
+
+def read_results(path: Path | str) -> list[dict]:
+    """Rows of a ``results.json``.
+
+    Raises
+    ------
+    InputError
+        The file is missing, broken, or holds something else.
+    """
+    rows = read_json(Path(path))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path} is not a list of result rows; write it with lib.evaluation.")
+    for row in rows:
+        _check_row(row, path)
+    return rows
+
+
+def write_instances(path: Path | str, instances: pd.DataFrame) -> None:
+    """Write the numbers of every sample (`evaluate_instances`) as parquet, whole or not at all."""
+    write_atomically(Path(path), lambda temporary: instances.to_parquet(temporary, index=False))
+
+
+def read_instances(path: Path | str) -> pd.DataFrame:
+    """What `write_instances` wrote; one sentence if it is missing or broken."""
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; evaluate with --instances to write it.") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a parquet file; evaluate again to write it.") from error
+
+
+def results_table(
+    rows: Sequence[dict],
+    *,
+    protocol: str | None = "view",
+    category: str | None = "all",
+    metrics: Sequence[str] = SHOWN + SHOWN_VIEWPOINT,
+    intervals: bool = False,
+) -> pd.DataFrame:
+    """Rows as a table: systems down, metrics across; distances times 10, as the papers print them.
+
+    Parameters
+    ----------
+    protocol, category : str or None
+        Show this one; None: all, as a level of the index. What no protocol changes is shown with each.
+    metrics : sequence of str
+        Columns, those that the rows have.
+    intervals : bool
+        Cells as text "value [low, high]" instead of numbers.
+
+    Returns
+    -------
+    DataFrame
+        In the order of the rows. Dataset, split, profile and seed are in the index where they differ.
+    """
+    table = pd.DataFrame(list(rows), columns=list(RESULT_COLUMNS))
+    keep = table["metric"].isin(metrics)
+    keep &= table["protocol"].isin([protocol, "none"]) if protocol else True
+    keep &= (table["category"] == category) if category else True
+    table = _with_every_protocol(table[keep])
+    if table.empty:
+        raise InputError(f"There are no results for protocol {protocol!r} and category {category!r}.")
+    table["cell"] = [_cell(row, intervals) for row in table.itertuples()]
+    index = ["dataset", "split", "profile", "seed", "category", "protocol", "system"]
+    index = [name for name in index if name == "system" or table[name].nunique() > 1]
+    order = table[index].drop_duplicates().apply(tuple, axis=1)
+    wide = table.pivot_table(index=index, columns="metric", values="cell", aggfunc="last", sort=False)
+    wide = wide.reindex(order.tolist() if len(index) > 1 else [key[0] for key in order])
+    wide = wide[[metric for metric in metrics if metric in wide]]
+    return wide.rename(columns={metric: _title(metric) for metric in wide}).rename_axis(columns=None)
+
+
+def _with_every_protocol(table: pd.DataFrame) -> pd.DataFrame:
+    """Repeat rows of protocol "none" for each protocol that the same system was measured with."""
+    keys = ["system", "dataset", "split", "category", "seed", "profile"]
+    shape = table[table["protocol"] != "none"]
+    pairs = shape[[*keys, "protocol"]].drop_duplicates()
+    return pd.concat([shape, table[table["protocol"] == "none"].drop(columns="protocol").merge(pairs, on=keys)])
+
+
+def _cell(row, intervals: bool) -> float | str:
+    scale = 10 if row.metric in ("chamfer_distance", "accuracy", "completeness") else 1
+    if not intervals:
+        return scale * row.value
+    digits = 0 if row.metric == "empty_meshes" else 1 if row.unit == "degree" else 3
+    return f"{scale * row.value:.{digits}f} [{scale * row.low:.{digits}f}, {scale * row.high:.{digits}f}]"
+
+
+def _title(metric: str) -> str:
+    if metric.startswith("f_score@"):
+        return f"FS@{float(metric.removeprefix('f_score@')) * 100:g}"
+    names = {"chamfer_distance": "10 x CD", "accuracy": "10 x accuracy", "completeness": "10 x completeness"}
+    return names.get(metric, metric.replace("_", " "))
+
+
+def _check_row(row: dict, path: Path | str) -> bool:
+    odd = sorted(set(RESULT_COLUMNS) ^ set(row))
+    if odd:
+        raise InputError(f"{path}: a result row must have exactly the columns of RESULT_COLUMNS; see {odd[0]!r}.")
+    return True
+
+
+def _finite(value):
+    return None if isinstance(value, float) and not math.isfinite(value) else value
