@@ -1,0 +1,226 @@
+"""Render the built-in furniture set from the Sweet Home 3D libraries (Debian: sweethome3d-furniture).
+
+    python data_scripts/prepare_furniture.py --output lib/data/furniture
+
+Everything random depends on seed, model, variant and view only: the same command gives the same bytes with
+any number of workers, and after any number of interruptions. Unfinished work is kept in
+``<output>.partial`` and taken up again; the output appears when it is whole.
+"""
+
+import argparse
+import contextlib
+import errno
+import importlib
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
+
+from tqdm import tqdm  # noqa: E402
+
+from data_scripts.credits import write_credits  # noqa: E402
+from data_scripts.instances import Settings, Task, generator, part_path, prepare_model  # noqa: E402
+from data_scripts.sweethome import LICENCES, Entry, read_entries  # noqa: E402
+from lib.data.prepared import publish, write_metadata  # noqa: E402
+from lib.errors import InputError  # noqa: E402
+from lib.paths import FURNITURE  # noqa: E402
+
+SOURCE = Path("/usr/share/sweethome3d/furniture")
+TRAIN_VARIANTS = {"chair": 14}  # instances of a training model; chairs are what the course trains on
+OTHER_VARIANTS = 7
+TEST_VARIANTS = 2
+SHARES = {"test": 0.2, "val": 0.1}  # of the models of each category; the rest is for training
+HOW_TO_GET = (
+    "Install it (sudo apt-get install sweethome3d-furniture), or without root: apt-get download "
+    "sweethome3d-furniture && dpkg -x sweethome3d-furniture_*.deb FOLDER, "
+    "then --source FOLDER/usr/share/sweethome3d/furniture."
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = parse(arguments)
+    try:
+        prepare(options)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("Stopped; the same command goes on where this one was.", 130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _fail(f"No space left beside {options.output}; free some, then run the same command again.", 2)
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the .sh3f files (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=FURNITURE, help="prepared folder to make or replace")
+    parser.add_argument("--image-size", type=_positive, default=64, help="pixels a side (default: %(default)s)")
+    parser.add_argument("--views", type=_positive, default=3, help="images an instance in val and test")
+    parser.add_argument("--variants", type=_positive, help="instances a training model (default: chair 14, others 7)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--categories", help="comma-separated, e.g. chair,table (default: all)")
+    parser.add_argument("--workers", type=_positive, default=2, help="processes (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Make the prepared folder that the options ask for."""
+    tasks = plan(options)
+    work = options.output.with_name(options.output.name + ".partial")
+    _open_work(work, options, tasks)
+    rows = render_all(tasks, work, options.workers)
+    entries = [task.entry for task in tasks]
+    write_credits(work, entries, options.source)
+    shutil.rmtree(work / "parts")
+    info = {
+        "name": "furniture",
+        "source": "Sweet Home 3D furniture libraries 1.8 (Debian package sweethome3d-furniture)",
+        "licence": " AND ".join(sorted({LICENCES[entry.pack] for entry in entries})) + " (see ATTRIBUTION.csv)",
+        "version": "1.0",
+        "image_size": options.image_size,
+        "seed": options.seed,
+    }
+    write_metadata(work, rows, info)
+    _add_neighbors(work)
+    publish(work, options.output)
+    print(f"{len(rows)} samples of {len(tasks)} models in {options.output}")
+
+
+def plan(options: argparse.Namespace) -> list[Task]:
+    """All models to prepare, with their splits.
+
+    Raises
+    ------
+    InputError
+        If the source or a category is missing.
+    """
+    if not options.source.is_dir():
+        raise InputError(f"There is no furniture library in {options.source}. {HOW_TO_GET}")
+    entries = read_entries(options.source)
+    splits = assign_splits(entries)
+    wanted = set(options.categories.split(",")) if options.categories else {entry.category for entry in entries}
+    unknown = wanted - {entry.category for entry in entries}
+    if unknown:
+        known = ", ".join(sorted({entry.category for entry in entries}))
+        raise InputError(f"There is no category {min(unknown)!r}; --categories takes {known}.")
+    settings = Settings(options.image_size, options.views, options.seed)
+    return [
+        Task(entry, options.source / f"{entry.pack}.sh3f", split, _variants(entry, split, options.variants), settings)
+        for entry in entries
+        if entry.category in wanted
+        for split in [splits[entry.model]]
+    ]
+
+
+def assign_splits(entries: list[Entry]) -> dict[str, str]:
+    """Split of each model: 70/10/20 of each category, families kept together, whatever else is prepared."""
+    splits = {}
+    for category in sorted({entry.category for entry in entries}):
+        families: dict[str, list[str]] = {}
+        for entry in entries:
+            if entry.category == category:
+                families.setdefault(entry.family, []).append(entry.model)
+        splits |= _split_families(families, category)
+    return splits
+
+
+def render_all(tasks: list[Task], work: Path, workers: int) -> list[dict[str, Any]]:
+    """Prepare what is not done yet; all rows, in the order of the tasks."""
+    todo = [task for task in tasks if not part_path(work, task.entry.model).is_file()]
+    total = sum(task.samples for task in tasks)
+    done = total - sum(task.samples for task in todo)
+    with tqdm(total=total, initial=done, unit="image", desc="furniture") as bar:
+        for task in _finished(todo, work, workers):
+            bar.update(task.samples)
+    return [row for task in tasks for row in json.loads(part_path(work, task.entry.model).read_text())]
+
+
+def _split_families(families: dict[str, list[str]], category: str) -> dict[str, str]:
+    total = sum(map(len, families.values()))
+    quota = {split: max(1, round(share * total)) for split, share in SHARES.items()}
+    splits = {}
+    for family in sorted(families, key=lambda name: generator(category, name).random()):
+        models = families[family]
+        split = next((split for split, left in quota.items() if left >= len(models)), "train")
+        if split != "train":
+            quota[split] -= len(models)
+        splits |= dict.fromkeys(models, split)
+    return splits
+
+
+def _variants(entry: Entry, split: str, wanted: int | None) -> int:
+    if split != "train":
+        return TEST_VARIANTS
+    return wanted or TRAIN_VARIANTS.get(entry.category, OTHER_VARIANTS)
+
+
+def _finished(tasks: list[Task], work: Path, workers: int) -> Iterator[Task]:
+    """Prepare tasks, in this process or in several; yields each when done."""
+    if workers == 1:
+        _start_worker(keep_interrupt=True)
+        for task in tasks:
+            prepare_model(task, work)
+            yield task
+        return
+    # Fresh processes behave alike on every system; forking a process with threads does not.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    try:
+        futures = {pool.submit(prepare_model, task, work): task for task in tasks}
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(keep_interrupt: bool = False) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    if not keep_interrupt:  # Ctrl-C reaches every process; only the first one handles it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _open_work(work: Path, options: argparse.Namespace, tasks: list[Task]) -> None:
+    """Take up the work folder of an interrupted run with the same settings, or begin a new one."""
+    note = work / "parts" / "run.txt"
+    wanted = json.dumps([[asdict(task), str(task.library.stat().st_size)] for task in tasks], default=str)
+    if note.is_file() and note.read_text() == wanted:
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    note.parent.mkdir(parents=True)
+    note.write_text(wanted)
+
+
+def _add_neighbors(folder: Path) -> None:
+    """Nearest neighbours by ImageNet features, inside the folder that is not published yet."""
+    with contextlib.suppress(ModuleNotFoundError):
+        importlib.import_module("lib.data.neighbors").write_neighbors(folder)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

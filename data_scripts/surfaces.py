@@ -1,0 +1,145 @@
+"""The stored mesh of a model: what can be seen of it from outside, with few faces."""
+
+import fast_simplification
+import numpy as np
+import trimesh
+from jaxtyping import Bool, Float, Int
+
+from data_scripts.raycasting import Caster
+
+FAR = 3.0  # rays start outside the unit cube
+ATTEMPTS = ((1500, 4), (2500, 4), (4000, 4), (4000, 2), (6000, 2), (6000, 1))
+GRID = 128  # rays along each side of a square of parallel rays
+
+
+def sphere_directions(count: int) -> Float[np.ndarray, "count 3"]:
+    """Evenly spread unit vectors on a Fibonacci spiral, straight down and up excluded."""
+    height = 1.0 - 2.0 * (np.arange(count) + 0.5) / count
+    turn = np.pi * (3.0 - np.sqrt(5.0)) * np.arange(count)
+    radius = np.sqrt(1.0 - height**2)
+    return np.stack([radius * np.cos(turn), radius * np.sin(turn), height], axis=1)
+
+
+def parallel_rays(direction: Float[np.ndarray, "3"], grid: int = GRID) -> tuple[np.ndarray, np.ndarray]:
+    """A square of parallel rays that covers the unit cube: origins and directions, (grid * grid, 3) each."""
+    helper = np.eye(3)[np.argmin(np.abs(direction))]
+    right = np.cross(direction, helper)
+    right /= np.linalg.norm(right)
+    up = np.cross(right, direction)
+    steps = ((np.arange(grid) + 0.5) / grid - 0.5) * np.sqrt(3.0)
+    offset = steps[:, None, None] * right + steps[None, :, None] * up
+    origins = offset.reshape(-1, 3) - FAR * direction
+    return origins, np.broadcast_to(direction, origins.shape)
+
+
+def visible_faces(
+    vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"], directions: int = 96
+) -> Bool[np.ndarray, " faces"]:
+    """Which faces can be seen from outside, from around, above and below.
+
+    A face counts as seen if a grid of parallel rays meets it, or if its centre sees the sky in one of the
+    directions: the first finds large faces that are mostly hidden, the second faces that rays miss.
+    """
+    caster = Caster(vertices, faces)
+    sky = sphere_directions(directions)
+    seen = np.zeros(len(faces), dtype=bool)
+    for direction in sky:
+        prim = caster.first(*parallel_rays(direction))["primID"]
+        seen[prim[prim >= 0]] = True
+    centres = vertices[faces].mean(axis=1)
+    for direction in sky:
+        hidden = np.flatnonzero(~seen)
+        origins = centres[hidden] + 1e-4 * direction
+        seen[hidden] = ~caster.blocked(origins, np.broadcast_to(direction, origins.shape))
+    return seen
+
+
+def clean(
+    vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Merge equal vertices and drop faces without area and faces given twice (whichever way they are wound)."""
+    _, first, index = np.unique(np.round(vertices, 5), axis=0, return_index=True, return_inverse=True)
+    faces = index.reshape(-1)[faces]
+    corners = np.sort(faces, axis=1)
+    keep = (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2])
+    _, once = np.unique(corners[keep], axis=0, return_index=True)
+    faces = faces[keep][np.sort(once)]
+    used, faces = np.unique(faces, return_inverse=True)
+    return vertices[first][used], faces.reshape(-1, 3)
+
+
+def likeness(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
+    """Intersection over union of the silhouettes of two meshes from seven sides, and their mean depth difference."""
+    casters = Caster(*one), Caster(*other)
+    overlap, union, gaps = 0, 0, []
+    for direction in sphere_directions(7):
+        first, second = (caster.first(*parallel_rays(direction)) for caster in casters)
+        hit = first["primID"] >= 0, second["primID"] >= 0
+        both = hit[0] & hit[1]
+        overlap, union = overlap + both.sum(), union + (hit[0] | hit[1]).sum()
+        gaps.append(np.abs(first["tfar"][both] - second["tfar"][both]))
+    return overlap / max(union, 1), float(np.concatenate(gaps).mean())
+
+
+def outer_mesh(
+    vertices: Float[np.ndarray, "vertices 3"],
+    faces: Int[np.ndarray, "faces 3"],
+    attempts: tuple[tuple[int, int], ...] = ATTEMPTS,
+    overlap: float = 0.99,
+    gap: float = 0.003,
+) -> trimesh.Trimesh:
+    """The outer surface, decimated as far as it still looks the same.
+
+    Each attempt (faces to reach, aggressiveness) is held against the original: silhouettes must overlap by
+    ``overlap`` and depths differ by no more than ``gap`` on average. The first that does is taken, or else
+    the best of all. The bounding box is kept exactly.
+    """
+    outer = clean(vertices, faces[visible_faces(vertices, faces)])
+    best, best_iou = outer, 0.0
+    for target, aggressiveness in attempts:
+        if len(outer[1]) <= target:
+            best = outer
+            break
+        candidate = decimate(*outer, target, aggressiveness)
+        iou, difference = likeness(outer, candidate)
+        if iou > best_iou:
+            best, best_iou = candidate, iou
+        if iou >= overlap and difference <= gap:
+            break
+    return trimesh.Trimesh(_fit_box(best[0], vertices[faces.ravel()]), best[1], process=False)
+
+
+def decimate(
+    vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"], target: int, aggressiveness: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Quadric decimation that respects open borders: vertices and faces of the result."""
+    points, triangles = fast_simplification.simplify(
+        *_with_flaps(vertices, faces), target_count=target, agg=aggressiveness
+    )
+    return clean(points.astype(np.float64), triangles)
+
+
+def _with_flaps(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Stand a tiny triangle on each open edge.
+
+    All planes at the border of a flat open sheet are one plane, so moving its border within that plane costs
+    quadric decimation nothing: boards vanished. The flaps' planes hold the border; the flaps themselves cost
+    nothing to collapse and go first, or remain as slivers of 1/500.
+    """
+    edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    _, index, count = np.unique(edges, axis=0, return_inverse=True, return_counts=True)
+    open_edges = np.flatnonzero(count[index.reshape(-1)] == 1)
+    corners = vertices[faces[open_edges // 3]]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+    tips = vertices[edges[open_edges]].mean(axis=1) + 0.002 * normals
+    flaps = np.column_stack([edges[open_edges], len(vertices) + np.arange(len(tips))])
+    return np.concatenate([vertices, tips]).astype(np.float32), np.concatenate([faces, flaps]).astype(np.int32)
+
+
+def _fit_box(points: Float[np.ndarray, "points 3"], reference: Float[np.ndarray, "reference 3"]) -> np.ndarray:
+    """Scale and shift each axis by the hair that decimation took off the bounding box."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    target_low, target_high = reference.min(axis=0), reference.max(axis=0)
+    scale = (target_high - target_low) / np.where(high > low, high - low, 1.0)
+    return (points - low) * scale + target_low

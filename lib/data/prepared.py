@@ -1,0 +1,240 @@
+"""The one format in which data comes: a folder with ``metadata.parquet``, images, meshes and ``dataset.json``.
+
+A prepared folder is whole or absent: scripts build it in a folder beside it and rename that at the end.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import trimesh
+
+from lib.errors import InputError
+
+METADATA = "metadata.parquet"
+INFO = "dataset.json"
+SPLITS = ("train", "val", "test")
+FILE_COLUMNS = ("image", "mask", "normal", "mesh")
+STRETCH = ["stretch_x", "stretch_y", "stretch_z"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """Kind of value ("text" or "number"), whether it may be missing, and what it means."""
+
+    kind: str
+    required: bool
+    meaning: str
+
+
+COLUMNS = {
+    "id": Column("text", True, "unique name of the sample"),
+    "category": Column("text", True, "class of the object"),
+    "model": Column("text", True, "object that the image shows; samples of one model share a split"),
+    "split": Column("text", True, "train, val or test"),
+    "image": Column("text", True, "relative path, RGBA PNG, straight alpha"),
+    "mask": Column("text", False, "relative path, one channel; missing: alpha of the image"),
+    "normal": Column("text", False, "relative path, 16-bit RGB PNG, camera frame (x right, y down, z forward)"),
+    "mesh": Column("text", False, "relative path, PLY in the unit cube, outer surface"),
+    "stretch_x": Column("number", False, "factor on the mesh's x; the product is centred, longest side 1"),
+    "stretch_y": Column("number", False, "factor on the mesh's y"),
+    "stretch_z": Column("number", False, "factor on the mesh's z"),
+    "azimuth": Column("number", False, "degrees; 0: camera at +y, 90: camera at -x"),
+    "elevation": Column("number", False, "degrees; positive: camera above"),
+    "tilt": Column("number", False, "degrees; roll about the viewing axis"),
+    "distance": Column("number", False, "camera to world origin, world units (longest side of the object = 1)"),
+    "focal_length": Column("number", False, "image widths"),
+    "center_x": Column("number", False, "principal point, image widths from the left"),
+    "center_y": Column("number", False, "principal point, image widths from the top"),
+    "caption": Column("text", False, "one phrase in English"),
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared folder that was read and checked.
+
+    Attributes
+    ----------
+    folder : Path
+    info : dict
+        ``dataset.json``: name, source, licence, version, image_size, counts, checksum.
+    metadata : DataFrame
+        One row a sample, columns as in ``COLUMNS``.
+    """
+
+    folder: Path
+    info: dict[str, Any]
+    metadata: pd.DataFrame
+
+    def path(self, relative: str) -> Path:
+        """Full path of a file that a row names."""
+        return self.folder / relative
+
+
+def read_prepared(folder: str | Path) -> Prepared:
+    """Read a prepared folder and check all of it but the pixels.
+
+    Raises
+    ------
+    InputError
+        If the folder or a part of it is missing, was changed, or a column is missing or of another type.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"There is no prepared folder {folder}; make one with a script of data_scripts/.")
+    for name in (INFO, METADATA):
+        if not (folder / name).is_file():
+            raise InputError(f"The prepared folder {folder} is partial: {name} is missing; prepare it again.")
+    info = _read_info(folder / INFO)
+    if info["metadata_sha256"] != sha256(folder / METADATA):
+        raise InputError(f"{folder / METADATA} does not fit the checksum in {INFO}; prepare the folder again.")
+    metadata = _read_metadata(folder / METADATA)
+    check_metadata(metadata, folder / METADATA)
+    _check_files(metadata, folder)
+    return Prepared(folder, info, metadata)
+
+
+def write_metadata(folder: Path, rows: Iterable[Mapping[str, Any]], info: Mapping[str, Any]) -> Prepared:
+    """Write ``metadata.parquet`` and ``dataset.json`` into a folder that holds the files already.
+
+    Parameters
+    ----------
+    rows : iterable of mappings
+        Keys from ``COLUMNS``; what is left out is missing.
+    info : mapping
+        name, source, licence, version, image_size; counts, checksum and columns are added.
+
+    Raises
+    ------
+    InputError
+        If the rows do not make a valid folder; ``dataset.json`` is not written then.
+    """
+    metadata = pd.DataFrame.from_records(list(rows), columns=list(COLUMNS))
+    for name, column in COLUMNS.items():
+        metadata[name] = metadata[name].astype("float64" if column.kind == "number" else "object")
+    metadata = metadata.where(metadata.notna(), None) if metadata.empty else metadata
+    check_metadata(metadata, folder / METADATA)
+    _check_files(metadata, folder)
+    metadata.to_parquet(folder / METADATA, engine="pyarrow", index=False)
+    counts = metadata.groupby(["category", "split"]).size()
+    full = {
+        **info,
+        "samples": len(metadata),
+        "counts": {c: {s: int(counts.get((c, s), 0)) for s in SPLITS} for c in sorted(set(metadata.category))},
+        "metadata_sha256": sha256(folder / METADATA),
+        "columns": {name: column.meaning for name, column in COLUMNS.items()},
+    }
+    (folder / INFO).write_text(json.dumps(full, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Prepared(folder, full, metadata)
+
+
+def publish(partial: Path, output: Path) -> None:
+    """Put a finished folder in its place; an older one there is replaced by two renames."""
+    old = output.with_name(output.name + ".old")
+    if output.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        output.rename(old)
+    partial.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_mesh(prepared: Prepared, row: Any) -> trimesh.Trimesh:
+    """The shape of a sample: the model's mesh, stretched, centred, longest side 1.
+
+    Parameters
+    ----------
+    row : row of ``prepared.metadata``
+        A Series, a named tuple, or anything with the columns as attributes.
+
+    Raises
+    ------
+    InputError
+        If the sample has no mesh or its file cannot be read.
+    """
+    if not isinstance(row.mesh, str):
+        raise InputError(f"The sample {row.id} of {prepared.folder} has no mesh; choose a data set with meshes.")
+    try:
+        mesh = trimesh.load(prepared.path(row.mesh), process=False, force="mesh")
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise InputError(f"The mesh {prepared.path(row.mesh)} cannot be read ({error}); prepare it again.") from error
+    stretch = np.array([getattr(row, name) for name in STRETCH], dtype=float)
+    vertices = mesh.vertices * np.where(np.isfinite(stretch), stretch, 1.0)
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    return trimesh.Trimesh((vertices - (low + high) / 2) / (high - low).max(), mesh.faces, process=False)
+
+
+def check_metadata(metadata: pd.DataFrame, name: object) -> None:
+    """Refuse tables with missing or wrongly typed columns, unknown splits or repeated ids.
+
+    Raises
+    ------
+    InputError
+        The sentence names table and column.
+    """
+    for column, expected in COLUMNS.items():
+        if column not in metadata:
+            raise InputError(f"{name} has no column {column!r}; prepare the folder again.")
+        _check_column(metadata[column], expected, f"column {column!r} of {name}")
+    if metadata.empty:
+        raise InputError(f"{name} has no rows; prepare the folder again.")
+    unknown = set(metadata["split"]) - set(SPLITS)
+    if unknown:
+        raise InputError(f"{name} has the split {min(unknown)!r}; only train, val and test are known.")
+    repeated = metadata["id"][metadata["id"].duplicated()]
+    if len(repeated):
+        raise InputError(f"{name} has the id {repeated.iloc[0]!r} twice; ids must be unique.")
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file as hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_column(values: pd.Series, expected: Column, name: str) -> None:
+    if expected.required and values.isna().any():
+        raise InputError(f"The {name} has missing values; every row needs one.")
+    given = values.dropna()
+    if expected.kind == "number":
+        right = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+        if len(given) and not (right and np.isfinite(given).all()):
+            raise InputError(f"The {name} must hold finite numbers; it holds {given.iloc[0]!r} ({values.dtype}).")
+        return
+    wrong = [value for value in given if not isinstance(value, str)]
+    if wrong:
+        raise InputError(f"The {name} must hold text; it holds {wrong[0]!r} ({values.dtype}).")
+
+
+def _check_files(metadata: pd.DataFrame, folder: Path) -> None:
+    for column in FILE_COLUMNS:
+        for relative in metadata[column].dropna().unique():
+            path = PurePosixPath(relative)
+            if path.is_absolute() or ".." in path.parts:
+                raise InputError(
+                    f"{folder / METADATA} names {relative!r}, which is outside the folder; use no such data."
+                )
+            if not (folder / path).is_file():
+                raise InputError(f"The prepared folder {folder} is partial: {relative} is missing; prepare it again.")
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON file ({error}); prepare the folder again.") from error
+    if not isinstance(info, dict) or "metadata_sha256" not in info:
+        raise InputError(f"{path} has no entry 'metadata_sha256'; prepare the folder again.")
+    return info
+
+
+def _read_metadata(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path, engine="pyarrow")
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+        raise InputError(f"{path} is no readable parquet file ({error}); prepare the folder again.") from error
