@@ -115,7 +115,7 @@ def read_notebook(path: Path) -> NotebookNode:
         return nbformat.read(path, as_version=4)
     except FileNotFoundError:
         raise InputError(f"there is no notebook {path}: 'make notebooks' builds it") from None
-    except (ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, nbformat.ValidationError) as error:
         raise InputError(f"{path} is not a notebook ({type(error).__name__}): build it with 'make notebooks'") from None
 
 

@@ -13,14 +13,14 @@ from nbformat import NotebookNode
 
 from lib.errors import InputError
 
-KINDS = {
+KINDS = {  # in the order in which a text is tried
+    "NoneType": "none",
     "bool": "true or false",
     "int": "a whole number",
     "float": "a number",
-    "str": "text",
     "list": "a list such as [1, 2]",
     "dict": 'a dictionary such as {"a": 1}',
-    "NoneType": "none",
+    "str": "text",
 }
 CHOICES = re.compile(r"^\s*([\w.\-]+(?:\s*\|\s*[\w.\-]+)+)")
 
@@ -88,6 +88,10 @@ def _read_statement(statement: ast.stmt, comments: Mapping[int, str], notebook: 
         ) from None
     annotation = getattr(statement, "annotation", None)
     kinds = _annotated_kinds(annotation) if annotation else _kinds_of(default)
+    if not set(kinds) <= set(KINDS):
+        raise InputError(
+            f"parameter '{target.id}' of {notebook} is a {kinds[0]}: papermill passes {', '.join(KINDS)} only"
+        )
     choices = CHOICES.match(comments.get(statement.end_lineno, ""))
     return Parameter(target.id, default, kinds, tuple(re.split(r"\s*\|\s*", choices[1])) if choices else ())
 

@@ -120,7 +120,7 @@ def _reason(venv: Path, error: subprocess.CalledProcessError) -> str:
     if error.cmd != "pip install":
         return f"the environment does not work ({' '.join(error.cmd[1:4])} failed, see above): try 'make clean setup'"
     lines = _log(venv).read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line for line in lines if line.startswith("ERROR")] or lines[-3:]
+    said = [line for line in lines if line.strip().lower().startswith("error")] or lines[-3:]
     return f"pip could not install the packages: {' '.join(said[:2])} (all of it: {_log(venv)}; then 'make setup')"
 
 

@@ -1,0 +1,348 @@
+"""The runner: parameters are checked first, a failure stops nothing else, and the gallery shows what ran."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.course import build, run
+from lib.course.formulas import put_formulas, take_formulas
+from lib.course.gallery import heading_and_purpose, results_table
+from lib.course.parameters import Parameter, check_parameters, convert, read_parameters
+from lib.course.process import run_measured
+from lib.errors import InputError
+
+PARAMETERS = """
+profile = "quick"  # quick | full: how much to compute
+steps: int = 10  # of training
+rate = 0.5  # learning rate
+half: bool = False
+device: str | None = None  # None chooses
+layers = [1, 2]
+run_dir = ""  # where results go
+"""
+
+GOOD = (
+    """# %% [markdown]
+# # A good one
+#
+# It adds **numbers**: $x^2$.
+
+# %% tags=["parameters"]"""
+    + PARAMETERS
+    + """
+# %%
+import json
+import os
+import sys
+from pathlib import Path
+
+from matplotlib import pyplot as plt
+
+from lib.paths import run_folder
+
+folder = run_folder("00_good", profile, run_dir)
+rows = [
+    {"system": system, "metric": metric, "value": value, "category": "all", "protocol": "view"}
+    for system, metric, value in [("ours", "f_score", 0.5), ("ours", "accuracy", 0.25), ("sphere", "f_score", 0.125)]
+]
+(folder / "results.json").write_text(json.dumps(rows));
+
+# %% tags=["key-figure"] alt="a straight line"
+plt.figure(figsize=(2, 2))
+line = plt.plot([0, 1], [0, steps])
+
+# %% tags=["nbval-check-output"]
+print("steps", steps, profile, type(rate).__name__)
+
+# %% tags=["results"]
+print("the sum is 45")
+
+# %%
+print(Path.cwd().name, os.environ["OMP_NUM_THREADS"], os.environ["TQDM_DISABLE"], sys.executable)
+"""
+)
+
+BROKEN = """# %% [markdown]
+# # A broken one
+
+# %%
+raise KeyError("the cause")
+"""
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """A folder with a good and a broken notebook."""
+    folder = tmp_path_factory.mktemp("course") / "notebooks"
+    (folder / "src").mkdir(parents=True)
+    for name, text in {"00_good": GOOD, "01_broken": BROKEN}.items():
+        (folder / "src" / f"{name}.py").write_text(text)
+        build.write_notebook(build.build(folder / "src" / f"{name}.py")[0], folder / f"{name}.ipynb")
+    return folder
+
+
+def command(course, *arguments, runs=None):
+    start = [sys.executable, "-m", "lib.course", "--folder", str(course)]
+    environment = os.environ | ({"COURSE_RUNS": str(runs)} if runs else {})
+    done = subprocess.run([*start, *arguments], check=False, capture_output=True, text=True, env=environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def ran(course):
+    """Both notebooks, executed by the command line in the quick profile: (folder, exit code, what it printed)."""
+    runs = course.parent / "runs"
+    code, printed, errors = command(
+        course, "run", "--runs", str(runs), "--threads", "1", "--jobs", "2", "-p", "steps", "20"
+    )
+    assert errors == ""
+    return runs / "quick", code, printed
+
+
+def test_a_failure_does_not_stop_the_others_and_is_told(ran):
+    _, code, printed = ran
+    assert code == 1
+    table = printed[printed.index("notebook   seconds") :].splitlines()
+    assert table[0].split("  ")[0] == "notebook" and table[0].endswith("status")
+    assert table[1].startswith("00_good") and table[1].endswith("  ok")
+    assert table[2].startswith("01_broken") and table[2].endswith("  failed")
+    assert table[3].endswith("1 of 2 ok")
+    assert "cell 'a-broken-one-code': KeyError: 'the cause'" in printed
+    assert "Traceback" not in printed
+
+
+def test_each_notebook_runs_in_its_folder_with_our_environment(ran, course):
+    target, _, _ = ran
+    cells = nbformat.read(target / "00_good.ipynb", 4).cells
+    assert cells[-1].outputs[0].text == f"notebooks 1 1 {sys.executable}\n"
+    assert [cell.id for cell in cells if "parameters" in cell.metadata.get("tags", [])] == ["parameters"]
+    texts = [output.text for cell in cells for output in cell.get("outputs", []) if output.output_type == "stream"]
+    assert "steps 20 quick float\n" in texts
+    assert not (course / "runs").exists()  # nothing is written beside the notebooks
+
+
+def test_time_and_memory_are_measured(ran):
+    target, _, _ = ran
+    rows = {row["notebook"]: row for row in json.loads((target / "summary.json").read_text())["notebooks"]}
+    assert rows["00_good"]["parameters"] == {"steps": 20}
+    assert rows["01_broken"]["parameters"] == {}
+    assert 1 < rows["00_good"]["seconds"] < 120
+    assert 80 < rows["00_good"]["peak_memory_mb"] < 3000  # a kernel with matplotlib
+
+
+def test_the_gallery_shows_figure_time_results_and_error(ran):
+    target, _, _ = ran
+    page = (target / "index.html").read_text()
+    assert 'alt="a straight line" src="data:image/png;base64,iVBOR' in page
+    assert ">A good one</a>" in page and "It adds numbers" in page
+    assert "the sum is 45" in page
+    assert "<td>ours</td><td>0.5</td><td>0.25</td>" in page and "<td>sphere</td><td>0.125</td>" in page
+    assert "category all · protocol view" in page
+    assert "KeyError" in page and 'class="chip failed"' in page
+    assert (target / "00_good/results.json").is_file() and 'href="00_good/results.json"' in page
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+
+
+def test_pages_of_notebooks_link_back_and_draw_formulas(ran):
+    target, _, _ = ran
+    page = (target / "00_good.html").read_text()
+    assert 'href="index.html"' in page
+    assert "<msup><mi>x</mi><mn>2</mn></msup>" in page
+    assert "MathJax.js" not in page and "require.min.js" not in page
+
+
+def test_another_run_keeps_the_cards_of_the_rest(ran, course):
+    target, _, _ = ran
+    code, printed, _ = command(course, "run", "--runs", str(target.parent), "--notebook", "00", "-p", "rate", "1")
+    assert code == 0 and "1 of 1 ok" in printed
+    rows = json.loads((target / "summary.json").read_text())["notebooks"]
+    assert [(row["notebook"], row["parameters"]) for row in rows] == [("00_good", {"rate": 1.0}), ("01_broken", {})]
+
+
+def test_execute_stores_outputs_that_nbval_then_checks(course):
+    """A stored text that the code does not print is found; the same text passes."""
+    runs = course.parent / "build-runs"
+    assert command(course, "build", "00", "--execute", runs=runs)[0] == 0
+    path = course / "00_good.ipynb"
+    assert "steps 10 quick float" in path.read_text()
+    assert build.differences(course, ["00"]) == []
+    assert command(course, "check-outputs", "00", runs=runs)[0] == 0
+    path.write_text(path.read_text().replace("steps 10 quick", "steps 11 quick"))
+    code, printed, _ = command(course, "check-outputs", "00", runs=runs)
+    assert code == 1 and "steps 11 quick" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-p", "step", "3"], "none of the chosen notebooks has a parameter 'step': did you mean 'steps'"),
+        (["--notebook", "01", "-p", "steps", "3"], "notebook 01_broken has no parameter 'steps': known are none"),
+        (["-p", "steps", "many"], "parameter 'steps' of notebook 00_good must be a whole number, not 'many'"),
+        (["-p", "steps", "1.5"], "must be a whole number, not '1.5'"),
+        (["--profile", "huge"], "parameter 'profile' of notebook 00_good must be quick or full, not 'huge'"),
+        (["--profile", "../up"], "must be a plain name"),
+        (["-p", "profile", "full"], "chosen by PROFILE=name"),
+        (["--notebook", "07"], "there is no notebook '07'"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_runs(course, tmp_path, arguments, sentence):
+    code, printed, errors = command(course, "run", "--runs", str(tmp_path / "runs"), *arguments)
+    assert (code, printed) == (2, "")
+    assert errors.startswith("error: ") and sentence in errors and errors.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    code, _, errors = command(tmp_path, "run")
+    assert code == 2 and "make notebooks" in errors
+
+
+def notebook_of(source):
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})])
+
+
+def test_parameters_are_read_with_types_and_choices():
+    found = read_parameters(notebook_of(PARAMETERS), "x")
+    assert found["profile"] == Parameter("profile", "quick", ("str",), ("quick", "full"))
+    assert found["steps"] == Parameter("steps", 10, ("int",))
+    assert found["device"] == Parameter("device", None, ("str", "NoneType"))
+    assert found["layers"] == Parameter("layers", [1, 2], ("list",))
+    assert found["half"].kinds == ("bool",)
+
+
+@pytest.mark.parametrize(
+    "source", ["a = 1 + b", "import os", "a = [x for x in (1, 2)]", "a += 1", "a, b = 1, 2", "f(1)"]
+)
+def test_a_parameters_cell_with_more_than_literals_is_refused(source):
+    with pytest.raises(InputError, match="line 2 of the parameters cell of 03_x is not a name set to a literal"):
+        read_parameters(notebook_of(f"good = 1\n{source}"), "03_x")
+
+
+def test_two_parameters_cells_are_refused():
+    notebook = notebook_of("a = 1")
+    notebook.cells *= 2
+    with pytest.raises(InputError, match="2 cells tagged"):
+        read_parameters(notebook, "03_x")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("steps", "-3", -3),
+        ("rate", "1", 1.0),
+        ("rate", "1e-3", 1e-3),
+        ("half", "True", True),
+        ("half", "false", False),
+        ("device", "cuda:0", "cuda:0"),
+        ("device", "none", None),
+        ("layers", "[3, 4]", [3, 4]),
+        ("run_dir", "12", "12"),
+        ("profile", "full", "full"),
+    ],
+)
+def test_text_becomes_the_parameters_type(name, text, value):
+    known = {"x": read_parameters(notebook_of(PARAMETERS), "x")}
+    result = check_parameters([(name, text)], known)["x"][name]
+    assert result == value and type(result) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("half", "yes"), ("half", "1"), ("layers", "3"), ("layers", "[3"), ("rate", ""), ("steps", "1e3")],
+)
+def test_text_of_another_type_is_refused(name, text):
+    known = {"x": read_parameters(notebook_of(PARAMETERS), "x")}
+    with pytest.raises(InputError, match=f"parameter '{name}' of notebook x must be"):
+        check_parameters([(name, text)], known)
+
+
+@given(st.one_of(st.integers(), st.floats(allow_nan=False), st.booleans(), st.text()))
+def test_what_python_writes_is_read_back(value):
+    parameter = Parameter("p", value, (type(value).__name__,))
+    assert convert(str(value), parameter, "x") == value
+
+
+def test_memory_counts_children_and_their_children(tmp_path):
+    inner = "x = bytearray(300 * 2**20); import time; time.sleep(1)"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    measured = run_measured([sys.executable, "-c", outer], environment=os.environ, log=tmp_path / "log")
+    assert measured.returncode == 0
+    assert 300 < measured.peak_memory < 600
+    assert 1 < measured.seconds < 30
+
+
+def test_a_limit_of_time_stops_the_whole_tree(tmp_path):
+    inner = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    measured = run_measured([sys.executable, "-c", outer], environment=os.environ, log=tmp_path / "log", timeout=3)
+    assert measured.timed_out and measured.seconds < 30
+    _assert_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_ctrl_c_leaves_no_kernel_behind(course, tmp_path):
+    import signal
+
+    source = f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    nbformat.write(notebook, folder / "00_long.ipynb")
+    start = [sys.executable, "-m", "lib.course", "--folder", str(folder), "run", "--runs", str(tmp_path / "runs")]
+    process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _wait_for(tmp_path / "pid")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in errors and "Traceback" not in errors
+    _assert_gone(int((tmp_path / "pid").read_text()))
+
+
+def _wait_for(path: Path):
+    for _ in range(600):
+        if path.is_file() and path.read_text():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not appear")
+
+
+def _assert_gone(pid: int):
+    for _ in range(100):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"process {pid} goes on")
+
+
+def test_a_results_file_that_is_broken_is_said_on_the_card(tmp_path):
+    (tmp_path / "results.json").write_text("{")
+    assert results_table(tmp_path / "results.json", tmp_path)["note"] == "results.json is not a list of rows"
+
+
+def test_title_and_purpose_are_plain_text():
+    def first(text):
+        return heading_and_purpose(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), "00_x")
+
+    assert first("# Title\nThe *purpose* of [it](http://x).\n\nMore.") == ("Title", "The purpose of it.")
+    assert first("# Title\n\n![picture](x.png)\n\nThe purpose.") == ("Title", "The purpose.")
+    assert first("No heading") == ("00_x", "No heading")
+
+
+def test_formulas_leave_code_and_unknown_things_alone():
+    taken = {}
+    text = take_formulas("`$a$` costs $5 and $b_1$\n\n```\n$c$\n```\n$$\\frac{d}{e}$$ \\$f$", taken)
+    assert text.startswith("`$a$` costs") and "```\n$c$\n```" in text
+    page = put_formulas(text, taken)
+    assert "<mfrac>" in page and 'display="block"' in page
+
+
+def test_memory_is_shown_in_readable_units():
+    assert [run.format_memory(value) for value in (3.2, 840.4, 1536.0)] == ["3 MB", "840 MB", "1.5 GB"]
