@@ -30,3 +30,11 @@ def fixed_seeds():
     np.random.seed(0)  # noqa: NPY002  libraries draw from the old global generator
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def names_in_doctests(doctest_namespace):
+    """Examples in docstrings may say torch and np without importing them."""
+    doctest_namespace["np"] = np
+    if "torch" in sys.modules:
+        doctest_namespace["torch"] = sys.modules["torch"]
