@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lib.compat import import_torchvision
@@ -88,11 +89,23 @@ def load_network(name: str, weights: str = "imagenet") -> nn.Module:
     if weights == "random" or from_hub:
         return network
     state = _lite0_state(network) if weights == "imagenet" else _read_state(Path(weights))
-    missing = sorted(set(network.state_dict()) - set(state))
-    if missing:
-        raise InputError(f"backbone_weights: {weights!r} does not fit {name!r} (no tensor {missing[0]!r})")
+    _check_fit(network, state, f"backbone_weights: {weights!r} does not fit {name!r}")
     network.load_state_dict({key: state[key] for key in network.state_dict()})
     return network
+
+
+def _check_fit(network: nn.Module, state: dict[str, Tensor], complaint: str):
+    """A state dict may hold a classifier besides, and nothing else: ResNet-34 holds all of ResNet-18's tensors."""
+    ours, classifier = network.state_dict(), network.pretrained_cfg.get("classifier") or ()
+    classifier = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    for key in sorted(set(ours) - set(state)):
+        raise InputError(f"{complaint} (no tensor {key!r})")
+    for key in sorted(set(state) - set(ours)):
+        if not key.startswith(tuple(f"{name}." for name in classifier)):
+            raise InputError(f"{complaint} (tensor {key!r} has no place)")
+    for key, tensor in ours.items():
+        if tensor.shape != state[key].shape:
+            raise InputError(f"{complaint} (tensor {key!r} is {tuple(state[key].shape)}, not {tuple(tensor.shape)})")
 
 
 def _lite0_state(network: nn.Module) -> dict[str, Tensor]:
@@ -108,11 +121,12 @@ def _lite0_state(network: nn.Module) -> dict[str, Tensor]:
 def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"backbone_weights: {path} is not a file; give a .safetensors or .pth state dict")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # unpickling fails in many ways; all mean that the file cannot be used
+        raise InputError(f"backbone_weights: {path} is no readable state dict ({type(error).__name__})") from error
 
 
 class Bottleneck(nn.Module):

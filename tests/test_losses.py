@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib.geometry.cameras import Viewpoint, unit_pair
 from lib.losses.camera import azimuth_prior_loss, camera_margin_loss, mirror_loss
-from lib.losses.field import eikonal_loss, sphere_loss
+from lib.losses.field import box_sdf, eikonal_loss, sphere_sdf
 from lib.losses.normal import inliers, normal_errors, normal_loss, to_canonical
 from lib.losses.reprojection import mask_loss, rgb_loss, soft_iou
 from lib.losses.semantic import choose_neighbors, neighbor_probabilities
@@ -214,12 +214,28 @@ def test_eikonal_loss_is_the_square_of_the_excess_slope(scale):
     assert eikonal_loss(scale * directions(0, 2, 9)).item() == pytest.approx((scale - 1) ** 2, abs=1e-12)
 
 
-def test_sphere_loss_is_0_for_the_sphere_and_the_square_of_a_shift():
-    points = 2 * numbers(0, 2, 20, 3) - 1
-    sphere = points.norm(dim=-1) - 0.4
-    assert sphere_loss(sphere, points, radius=0.4).item() == pytest.approx(0, abs=1e-15)
-    assert sphere_loss(sphere + 0.3, points, radius=0.4).item() == pytest.approx(0.09)
-    assert_gradient(lambda sdf: sphere_loss(sdf, points), numbers(1, 2, 20))
+def nearest_on_faces(points: Tensor, half: float, steps: int = 101) -> Tensor:
+    """Distance to the faces of a cube by brute force, to within half a step of the grids on the faces."""
+    axis = torch.linspace(-half, half, steps, dtype=torch.float64)
+    u, v = torch.meshgrid(axis, axis, indexing="ij")
+    face = torch.stack([u.flatten(), v.flatten(), torch.full((steps**2,), half, dtype=torch.float64)], dim=-1)
+    faces = torch.cat([sign * face.roll(turn, dims=-1) for turn in range(3) for sign in (1, -1)])
+    return torch.cdist(points, faces).amin(dim=-1)
+
+
+def test_sphere_sdf_is_the_distance_to_the_nearest_of_its_points():
+    points = 2 * numbers(0, 40, 3) - 1
+    surface = 0.4 * directions(1, 100_000)
+    sdf = sphere_sdf(points, 0.4)
+    np.testing.assert_allclose(sdf.abs(), torch.cdist(points, surface).amin(dim=-1), atol=0.01)
+    assert ((sdf < 0) == (points.square().sum(-1) < 0.16)).all() and (sdf < 0).any()
+
+
+def test_box_sdf_is_the_distance_to_the_nearest_of_its_faces():
+    points = torch.cat([2 * numbers(0, 150, 3) - 1, 0.8 * numbers(1, 50, 3) - 0.4])
+    sdf = box_sdf(points, 0.5)
+    np.testing.assert_allclose(sdf.abs(), nearest_on_faces(points, 0.4), atol=0.004)
+    assert ((sdf < 0) == (points.abs() < 0.4).all(dim=-1)).all()
 
 
 def test_eikonal_loss_has_the_gradient_of_finite_differences():
