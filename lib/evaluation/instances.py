@@ -1,6 +1,6 @@
 """The numbers of every sample: predict a mesh and a viewpoint, sample, align, measure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -119,7 +119,7 @@ def evaluate_instances(
     -------
     DataFrame
         Long: ``id, category, model, protocol, metric, value``. Metrics that no protocol changes (``empty``, the
-        viewpoint's) have protocol ``none``. An empty mesh is measured as points at the origin, as in the released
+        viewpoint's) have protocol ``none``. An empty mesh is measured as a point at the origin, as in the released
         code, and marked by ``empty`` = 1.
 
     Raises
@@ -131,7 +131,7 @@ def evaluate_instances(
     if isinstance(predictor, nn.Module):
         predictor = system_predictor(predictor, resolution)
     rows = range(len(dataset)) if rows is None else rows
-    bar = tqdm(total=len(rows), desc="evaluate", unit="image", disable=not progress)
+    bar = tqdm(total=len(rows), desc="evaluate", unit="image", **({} if progress else {"disable": True}))
     records = []
     with torch.no_grad(), bar:
         for start in range(0, len(rows), batch_size):
@@ -177,7 +177,7 @@ def measure_viewpoint(predicted: Float[np.ndarray, "3 3"], target: Float[np.ndar
 def validation_chamfer_distance(
     system: nn.Module,
     dataset: PreparedDataset,
-    rows: Sequence[int],
+    rows: Iterable[int],
     seed: int = 0,
     *,
     resolution: int = 64,
@@ -209,7 +209,7 @@ def _clouds(dataset, row: int, prediction: Prediction, rotation, points: int, se
     draw = crc32(str(dataset.metadata.loc[row, "id"]).encode())  # the same whatever else is measured
     target = sample_surface(dataset.mesh(row), points, [seed, draw, 0])
     if is_empty(prediction.mesh):
-        predicted = np.zeros_like(target)
+        predicted = np.zeros_like(target[:1])  # one point or many in one place: the distances are the same
     else:
         predicted = sample_surface(prediction.mesh, points, [seed, draw, 1])
     return Clouds(predicted, target, prediction.rotation, np.eye(3) if rotation is None else rotation)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -53,8 +54,11 @@ def commit() -> str:
 @cache
 def machine() -> str:
     """What kind of machine this is, without its name: system, cores, versions, GPU."""
-    cores = torch.multiprocessing.cpu_count()
-    parts = [f"{platform.system()} {platform.machine()}", f"{cores} cores", f"Python {platform.python_version()}"]
+    parts = [
+        f"{platform.system()} {platform.machine()}",
+        f"{os.cpu_count()} cores",
+        f"Python {platform.python_version()}",
+    ]
     parts.append(f"torch {torch.__version__}")
     if torch.cuda.is_available():
         parts.append(f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}")

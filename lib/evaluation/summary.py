@@ -1,7 +1,7 @@
 """From the numbers of every sample to rows of results: per category and overall, with intervals."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,14 +122,14 @@ def summarize(
 
 
 def bootstrap_interval(
-    values: Values, groups: Sequence, statistic: Statistic, *, resamples: int = 1000, seed: int = 0
+    values: Values, groups: Iterable, statistic: Statistic, *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
     """A statistic and the middle 95 % of its values when whole groups are drawn again with replacement.
 
     Parameters
     ----------
     values : ndarray, shape (n,)
-    groups : sequence of length n
+    groups : iterable of n labels
         Which group each value belongs to.
     statistic : callable
         (values (n,), weights (R, n)) -> (R,).
@@ -138,7 +138,7 @@ def bootstrap_interval(
     -------
     value, low, high : float
     """
-    _, group = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    _, group = np.unique(np.asarray(list(groups), dtype=str), return_inverse=True)
     count = group.max() + 1
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
     resampled = statistic(values, drawn[:, group].astype(float))

@@ -64,7 +64,7 @@ def align_icp(clouds: Clouds) -> tuple[Cloud, Cloud]:
 def align_rotation(clouds: Clouds) -> tuple[Cloud, Cloud]:
     """Protocol ``rotation``: scales aligned by the RMS radius, then the best rotation of all."""
     target = view_normalized(clouds.target, clouds.target_rotation)
-    predicted = clouds.predicted - clouds.predicted.mean(0)
+    predicted = clouds.predicted - clouds.predicted.mean(0, keepdims=True)
     size = rms_radius(predicted)
     predicted = predicted * (rms_radius(target) / size if size > 0 else 1.0)
     return predicted @ search_rotation(predicted, target).T.astype(predicted.dtype), target
@@ -84,7 +84,7 @@ def view_normalized(points: Cloud, rotation: Matrix) -> Cloud:
     A cloud without extent (the stand-in for an empty mesh) is only centred.
     """
     turned = points @ rotation.T.astype(points.dtype)
-    turned = turned - turned.mean(0)
+    turned = (turned - turned.mean(0, dtype=np.float64)).astype(points.dtype)
     extent = np.ptp(turned[:, :2], axis=0).max()
     return turned / extent if extent > 0 else turned
 
@@ -172,7 +172,7 @@ def search_rotation(
     """The rotation about the origin with the least Chamfer distance, searched by brute force.
 
     All of `rotation_grid` with 256 points a cloud; then `levels` rounds in which each of the `keep` best is
-    joined by 24 random turns around it, up to 12, 6, 3, ... degrees, with 1,024 points a cloud; of those left
+    joined by 24 random turns around it, up to 12, 6, 3, ... degrees, with 512 points a cloud; of those left
     the best with 4,096 points.
 
     Parameters
@@ -190,7 +190,7 @@ def search_rotation(
     for level in range(levels):
         turns = _random_turns(generator, 24, 12.0 / 2**level)
         around = np.concatenate([best, (turns[:, None] @ best[None]).reshape(-1, 3, 3)])
-        best = _best_of(around, thinned(predicted, 1024), thinned(target, 1024), keep)
+        best = _best_of(around, thinned(predicted, 512), thinned(target, 512), keep)
     return _best_of(best, thinned(predicted, 4096), thinned(target, 4096), 1)[0]
 
 

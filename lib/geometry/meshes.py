@@ -43,7 +43,7 @@ def grid_points(resolution: int, bound: float = 0.6) -> Float[np.ndarray, "sampl
 
 
 def marching_cubes(
-    sdf: Float[np.ndarray, "resolution resolution resolution"] | SdfFunction,
+    sdf: Float[np.ndarray, "x y z"] | SdfFunction,
     bound: float = 0.6,
     *,
     resolution: int = 100,
@@ -75,10 +75,10 @@ def marching_cubes(
     Raises
     ------
     InputError
-        The array is no cube, or holds values that are not finite.
+        The array is no cube, or values are not finite.
     """
     values = _grid_values(sdf, resolution, bound) if callable(sdf) else np.asarray(sdf, dtype=np.float32)
-    if values.ndim != 3 or len(set(values.shape)) != 1:
+    if len(set(values.shape)) != 1:
         raise InputError(f"Marching cubes needs a cubic grid of values, not one of shape {values.shape}.")
     if not np.isfinite(values).all():
         raise InputError("The SDF has values that are NaN or infinite: the network that made it has diverged.")

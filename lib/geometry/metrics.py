@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from pykdtree.kdtree import KDTree
 
-Cloud = Float[np.ndarray, "points 3"]
+Cloud = Float[np.ndarray, "_ 3"]
+Angles = Float[np.ndarray, "..."] | float
 
 
 def nearest(
@@ -78,20 +79,18 @@ def f_score(
     return 2 * precision * recall / total if total else 0.0
 
 
-def camera_azimuth(rotation: Float[np.ndarray, "*shape 3 3"]) -> Float[np.ndarray, "*shape"]:
+def camera_azimuth(rotation: Float[np.ndarray, "*shape 3 3"]) -> Angles:
     """Azimuth in degrees in [-180, 180) of the camera of a world-to-camera rotation: 0 at +y, 90 at -x."""
     towards_camera = -rotation[..., 2, :]
     return wrap_degrees(np.degrees(np.arctan2(-towards_camera[..., 0], towards_camera[..., 1])))
 
 
-def wrap_degrees(angle: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+def wrap_degrees(angle: Angles) -> Angles:
     """The same angle in [-180, 180) degrees."""
     return (angle + 180) % 360 - 180
 
 
-def azimuth_error(
-    predicted: Float[np.ndarray, "*shape"], target: Float[np.ndarray, "*shape"], offset: float = 0.0
-) -> Float[np.ndarray, "*shape"]:
+def azimuth_error(predicted: Angles, target: Angles, offset: float = 0.0) -> Angles:
     """Unsigned difference of azimuths in degrees in [0, 180] after turning the prediction by `offset` degrees.
 
     A system that is hard-symmetric in x and never sees a viewpoint can only settle its canonical front at +y
@@ -112,9 +111,7 @@ def azimuth_entropy(azimuth: Float[np.ndarray, " samples"], bins: int = 12, weig
     return max(0.0, float(-(fraction * np.log(fraction)).sum() / np.log(bins)))
 
 
-def rotation_error(
-    predicted: Float[np.ndarray, "*shape 3 3"], target: Float[np.ndarray, "*shape 3 3"]
-) -> Float[np.ndarray, "*shape"]:
+def rotation_error(predicted: Float[np.ndarray, "*some 3 3"], target: Float[np.ndarray, "*others 3 3"]) -> Angles:
     """Geodesic distance of rotations in degrees in [0, 180]: the angle of the one turn that joins them."""
     # from the chord |A - B|_F = 2 sqrt(2) sin(angle / 2), which stays exact near 0 where arccos does not
     chord = np.linalg.norm(predicted - target, axis=(-2, -1)) / (2 * np.sqrt(2))

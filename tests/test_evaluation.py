@@ -1,0 +1,321 @@
+"""Evaluation: known predictors get the numbers they must get; files and the command line say what is wrong."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import trimesh
+from scipy.spatial.transform import Rotation
+from tiny_dataset import write_tiny_dataset
+
+from lib import evaluation
+from lib.data.loading import PreparedDataset
+from lib.errors import InputError
+from lib.evaluation import Prediction, Run, evaluate, evaluate_instances, summarize, summary
+from lib.evaluation.__main__ import main
+from lib.geometry.cameras import Viewpoint
+from lib.geometry.meshes import marching_cubes
+
+QUICK = {"points": 2000, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def test_split(folder):
+    return PreparedDataset(folder, "test")
+
+
+def about_z(degrees):
+    return Rotation.from_euler("z", degrees, degrees=True).as_matrix()
+
+
+def oracle(dataset, turn=0.0, azimuth_shift=0.0, scale=1.0):
+    """The true mesh, its frame turned about z, seen from an azimuth that is wrong by a shift."""
+
+    def predict(batch):
+        rotations = batch.viewpoint.rotation().double().numpy()
+        result = []
+        for row, rotation in zip(batch.index, rotations, strict=True):
+            mesh = dataset.mesh(int(row))
+            mesh.vertices = mesh.vertices @ about_z(turn).T * scale
+            result.append(Prediction(mesh, rotation @ about_z(azimuth_shift) @ about_z(turn).T))
+        return result
+
+    return predict
+
+
+def value_of(rows, metric, protocol="none", category="all"):
+    found = [r for r in rows if (r["metric"], r["protocol"], r["category"]) == (metric, protocol, category)]
+    assert len(found) == 1
+    return found[0]["value"]
+
+
+def test_the_true_shape_has_only_the_sampling_error(test_split):
+    rows = evaluate(oracle(test_split), test_split, protocols=("raw", "view", "icp"), **QUICK)
+    searched = evaluate(oracle(test_split), test_split, protocols=("rotation",), rows=[0], **QUICK)
+    assert value_of(searched, "chamfer_distance", "rotation") < 0.03
+    for protocol in ("raw", "view", "icp"):
+        # spacing of 2,000 points on an area of about 3: sqrt(3 / 2000) / 2 = 0.02
+        assert value_of(rows, "chamfer_distance", protocol) < 0.025
+        assert value_of(rows, "f_score@0.1", protocol) == pytest.approx(1, abs=0.01)
+    assert value_of(rows, "azimuth_error") == pytest.approx(0, abs=1e-3)
+    assert value_of(rows, "rotation_error") == pytest.approx(0, abs=1e-2)
+    assert value_of(rows, "azimuth_within_30") == 1
+    assert value_of(rows, "empty_meshes") == 0
+    assert {row["n"] for row in rows if row["category"] == "all"} == {6}
+    assert {row["n"] for row in rows if row["category"] == "box"} == {3}
+
+
+def test_each_protocol_notices_what_it_should(test_split):
+    settings = {"protocols": ("raw", "view"), **QUICK}
+    changes = {"exact": {}, "turned": {"turn": 90}, "small": {"scale": 0.5}, "wrong": {"azimuth_shift": 50}}
+    rows = {name: evaluate(oracle(test_split, **change), test_split, **settings) for name, change in changes.items()}
+    view = {name: value_of(results, "chamfer_distance", "view") for name, results in rows.items()}
+    raw = {name: value_of(results, "chamfer_distance", "raw") for name, results in rows.items()}
+    assert view["turned"] == pytest.approx(view["exact"], rel=0.05)
+    assert view["small"] == pytest.approx(view["exact"], rel=0.05)
+    assert view["wrong"] > 1.2 * view["exact"]
+    assert raw["turned"] > 1.2 * raw["exact"]
+    assert raw["small"] > 3 * raw["exact"]
+    assert raw["wrong"] == pytest.approx(raw["exact"])
+
+
+@pytest.mark.parametrize(("shift", "error"), [(0, 0), (25, 25), (180, 0), (160, 20), (90, 90)])
+def test_azimuth_error_allows_a_half_turn_of_the_whole_set(test_split, shift, error):
+    rows = evaluate(oracle(test_split, azimuth_shift=shift), test_split, protocols=(), **QUICK)
+    assert value_of(rows, "azimuth_error") == pytest.approx(error, abs=1e-2)
+    assert value_of(rows, "azimuth_error_iqr") == pytest.approx(0, abs=1e-2)
+    assert value_of(rows, "azimuth_within_30") == (error <= 30)
+    if error != 90:  # there both offsets are as good
+        assert value_of(rows, "rotation_error") <= error + 1e-2
+
+
+def test_a_collapsed_viewpoint_has_no_entropy(test_split):
+    front = Viewpoint.from_angles(torch.zeros(1), torch.zeros(1)).rotation()[0].double().numpy()
+
+    def predict(batch):
+        return [Prediction(test_split.mesh(int(row)), front) for row in batch.index]
+
+    rows = evaluate(predict, test_split, protocols=(), **QUICK)
+    assert value_of(rows, "azimuth_entropy") == 0
+    assert value_of(rows, "elevation_error") == pytest.approx(25, abs=1e-3)
+
+
+def test_empty_meshes_are_counted_and_measured_as_a_point(test_split):
+    def predict(batch):
+        rotations = batch.viewpoint.rotation().double().numpy()
+        meshes = [trimesh.Trimesh() if row % 2 else test_split.mesh(int(row)) for row in batch.index]
+        return [Prediction(mesh, rotation) for mesh, rotation in zip(meshes, rotations, strict=True)]
+
+    instances = evaluate_instances(predict, test_split, protocols=("raw", "view"), **QUICK)
+    wide = instances[instances["protocol"] != "view"].pivot(index="id", columns="metric", values="value")
+    assert wide["empty"].sum() == 3
+    assert (wide.loc[wide["empty"] == 1, "accuracy"] > 0.2).all()  # a point in the middle is far from any side
+    assert np.isfinite(instances["value"]).all()
+    rows = summarize(instances, test_split, Run("half"))
+    assert value_of(rows, "empty_meshes") == 3
+
+
+def test_two_runs_are_identical_and_a_part_measures_as_the_whole(test_split):
+    first = evaluate_instances(oracle(test_split), test_split, seed=5, **QUICK)
+    second = evaluate_instances(oracle(test_split), test_split, seed=5, batch_size=2, **QUICK)
+    pd.testing.assert_frame_equal(first, second)
+    part = evaluate_instances(oracle(test_split), test_split, seed=5, rows=[4], **QUICK)
+    pd.testing.assert_frame_equal(part, first[first["id"] == part["id"].iloc[0]].reset_index(drop=True))
+    other = evaluate_instances(oracle(test_split), test_split, seed=6, **QUICK)
+    assert not np.array_equal(first["value"], other["value"])
+
+
+class BallSystem(torch.nn.Module):
+    """The face of a system: a ball of radius 0.3 seen from azimuth 40, or from where it is told."""
+
+    name = "ball"
+
+    def __init__(self, viewpoint):
+        super().__init__()
+        self.config = SimpleNamespace(viewpoint=viewpoint)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def reconstruct(self, images, viewpoint=None):
+        assert (viewpoint is None) == (self.config.viewpoint != "given")
+        count = len(images)
+        guess = Viewpoint.from_angles(torch.full((count,), 40.0).deg2rad(), torch.zeros(count))
+
+        def mesh(resolution, index):
+            return marching_cubes(lambda p: np.linalg.norm(p, axis=1) - 0.3, resolution=resolution)
+
+        return SimpleNamespace(viewpoint=viewpoint or guess, mesh=mesh)
+
+
+@pytest.mark.parametrize("viewpoint", ["predicted", "given"])
+def test_a_system_is_measured_with_its_own_or_the_given_viewpoint(test_split, viewpoint):
+    rows = evaluate(BallSystem(viewpoint), test_split, resolution=30, **QUICK)
+    assert {row["system"] for row in rows} == {"ball"}
+    assert value_of(rows, "f_score@0.01", "raw") < 0.05
+    measured = [row["metric"] for row in rows if row["protocol"] == "none" and row["category"] == "all"]
+    if viewpoint == "given":  # nothing was predicted
+        assert measured == ["empty_meshes"]
+    else:
+        assert value_of(rows, "azimuth_entropy") == 0
+    full = evaluation.validation_chamfer_distance(BallSystem(viewpoint), test_split, range(6), points=2000)
+    assert full == pytest.approx(value_of(rows, "chamfer_distance", "view"), rel=0.05)
+
+
+def test_bootstrap_of_means_has_the_width_that_theory_gives():
+    values = np.random.default_rng(0).normal(3.0, 1.0, 400)
+    value, low, high = evaluation.bootstrap_interval(values, range(400), summary.weighted_mean)
+    assert value == pytest.approx(values.mean())
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    # 40 models of 10 equal views carry no more than 40 values
+    repeated, models = np.repeat(values[:40], 10), np.repeat(np.arange(40), 10)
+    _, low, high = evaluation.bootstrap_interval(repeated, models, summary.weighted_mean)
+    assert high - low == pytest.approx(2 * 1.96 * values[:40].std() / np.sqrt(40), rel=0.15)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 10])
+def test_weighted_statistics_equal_numpy_on_repeated_values(size):
+    generator = np.random.default_rng(size)
+    values, weights = generator.normal(size=size), generator.integers(0, 4, (20, size)).astype(float)
+    weights[:, 0] += 1
+    repeated = [np.repeat(values, row.astype(int)) for row in weights]
+    assert summary.weighted_quantile(values, weights) == pytest.approx([np.median(r) for r in repeated])
+    quarter = [np.quantile(r, 0.25, method="averaged_inverted_cdf") for r in repeated]
+    assert summary.weighted_quantile(values, weights, 0.25) == pytest.approx(quarter)
+    assert summary.weighted_mean(values, weights) == pytest.approx([r.mean() for r in repeated])
+    assert summary.weighted_sum(values, weights) == pytest.approx([r.sum() for r in repeated])
+
+
+def test_results_survive_a_file_and_make_a_table(test_split, tmp_path):
+    rows = evaluate(oracle(test_split), test_split, run=Run("one", "quick", 10, 3), **QUICK)
+    rows += evaluate(oracle(test_split, scale=0.5), test_split, run=Run("two", "quick", 10, 3), **QUICK)
+    evaluation.write_results(tmp_path / "results.json", rows)
+    again = evaluation.read_results(tmp_path / "results.json")
+    assert again == rows
+    assert not list(tmp_path.glob("*.tmp"))
+    assert set(rows[0]) == set(evaluation.RESULT_COLUMNS)
+    assert (rows[0]["profile"], rows[0]["steps"], rows[0]["seed"], rows[0]["split"]) == ("quick", 10, 3, "test")
+    table = evaluation.results_table(again, protocol="raw")
+    assert list(table.index) == ["one", "two"]
+    assert table.loc["two", "10 x CD"] == pytest.approx(
+        10 * value_of(rows[len(rows) // 2 :], "chamfer_distance", "raw")
+    )
+    assert {"FS@1", "FS@5", "FS@10", "azimuth error", "azimuth entropy", "empty meshes"} <= set(table)
+    every = evaluation.results_table(again, protocol=None, category=None, intervals=True)
+    assert set(every.index.get_level_values("category")) == {"all", "ball", "box"}
+    assert every.notna().all(axis=None)
+    assert every["10 x CD"].iloc[0].count("[") == 1
+    with pytest.raises(InputError, match="no results"):
+        evaluation.results_table(again, protocol="rotation")
+
+
+def test_instances_survive_a_file(test_split, tmp_path):
+    instances = evaluate_instances(oracle(test_split), test_split, protocols=("raw",), **QUICK)
+    evaluation.write_instances(tmp_path / "instances.parquet", instances)
+    pd.testing.assert_frame_equal(evaluation.read_instances(tmp_path / "instances.parquet"), instances)
+    (tmp_path / "broken.parquet").write_text("nothing")
+    with pytest.raises(InputError, match="not a parquet file"):
+        evaluation.read_instances(tmp_path / "broken.parquet")
+    with pytest.raises(InputError, match="does not exist"):
+        evaluation.read_instances(tmp_path / "absent.parquet")
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    row = dict.fromkeys(evaluation.RESULT_COLUMNS, 1) | {"value": float("nan"), "high": float("inf")}
+    evaluation.write_results(tmp_path / "r.json", [row])
+    text = (tmp_path / "r.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert json.loads(text)[0]["value"] is None
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '[{"system": "x"}]', "[", ""])
+def test_broken_result_files_are_refused(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(InputError, match=r"results\.json"):
+        evaluation.read_results(tmp_path / "results.json")
+
+
+def test_the_machine_is_described_without_its_name():
+    import platform
+
+    assert "cores" in evaluation.machine()
+    assert platform.node() not in evaluation.machine()
+    assert evaluation.commit() == "unknown" or len(evaluation.commit().removesuffix("+changes")) >= 7
+
+
+def test_datasets_without_truth_are_refused(tmp_path):
+    blind = PreparedDataset(write_tiny_dataset(tmp_path / "blind", viewpoints=False), "test")
+    with pytest.raises(InputError, match="only protocol 'raw'"):
+        evaluate(lambda batch: [], blind, **QUICK)
+
+    def predict(batch):
+        return [Prediction(blind.mesh(int(row)), np.eye(3)) for row in batch.index]
+
+    rows = evaluate(predict, blind, protocols=("raw",), **QUICK)
+    assert value_of(rows, "chamfer_distance", "raw") < 0.025
+    shapeless = PreparedDataset(write_tiny_dataset(tmp_path / "shapeless", meshes=False), "test")
+    with pytest.raises(InputError, match="no true mesh"):
+        evaluate(lambda batch: [], shapeless, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"protocols": ("sideways",)}, "sideways"), ({"thresholds": (0.0,)}, "positive"), ({"points": 0}, "positive")],
+)
+def test_bad_settings_are_refused(test_split, settings, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(oracle(test_split), test_split, progress=False, **settings)
+
+
+def run_main(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    return code, capsys.readouterr()
+
+
+def test_command_line_measures_baselines(folder, tmp_path, capsys):
+    output, instances = tmp_path / "results.json", tmp_path / "instances.parquet"
+    arguments = ["--dataset", folder, "--output", output, "--instances", instances, "--points", 500, "--limit", 2]
+    code, printed = run_main(capsys, *arguments, "--baselines", "sphere", "box", "--categories", "box")
+    assert code == 0, printed.err
+    rows = evaluation.read_results(output)
+    assert {row["system"] for row in rows} == {"sphere", "box (true view)", "box (fixed view)"}
+    assert {row["n"] for row in rows} == {2}
+    assert set(evaluation.read_instances(instances)["system"]) == {row["system"] for row in rows}
+    assert "10 x CD" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Nothing to measure"),
+        (["--checkpoint", "nowhere"], "does not exist"),
+        (["--baselines", "cylinder"], "cylinder"),
+        (["--baselines", "sphere", "--categories", "boat"], "boat"),
+        (["--baselines", "sphere", "--limit", "0"], "--limit"),
+        (["--checkpoint", "nowhere", "--device", "cuda:77"], "cuda:77"),
+        (["--baselines", "sphere", "--output", "absent/results.json"], "absent"),
+    ],
+)
+def test_command_line_says_what_is_wrong_in_a_sentence(folder, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, printed = run_main(capsys, "--dataset", folder, "--output", "results.json", *arguments)
+    assert code == 2
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_line_refuses_a_missing_dataset(tmp_path, capsys):
+    code, printed = run_main(
+        capsys, "--dataset", tmp_path / "no", "--baselines", "sphere", "--output", tmp_path / "r.json"
+    )
+    assert code == 2
+    assert str(tmp_path / "no") in printed.err
