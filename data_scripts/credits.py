@@ -4,7 +4,7 @@ import csv
 import zipfile
 from pathlib import Path
 
-from data_scripts.sweethome import LICENCES, Entry
+from data_scripts.sweethome import Entry
 
 NOTICE = """\
 The images, normal maps and meshes in this folder are derived from the Sweet Home 3D furniture libraries.
@@ -17,19 +17,36 @@ visible surface only, with fewer faces and without textures.
 {summary}
 """
 
+CARD = """\
+---
+configs:
+- config_name: default
+  data_files: metadata.parquet
+---
+# furniture
+Rendered images of furniture with masks (alpha), normals, viewpoints, meshes and captions.
+`dataset.json` explains the columns, `LICENSE` and `ATTRIBUTION.csv` say whose models these are.
+
+    from datasets import Image, load_dataset
+    rows = load_dataset("FOLDER", split="train").filter(lambda row: row["split"] == "train")
+    rows = rows.map(lambda row: {"image": "FOLDER/" + row["image"]}).cast_column("image", Image())
+
+The package's own reader is `lib.data.prepared.read_prepared("FOLDER")`.
+"""
+
 
 def write_credits(folder: Path, entries: list[Entry], source: Path) -> None:
-    """Write ATTRIBUTION.csv, LICENSE and licenses/<library>.txt."""
-    with open(folder / "ATTRIBUTION.csv", "w", newline="", encoding="utf-8") as file:
+    """Write ATTRIBUTION.csv, LICENSE, licenses/<library>.txt and the card that Hugging Face ``datasets`` reads."""
+    with (folder / "ATTRIBUTION.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["model", "category", "name", "creator", "licence", "pack"])
         for entry in sorted(entries, key=lambda entry: entry.model):
-            licence = LICENCES[entry.pack]
-            writer.writerow([entry.model, entry.category, entry.name, entry.creator, licence, entry.pack])
-    packs = sorted({entry.pack for entry in entries})
+            writer.writerow([entry.model, entry.category, entry.name, entry.creator, entry.licence, entry.pack])
+    packs = {entry.pack: entry.licence for entry in sorted(entries, key=lambda entry: entry.pack)}
     (folder / "licenses").mkdir(exist_ok=True)
     for pack in packs:
         with zipfile.ZipFile(source / f"{pack}.sh3f") as library:
             (folder / "licenses" / f"{pack}.txt").write_bytes(library.read("LICENSE.TXT"))
-    summary = "\n".join(f"{pack}: {LICENCES[pack]}" for pack in packs)
+    summary = "\n".join(f"{pack}: {licence}" for pack, licence in packs.items())
     (folder / "LICENSE").write_text(NOTICE.format(summary=summary), encoding="utf-8")
+    (folder / "README.md").write_text(CARD, encoding="utf-8")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,18 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from data_scripts.captions import caption
+from data_scripts.captions import Measures, caption, measure
 from data_scripts.raycasting import Look, TexturedCaster, crop_camera, render
 from data_scripts.surfaces import outer_mesh
 from data_scripts.sweethome import Entry, load_model
 from lib.data.images import write_normals
+from lib.geometry.cameras import Viewpoint
 
 DISTANCE = 5.0
 MARGIN = 1.2
 STRETCH = (0.85, 1.15)
 ELEVATION = (0.0, 30.0)
+STRETCH_COLUMNS = ("stretch_x", "stretch_y", "stretch_z")
 LUMA = np.array([0.299, 0.587, 0.114])
 GREY_AXIS = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / np.sqrt(3.0)
 
@@ -56,10 +57,12 @@ class Task:
 
     @property
     def samples(self) -> int:
+        """How many images it makes."""
         return self.variants * self.views
 
     @property
     def views(self) -> int:
+        """How many images each instance has."""
         return 1 if self.split == "train" else self.settings.views
 
 
@@ -75,13 +78,15 @@ def prepare_model(task: Task, folder: Path) -> list[dict[str, Any]]:
     A file ``parts/<model>.json`` with the rows is written last, so a model is done or not.
     """
     entry = task.entry
-    with tempfile.TemporaryDirectory(dir=folder) as unpacked:
+    (folder / "unpacked").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder / "unpacked") as unpacked:
         mesh = load_model(task.library, entry, Path(unpacked))
     caster = TexturedCaster(mesh)
     outer = outer_mesh(mesh.vertices, mesh.faces)
     (folder / "meshes").mkdir(exist_ok=True)
     outer.export(folder / "meshes" / f"{entry.model}.ply", encoding="binary")
-    rows = [row for variant in range(task.variants) for row in _instance(task, caster, variant, folder)]
+    measures = measure(outer)
+    rows = [row for variant in range(task.variants) for row in _instance(task, caster, measures, variant, folder)]
     finish_part(folder, entry.model, rows)
     return rows
 
@@ -97,7 +102,7 @@ def finish_part(folder: Path, model: str, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(exist_ok=True)
     fresh = path.with_suffix(".tmp")
     fresh.write_text(json.dumps(rows))
-    os.replace(fresh, path)
+    fresh.replace(path)
 
 
 def draw_stretch(rng: np.random.Generator, extents: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
@@ -145,37 +150,47 @@ def _hue_turn(angle: float) -> Float[np.ndarray, "3 3"]:
     return np.eye(3) + np.sin(angle) * GREY_AXIS + (1.0 - np.cos(angle)) * GREY_AXIS @ GREY_AXIS
 
 
-def _instance(task: Task, caster: TexturedCaster, variant: int, folder: Path) -> list[dict[str, Any]]:
+def _instance(
+    task: Task, caster: TexturedCaster, measures: Measures, variant: int, folder: Path
+) -> list[dict[str, Any]]:
     entry, seed = task.entry, task.settings.seed
     rng = generator(seed, entry.model, variant)
     vertices = caster.mesh.vertices[np.unique(caster.mesh.faces)]
     stretch = draw_stretch(rng, np.ptp(vertices, axis=0))
     colours = draw_colours(rng, len(caster.mesh.textures))
     points = vertices * stretch
+    shared = {
+        "category": entry.category, "model": entry.model, "split": task.split, "mesh": f"meshes/{entry.model}.ply",
+        **dict(zip(STRETCH_COLUMNS, stretch.tolist(), strict=True)),
+    }  # fmt: skip
     rows = []
     for view in range(task.views):
         name = f"{entry.model}-{variant:03d}-{view}"
         draws = generator(seed, entry.model, variant, view)
-        row = _view(task, caster, draws, stretch, points, colours, folder, name)
-        rows.append({**row, **dict(zip(("stretch_x", "stretch_y", "stretch_z"), stretch.tolist(), strict=True))})
-        rows[-1]["caption"] = caption(entry, caster.mesh, stretch)
+        camera, pose = _draw_camera(draws, points)
+        look = Look(*colours, **draw_light(draws, pose["azimuth"]))
+        size = task.settings.image_size
+        rgba, normal = render(caster, stretch, camera, look, size, oversampling(size))
+        files = _write_images(folder, entry.category, name, rgba, normal)
+        text = caption(entry, measures, np.ptp(points, axis=0), rgba)
+        rows.append({"id": name, **shared, **files, **pose, "caption": text})
     return rows
 
 
-def _view(task, caster, rng, stretch, points, colours, folder, name) -> dict[str, Any]:
-    """Render one image, write its files, and give its metadata."""
-    entry, size = task.entry, task.settings.image_size
-    azimuth, elevation = rng.uniform(0.0, 360.0), rng.uniform(*ELEVATION)
-    camera = crop_camera(points, azimuth, elevation, 0.0, DISTANCE, MARGIN)
-    rgba, normal = render(caster, stretch, camera, Look(*colours, **draw_light(rng, azimuth)), size, oversampling(size))
-    files = {kind: f"{kind}s/{entry.category}/{name}.png" for kind in ("image", "normal")}
+def _draw_camera(rng: np.random.Generator, points: Float[np.ndarray, "points 3"]) -> tuple[Viewpoint, dict[str, float]]:
+    azimuth, elevation, tilt = rng.uniform(0.0, 360.0), rng.uniform(*ELEVATION), 0.0
+    camera = crop_camera(points, azimuth, elevation, tilt, DISTANCE, MARGIN)
+    return camera, {
+        "azimuth": azimuth, "elevation": elevation, "tilt": tilt, "distance": DISTANCE,
+        "focal_length": camera.focal.item(),
+        "center_x": camera.center[0, 0].item(), "center_y": camera.center[0, 1].item(),
+    }  # fmt: skip
+
+
+def _write_images(folder: Path, category: str, name: str, rgba: np.ndarray, normal: np.ndarray) -> dict[str, str]:
+    files = {kind: f"{kind}s/{category}/{name}.png" for kind in ("image", "normal")}
     for path in files.values():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rgba).save(folder / files["image"], compress_level=9)
     write_normals(folder / files["normal"], normal)
-    return {
-        "id": name, "category": entry.category, "model": entry.model, "split": task.split, **files,
-        "mesh": f"meshes/{entry.model}.ply", "azimuth": azimuth, "elevation": elevation, "tilt": 0.0,
-        "distance": DISTANCE, "focal_length": camera.focal.item(),
-        "center_x": camera.center[0, 0].item(), "center_y": camera.center[0, 1].item(),
-    }  # fmt: skip
+    return files

@@ -8,9 +8,7 @@ any number of workers, and after any number of interruptions. Unfinished work is
 """
 
 import argparse
-import contextlib
 import errno
-import importlib
 import json
 import shutil
 import signal
@@ -24,20 +22,21 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-from tqdm import tqdm  # noqa: E402
+from tqdm import tqdm
 
-from data_scripts.credits import write_credits  # noqa: E402
-from data_scripts.instances import Settings, Task, generator, part_path, prepare_model  # noqa: E402
-from data_scripts.sweethome import LICENCES, Entry, read_entries  # noqa: E402
-from lib.data.prepared import publish, write_metadata  # noqa: E402
-from lib.errors import InputError  # noqa: E402
-from lib.paths import FURNITURE  # noqa: E402
+from data_scripts.credits import write_credits
+from data_scripts.instances import Settings, Task, generator, part_path, prepare_model
+from data_scripts.sweethome import MODEL_LIST, Entry, read_entries
+from lib.data.prepared import publish, write_metadata
+from lib.errors import InputError
+from lib.paths import FURNITURE
 
 SOURCE = Path("/usr/share/sweethome3d/furniture")
 TRAIN_VARIANTS = {"chair": 14}  # instances of a training model; chairs are what the course trains on
 OTHER_VARIANTS = 7
 TEST_VARIANTS = 2
 SHARES = {"test": 0.2, "val": 0.1}  # of the models of each category; the rest is for training
+MIN_MODELS = 2  # so that an image has neighbours that show another model of its split
 HOW_TO_GET = (
     "Install it (sudo apt-get install sweethome3d-furniture), or without root: apt-get download "
     "sweethome3d-furniture && dpkg -x sweethome3d-furniture_*.deb FOLDER, "
@@ -65,6 +64,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the .sh3f files (default: %(default)s)")
+    parser.add_argument("--models", type=Path, default=MODEL_LIST, help="CSV: category, pack, id, family, turn")
     parser.add_argument("--output", type=Path, default=FURNITURE, help="prepared folder to make or replace")
     parser.add_argument("--image-size", type=_positive, default=64, help="pixels a side (default: %(default)s)")
     parser.add_argument("--views", type=_positive, default=3, help="images an instance in val and test")
@@ -83,11 +83,12 @@ def prepare(options: argparse.Namespace) -> None:
     rows = render_all(tasks, work, options.workers)
     entries = [task.entry for task in tasks]
     write_credits(work, entries, options.source)
-    shutil.rmtree(work / "parts")
+    for scaffold in ("parts", "unpacked"):
+        shutil.rmtree(work / scaffold, ignore_errors=True)
     info = {
         "name": "furniture",
         "source": "Sweet Home 3D furniture libraries 1.8 (Debian package sweethome3d-furniture)",
-        "licence": " AND ".join(sorted({LICENCES[entry.pack] for entry in entries})) + " (see ATTRIBUTION.csv)",
+        "licence": " AND ".join(sorted({entry.licence for entry in entries})) + " (see ATTRIBUTION.csv)",
         "version": "1.0",
         "image_size": options.image_size,
         "seed": options.seed,
@@ -108,7 +109,7 @@ def plan(options: argparse.Namespace) -> list[Task]:
     """
     if not options.source.is_dir():
         raise InputError(f"There is no furniture library in {options.source}. {HOW_TO_GET}")
-    entries = read_entries(options.source)
+    entries = read_entries(options.source, options.models)
     splits = assign_splits(entries)
     wanted = set(options.categories.split(",")) if options.categories else {entry.category for entry in entries}
     unknown = wanted - {entry.category for entry in entries}
@@ -149,7 +150,7 @@ def render_all(tasks: list[Task], work: Path, workers: int) -> list[dict[str, An
 
 def _split_families(families: dict[str, list[str]], category: str) -> dict[str, str]:
     total = sum(map(len, families.values()))
-    quota = {split: max(1, round(share * total)) for split, share in SHARES.items()}
+    quota = {split: max(MIN_MODELS, round(share * total)) for split, share in SHARES.items()}
     splits = {}
     for family in sorted(families, key=lambda name: generator(category, name).random()):
         models = families[family]
@@ -206,8 +207,12 @@ def _open_work(work: Path, options: argparse.Namespace, tasks: list[Task]) -> No
 
 def _add_neighbors(folder: Path) -> None:
     """Nearest neighbours by ImageNet features, inside the folder that is not published yet."""
-    with contextlib.suppress(ModuleNotFoundError):
-        importlib.import_module("lib.data.neighbors").write_neighbors(folder)
+    from lib.data.neighbors import write_neighbors  # loads torch models: only when needed
+
+    try:
+        write_neighbors(folder)
+    except InputError as error:  # too few models: the rest of the folder is as good as ever
+        print(f"note: the folder has no neighbours: {error}", file=sys.stderr)
 
 
 def _positive(text: str) -> int:

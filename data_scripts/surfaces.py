@@ -1,14 +1,17 @@
 """The stored mesh of a model: what can be seen of it from outside, with few faces."""
 
+from dataclasses import dataclass
+
 import fast_simplification
 import numpy as np
 import trimesh
 from jaxtyping import Bool, Float, Int
+from scipy import ndimage
 
 from data_scripts.raycasting import Caster
 
 FAR = 3.0  # rays start outside the unit cube
-ATTEMPTS = ((1500, 4), (2500, 4), (4000, 4), (4000, 2), (6000, 2), (6000, 1))
+ATTEMPTS = ((1500, 4), (2500, 4), (4000, 4), (6000, 4), (4000, 2), (6000, 1))  # faces, aggressiveness
 GRID = 128  # rays along each side of a square of parallel rays
 
 
@@ -68,43 +71,68 @@ def clean(
     return vertices[first][used], faces.reshape(-1, 3)
 
 
-def likeness(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
-    """Intersection over union of the silhouettes of two meshes from seven sides, and their mean depth difference."""
-    casters = Caster(*one), Caster(*other)
-    overlap, union, gaps = 0, 0, []
+@dataclass(frozen=True)
+class Likeness:
+    """How well one mesh stands for another, seen in parallel rays from seven sides.
+
+    Attributes
+    ----------
+    overlap : float
+        Intersection over union of the silhouettes.
+    lost : float
+        Share of the silhouettes' pixels that have nothing of the other mesh within one pixel: thin parts
+        that vanished, which the overlap hardly notices.
+    gap : float
+        Mean difference of depth where both are hit.
+    """
+
+    overlap: float
+    lost: float
+    gap: float
+
+    @property
+    def good(self) -> bool:
+        """Whether a reader would take one for the other."""
+        return self.overlap >= 0.98 and self.lost <= 0.003 and self.gap <= 0.004
+
+
+def likeness(original: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> Likeness:
+    """Compare a mesh (vertices, faces) with another."""
+    casters = Caster(*original), Caster(*other)
+    overlap, union, lost, area, gaps = 0, 0, 0, 0, []
     for direction in sphere_directions(7):
         first, second = (caster.first(*parallel_rays(direction)) for caster in casters)
         hit = first["primID"] >= 0, second["primID"] >= 0
         both = hit[0] & hit[1]
+        near = ndimage.binary_dilation(hit[1].reshape(GRID, GRID), np.ones((3, 3))).ravel()
         overlap, union = overlap + both.sum(), union + (hit[0] | hit[1]).sum()
+        lost, area = lost + (hit[0] & ~near).sum(), area + hit[0].sum()
         gaps.append(np.abs(first["tfar"][both] - second["tfar"][both]))
-    return overlap / max(union, 1), float(np.concatenate(gaps).mean())
+    gap = np.concatenate(gaps)
+    return Likeness(overlap / max(union, 1), lost / max(area, 1), float(gap.mean()) if len(gap) else 1.0)
 
 
 def outer_mesh(
     vertices: Float[np.ndarray, "vertices 3"],
     faces: Int[np.ndarray, "faces 3"],
     attempts: tuple[tuple[int, int], ...] = ATTEMPTS,
-    overlap: float = 0.99,
-    gap: float = 0.003,
 ) -> trimesh.Trimesh:
     """The outer surface, decimated as far as it still looks the same.
 
-    Each attempt (faces to reach, aggressiveness) is held against the original: silhouettes must overlap by
-    ``overlap`` and depths differ by no more than ``gap`` on average. The first that does is taken, or else
+    The first of the ``attempts`` (faces to reach, aggressiveness) that is a good likeness is taken, or else
     the best of all. The bounding box is kept exactly.
     """
     outer = clean(vertices, faces[visible_faces(vertices, faces)])
-    best, best_iou = outer, 0.0
+    best, best_score = outer, 0.0
     for target, aggressiveness in attempts:
         if len(outer[1]) <= target:
             best = outer
             break
         candidate = decimate(*outer, target, aggressiveness)
-        iou, difference = likeness(outer, candidate)
-        if iou > best_iou:
-            best, best_iou = candidate, iou
-        if iou >= overlap and difference <= gap:
+        like = likeness(outer, candidate)
+        if like.good or like.overlap - like.lost > best_score:
+            best, best_score = candidate, like.overlap - like.lost
+        if like.good:
             break
     return trimesh.Trimesh(_fit_box(best[0], vertices[faces.ravel()]), best[1], process=False)
 

@@ -70,6 +70,11 @@ class Entry:
         """Name of the model in the prepared folder, unique over all libraries."""
         return re.sub(r"[^a-z0-9]+", "-", f"{self.pack}-{self.key}".lower()).strip("-")
 
+    @property
+    def licence(self) -> str:
+        """SPDX-like name of the library's licence."""
+        return LICENCES.get(self.pack, f"licenses/{self.pack}.txt")
+
 
 @dataclass(frozen=True)
 class TexturedMesh:
@@ -116,7 +121,9 @@ def read_entries(source: Path, model_list: Path = MODEL_LIST) -> list[Entry]:
     InputError
         If a library or a listed piece is missing.
     """
-    with open(model_list, newline="", encoding="utf-8") as file:
+    if not model_list.is_file():
+        raise InputError(f"There is no list of models {model_list}; --models takes a CSV file.")
+    with model_list.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     catalogues = {pack: read_catalogue(_library(source, pack)) for pack in sorted({row["pack"] for row in rows})}
     return [_entry(row, catalogues[row["pack"]]) for row in rows]

@@ -74,7 +74,7 @@ def check_mask(mask: UInt8[np.ndarray, "height width"], name: object) -> None:
         raise InputError(f"The mask of {name} is all foreground; the background must have opacity 0.")
 
 
-def check_normals(normal: Float[np.ndarray, "height width 3"], mask: UInt8[np.ndarray, "height width"], name: object):
+def check_normals(normal: Float[np.ndarray, "rows columns 3"], mask: UInt8[np.ndarray, "height width"], name: object):
     """Refuse normal maps with NaN, infinite or non-unit vectors inside the mask.
 
     Raises
@@ -100,7 +100,7 @@ def write_normals(path: Path, normal: Float[np.ndarray, "height width 3"]) -> No
 
 
 def crop_to_mask(
-    rgb: UInt8[np.ndarray, "height width 3"],
+    rgb: UInt8[np.ndarray, "rows columns 3"],
     mask: UInt8[np.ndarray, "height width"],
     margin: float = 1.2,
     size: int = 64,
@@ -153,7 +153,7 @@ def _read_mask(image: Image.Image, image_path: Path, mask_path: Path | None) -> 
     return np.asarray(image.convert("RGBA"))[..., 3]
 
 
-def _read_normals(path: Path, mask: UInt8[np.ndarray, "height width"]) -> Float[np.ndarray, "height width 3"]:
+def _read_normals(path: Path, mask: UInt8[np.ndarray, "height width"]) -> Float[np.ndarray, "rows columns 3"]:
     if not Path(path).is_file():
         raise InputError(f"There is no normal map {path}; prepare the folder again.")
     levels = read_png16(path)

@@ -79,7 +79,7 @@ def _unfiltered(rows: np.ndarray) -> np.ndarray:
     result = np.zeros((len(rows), rows.shape[1] - 1), dtype=np.uint8)
     above = np.zeros(rows.shape[1] - 1, dtype=np.uint8)
     for index, row in enumerate(rows):
-        above = result[index] = _unfilter_row(row[0], row[1:], above)
+        above = result[index] = _unfilter_row(int(row[0]), row[1:], above)
     return result
 
 

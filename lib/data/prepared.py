@@ -98,7 +98,8 @@ def read_prepared(folder: str | Path) -> Prepared:
     metadata = _read_metadata(folder / METADATA)
     check_metadata(metadata, folder / METADATA)
     _check_files(metadata, folder)
-    return Prepared(folder, info, metadata)
+    text = {name: _text(metadata[name]) for name, column in COLUMNS.items() if column.kind == "text"}
+    return Prepared(folder, info, metadata.assign(**text))
 
 
 def write_metadata(folder: Path, rows: Iterable[Mapping[str, Any]], info: Mapping[str, Any]) -> Prepared:
@@ -118,8 +119,7 @@ def write_metadata(folder: Path, rows: Iterable[Mapping[str, Any]], info: Mappin
     """
     metadata = pd.DataFrame.from_records(list(rows), columns=list(COLUMNS))
     for name, column in COLUMNS.items():
-        metadata[name] = metadata[name].astype("float64" if column.kind == "number" else "object")
-    metadata = metadata.where(metadata.notna(), None) if metadata.empty else metadata
+        metadata[name] = metadata[name].astype("float64") if column.kind == "number" else _text(metadata[name])
     check_metadata(metadata, folder / METADATA)
     _check_files(metadata, folder)
     metadata.to_parquet(folder / METADATA, engine="pyarrow", index=False)
@@ -211,14 +211,17 @@ def _check_column(values: pd.Series, expected: Column, name: str) -> None:
         raise InputError(f"The {name} must hold text; it holds {wrong[0]!r} ({values.dtype}).")
 
 
+def _text(values: pd.Series) -> pd.Series:
+    """Python strings, and None for what is missing whatever pandas made of it."""
+    return values.astype(object).where(values.notna(), None)
+
+
 def _check_files(metadata: pd.DataFrame, folder: Path) -> None:
     for column in FILE_COLUMNS:
         for relative in metadata[column].dropna().unique():
             path = PurePosixPath(relative)
             if path.is_absolute() or ".." in path.parts:
-                raise InputError(
-                    f"{folder / METADATA} names {relative!r}, which is outside the folder; use no such data."
-                )
+                raise InputError(f"{folder / METADATA} names {relative!r}, which is outside the folder; do not use it.")
             if not (folder / path).is_file():
                 raise InputError(f"The prepared folder {folder} is partial: {relative} is missing; prepare it again.")
 

@@ -1,0 +1,192 @@
+"""Reading images, masks and normals, and refusing what cannot be used."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.data.images import check_normals, crop_to_mask, on_white, read_sample_images, write_normals
+from lib.data.png import read_png16, write_png16
+from lib.errors import InputError
+
+SIZE = 12
+
+
+@pytest.fixture
+def rgba() -> np.ndarray:
+    image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 4), dtype=np.uint8)
+    image[..., 3] = 0
+    image[3:9, 4:10, 3] = 255
+    image[3, 4:10, 3] = 100
+    return image
+
+
+@pytest.fixture
+def image_path(tmp_path: Path, rgba: np.ndarray) -> Path:
+    Image.fromarray(rgba).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
+
+
+def unit_normals(mask: np.ndarray, seed: int = 1) -> np.ndarray:
+    normal = np.random.default_rng(seed).normal(size=(*mask.shape, 3))
+    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+    return normal * (mask > 0)[..., None]
+
+
+def test_colours_are_composited_on_white(image_path, rgba):
+    rgb, mask, normal = read_sample_images(image_path)
+    assert normal is None
+    assert np.array_equal(mask, rgba[..., 3])
+    assert (rgb[mask == 0] == 255).all()
+    assert np.array_equal(rgb[mask == 255], rgba[..., :3][mask == 255])
+    partly = mask == 100
+    exact = rgba[..., :3][partly] * (100 / 255) + 255 * (155 / 255)
+    assert np.abs(rgb[partly] - exact).max() <= 0.5
+
+
+def test_a_mask_file_replaces_alpha_and_serves_plain_rgb(tmp_path, rgba, image_path):
+    Image.fromarray(rgba[..., :3]).save(tmp_path / "plain.png")
+    mask = np.zeros((SIZE, SIZE), dtype=np.uint8)
+    mask[:6] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    for path in (tmp_path / "plain.png", image_path):
+        rgb, read, _ = read_sample_images(path, tmp_path / "mask.png")
+        assert np.array_equal(read, mask)
+        assert np.array_equal(rgb[:6], rgba[:6, :, :3])
+        assert (rgb[6:] == 255).all()
+
+
+def test_palette_transparency_counts_as_alpha(tmp_path, rgba):
+    Image.fromarray(rgba).quantize(16).save(tmp_path / "palette.png")
+    _, mask, _ = read_sample_images(tmp_path / "palette.png")
+    assert mask[6, 6] > 128 > mask[0, 0]
+
+
+def test_normals_survive_the_file_within_its_resolution(tmp_path, rgba, image_path):
+    normal = unit_normals(rgba[..., 3])
+    write_normals(tmp_path / "normal.png", normal)
+    _, _, read = read_sample_images(image_path, None, tmp_path / "normal.png")
+    assert read.dtype == np.float32
+    assert np.abs(read - normal).max() < 2 / 65535
+    assert (read[rgba[..., 3] == 0] == 0).all()
+
+
+def test_png16_has_the_bytes_that_pillow_expects(tmp_path):
+    image = np.random.default_rng(2).integers(0, 65536, (9, 7, 3), dtype=np.uint16)
+    image[3:6] = image[2]  # rows that the "up" filter suits
+    write_png16(tmp_path / "a.png", image)
+    assert np.array_equal(read_png16(tmp_path / "a.png"), image)
+    with Image.open(tmp_path / "a.png") as pillow:  # 8 bits only, but another decoder
+        assert np.array_equal(np.asarray(pillow), (image >> 8).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", range(5))
+def test_png16_reads_every_row_filter(tmp_path, kind):
+    image = np.random.default_rng(3).integers(0, 65536, (5, 6, 3), dtype=np.uint16)
+    path = tmp_path / "filtered.png"
+    path.write_bytes(encode_with_filter(image, kind))
+    with Image.open(path) as pillow:
+        assert np.array_equal(np.asarray(pillow), (image >> 8).astype(np.uint8))
+    assert np.array_equal(read_png16(path), image)
+
+
+def encode_with_filter(image: np.ndarray, kind: int) -> bytes:
+    """A plain encoder straight from the specification, one row filter for all rows."""
+    rows = image.astype(">u2").view(np.uint8).reshape(len(image), -1).astype(int)
+    lines = []
+    for y, row in enumerate(rows):
+        line = [kind]
+        for x, value in enumerate(row):
+            a = row[x - 6] if x >= 6 else 0
+            b = rows[y - 1, x] if y else 0
+            c = rows[y - 1, x - 6] if y and x >= 6 else 0
+            distances = abs(b - c), abs(a - c), abs(a + b - 2 * c)
+            paeth = a if distances[0] == min(distances) else b if distances[1] == min(distances) else c
+            line.append((value - (0, a, b, (a + b) // 2, paeth)[kind]) % 256)
+        lines.append(bytes(line))
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 16, 2, 0, 0, 0)
+    body = zlib.compress(b"".join(lines))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def refused(words: str, *paths) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        read_sample_images(*paths)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_truncated_images_are_named(tmp_path, image_path):
+    refused("There is no image .*nowhere.png", tmp_path / "nowhere.png")
+    (tmp_path / "short.png").write_bytes(image_path.read_bytes()[:-40])
+    refused("short.png is truncated", tmp_path / "short.png")
+    (tmp_path / "text.png").write_text("no image at all")
+    refused("text.png is truncated or damaged", tmp_path / "text.png")
+
+
+def test_an_image_without_alpha_or_mask_is_refused(tmp_path, rgba):
+    Image.fromarray(rgba[..., :3]).save(tmp_path / "plain.png")
+    refused("no alpha channel and no mask", tmp_path / "plain.png")
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path, image_path):
+    Image.fromarray(np.eye(SIZE + 1, dtype=np.uint8) * 255).save(tmp_path / "mask.png")
+    refused("12 x 12 pixels but its mask .* has 13 x 13", image_path, tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize(("value", "words"), [(0, "is empty"), (100, "is empty"), (255, "is all foreground")])
+def test_masks_that_say_nothing_are_refused(tmp_path, image_path, value, words):
+    Image.fromarray(np.full((SIZE, SIZE), value, dtype=np.uint8)).save(tmp_path / "mask.png")
+    refused(f"mask.png {words}", image_path, tmp_path / "mask.png")
+
+
+def test_normals_that_are_no_normals_are_refused(tmp_path, rgba, image_path):
+    mask = rgba[..., 3]
+    normal = unit_normals(mask)
+    write_normals(tmp_path / "short.png", normal * 0.5)
+    refused("short.png holds normals of length 0.50", image_path, None, tmp_path / "short.png")
+    write_normals(tmp_path / "small.png", normal[:-1])
+    refused("12 x 11 pixels but its mask 12 x 12", image_path, None, tmp_path / "small.png")
+    write_normals(tmp_path / "hole.png", normal * (np.arange(SIZE) < 8)[:, None])
+    refused("hole.png holds normals of length 0.00", image_path, None, tmp_path / "hole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "short.png").read_bytes()[:-30])
+    refused("cut.png is damaged or truncated", image_path, None, tmp_path / "cut.png")
+    refused("There is no normal map", image_path, None, tmp_path / "none.png")
+    refused("no plain 16-bit RGB PNG", image_path, None, image_path)
+    normal[5, 6] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        check_normals(normal, mask, "a map")
+
+
+def test_crop_has_the_margin_and_the_centre_of_the_built_in_data():
+    mask = np.zeros((90, 120), dtype=np.uint8)
+    mask[10:60, 20:50] = 255  # 30 x 50 pixels: the crop is 60 x 60 around (35, 35)
+    rgb = np.zeros((90, 120, 3), dtype=np.uint8)
+    rgb[..., 0] = 200
+    small, cropped = crop_to_mask(rgb, mask, margin=1.2, size=60)
+    rows, columns = np.nonzero(cropped)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 54, 15, 44)
+    assert np.array_equal(small[cropped == 255], np.broadcast_to([200, 0, 0], (1500, 3)))
+    assert (small[cropped == 0] == 255).all()
+
+
+def test_crop_beyond_the_photo_is_white():
+    mask = np.zeros((40, 40), dtype=np.uint8)
+    mask[0:40, 10:30] = 255
+    small, cropped = crop_to_mask(np.zeros((40, 40, 3), dtype=np.uint8), mask, size=48)
+    assert (small[:4] == 255).all()
+    assert (cropped[:4] == 0).all()
+    assert (cropped[4:44, 14:34] == 255).all()
+    with pytest.raises(InputError, match="40 x 40 pixels but its mask 20 x 40"):
+        crop_to_mask(np.zeros((40, 40, 3), dtype=np.uint8), mask[:, :20])
+
+
+def test_on_white_keeps_what_is_opaque():
+    rgb = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
+    assert np.array_equal(on_white(rgb, np.full((3, 3), 255, dtype=np.uint8)), rgb)
