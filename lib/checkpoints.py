@@ -136,6 +136,11 @@ def load_training(path: Path, system: nn.Module, optimizer: torch.optim.Optimize
             index, key = rest.split(".", 1)
             state["state"].setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for key, value in moments.items():
+            # the fused optimiser pairs values by their place in memory, and files do not keep channels-last layouts
+            if value.shape == parameter.shape:
+                moments[key] = torch.empty_like(parameter).copy_(value)
     return read_about(path)
 
 
