@@ -1,0 +1,1 @@
+"""Figures for reading: functions that return a matplotlib or plotly figure."""

@@ -1,0 +1,1 @@
+"""Controls for playing: ipywidgets around the functions that draw."""
