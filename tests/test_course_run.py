@@ -135,7 +135,7 @@ def test_time_and_memory_are_measured(ran):
     rows = {row["notebook"]: row for row in json.loads((target / "summary.json").read_text())["notebooks"]}
     assert rows["00_good"]["parameters"] == {"steps": 20}
     assert rows["01_broken"]["parameters"] == {}
-    assert 1 < rows["00_good"]["seconds"] < 120
+    assert 1 < rows["00_good"]["seconds"] < 600
     assert 80 < rows["00_good"]["peak_memory_mb"] < 3000  # a kernel with matplotlib
 
 
@@ -277,14 +277,14 @@ def test_memory_counts_children_and_their_children(tmp_path):
     measured = run_measured([sys.executable, "-c", outer], environment=os.environ, log=tmp_path / "log")
     assert measured.returncode == 0
     assert 300 < measured.peak_memory < 600
-    assert 1 < measured.seconds < 30
+    assert 1 < measured.seconds < 120
 
 
 def test_a_limit_of_time_stops_the_whole_tree(tmp_path):
     inner = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     measured = run_measured([sys.executable, "-c", outer], environment=os.environ, log=tmp_path / "log", timeout=3)
-    assert measured.timed_out and measured.seconds < 30
+    assert measured.timed_out and measured.seconds < 120
     _assert_gone(int((tmp_path / "pid").read_text()))
 
 
@@ -300,14 +300,14 @@ def test_ctrl_c_leaves_no_kernel_behind(course, tmp_path):
     process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     _wait_for(tmp_path / "pid")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 130
     assert "interrupted" in errors and "Traceback" not in errors
     _assert_gone(int((tmp_path / "pid").read_text()))
 
 
 def _wait_for(path: Path):
-    for _ in range(600):
+    for _ in range(2400):
         if path.is_file() and path.read_text():
             return
         time.sleep(0.1)
@@ -315,7 +315,7 @@ def _wait_for(path: Path):
 
 
 def _assert_gone(pid: int):
-    for _ in range(100):
+    for _ in range(600):
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return
         time.sleep(0.1)

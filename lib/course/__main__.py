@@ -153,7 +153,7 @@ def _check_outputs(options: argparse.Namespace) -> int:
 
 def _test(options: argparse.Namespace) -> int:
     """Do all three, each also when one before it failed, and say how long each took."""
-    parallel = ["--numprocesses", str(options.jobs)] if options.jobs > 1 else []
+    parallel = ["--numprocesses", str(options.jobs), "--dist", "loadfile"] if options.jobs > 1 else []
     unit = [sys.executable, "-m", "pytest", "-q", *parallel]
     itself = [sys.executable, "-m", "lib.course", "--folder", str(options.folder)]
     target = RUNS / "test" / "papermill"
