@@ -90,19 +90,12 @@ def load_system(folder: Path | str, device: str = "cpu", expected: str | None = 
 def load_state(system: nn.Module, state: dict[str, Tensor], source: Path) -> None:
     """Copy tensors into a system; refuse those of another configuration."""
     ours = system.state_dict()
-    odd = sorted(set(ours) ^ set(state)) or [n for n in ours if n not in RESIZABLE and ours[n].shape != state[n].shape]
+    odd = sorted(set(ours) ^ set(state)) or [name for name in ours if ours[name].shape != state[name].shape]
     if odd:
         raise InputError(f"{source} holds a checkpoint of another configuration (tensor {odd[0]!r} does not fit)")
     with torch.no_grad():
         for name, tensor in state.items():
-            module, _, attribute = name.rpartition(".")
-            if name in RESIZABLE:
-                setattr(system.get_submodule(module), attribute, tensor.float())
-            else:
-                ours[name].copy_(tensor)
-
-
-RESIZABLE = {"recent_azimuths"}  # buffers that grow while training
+            ours[name].copy_(tensor)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -45,6 +45,7 @@ class Backbone(nn.Module):
         if freeze_batchnorm:
             for module in self._batchnorms():
                 module.requires_grad_(False)
+        self.train()  # a new module counts as training: freeze now, not at the first call of train()
 
     def forward(self, images: Float[Tensor, "batch height width 3"]) -> Float[Tensor, "batch size"]:
         """Features of images in [0, 1] on a white background."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 
 from lib.errors import InputError
-from lib.systems.shapeclipper import PAPER, RELEASED, SMALL, ShapeClipperConfig
+from lib.systems.shapeclipper_config import PAPER, RELEASED, SMALL, ShapeClipperConfig
 from lib.training import TrainingConfig
 
 

@@ -40,6 +40,8 @@ class TrainingConfig:
         Of Adam; the second for the pretrained networks, None: the same.
     schedule : {"constant", "cosine"}
         The paper's constant rate, or a cosine fall to 5 % over the second half.
+    warmup : int
+        Steps over which the rate rises from 0.
     clip : float, optional
         Largest gradient norm.
     select : {"images", "shapes", "last"}
@@ -53,6 +55,7 @@ class TrainingConfig:
     learning_rate: float = 1e-4
     backbone_learning_rate: float | None = None
     schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
     clip: float | None = None
     seed: int = 0
     neighbors: str = NEIGHBOR_FILE
@@ -163,7 +166,9 @@ def _step(model, system, optimizer, config, batches, step, accelerator) -> dict[
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:
-    """1, or the cosine fall from 1 to 0.05 over the second half of training."""
+    """The rate over its largest value: warmup, then 1, or with "cosine" a fall to 0.05 over the second half."""
+    if 0 <= step < config.warmup:
+        return (step + 1) / config.warmup
     if config.schedule == "constant":
         return 1.0
     late = min(max(2 * step / config.steps - 1, 0.0), 1.0)
@@ -222,7 +227,7 @@ def _set_progress(system: nn.Module, config: TrainingConfig, step: int):
 
 
 def _row(system: nn.Module, losses: dict[str, Tensor], step: int, config: TrainingConfig) -> dict:
-    terms = {name: round(float(value), 6) for name, value in losses.items()}
+    terms = {name: round(float(value.detach()), 6) for name, value in losses.items()}
     phase = "pretraining" if step < config.pretrain_steps else "training"
     row = {"step": step + 1, "phase": phase, "loss": round(sum(terms.values()), 6), **terms}
     return row | {"beta": round(float(system.beta()), 6)} if hasattr(system, "beta") else row

@@ -1,10 +1,12 @@
 """How well a system does on held-out samples while it trains: from images alone, or also from shapes."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.data.loading import PreparedDataset
+from lib.geometry.metrics import azimuth_entropy, azimuth_error
 from lib.losses.reprojection import mask_loss, rgb_loss
 
 
@@ -18,7 +20,8 @@ def validate(
     -------
     dict
         ``image_loss`` = rgb + 0.5 * mask loss (Eq. 1, 5) of whole images rendered from the predicted (or given)
-        viewpoint, and its parts; where the dataset knows viewpoints ``azimuth_error`` and ``azimuth_entropy``;
+        viewpoint, and its parts; where the dataset knows viewpoints ``azimuth_entropy`` (1 even, 0 collapsed) and
+        ``azimuth_error`` (median, degrees, for the better of the turns 0 and 180 that keep the mirror plane);
         with `shapes` also ``chamfer_distance`` (view protocol, in 1: not times 10).
     """
     was_training = system.training
@@ -36,26 +39,13 @@ def validate(
     }
     scores["image_loss"] = scores["image_rgb"] + 0.5 * scores["image_mask"]
     if given is None and batch.viewpoint is not None:
-        scores |= azimuth_scores(shape.viewpoint.angles()[0], batch.viewpoint.angles()[0])
+        predicted, true = (v.angles()[0].rad2deg().cpu().numpy() for v in (shape.viewpoint, batch.viewpoint))
+        scores["azimuth_entropy"] = azimuth_entropy(predicted)
+        scores["azimuth_error"] = float(min(np.median(azimuth_error(predicted, true, turn)) for turn in (0, 180)))
     if shapes:
         scores["chamfer_distance"] = _chamfer_distance(system, data, rows, seed)
     system.train(was_training)
     return {name: round(value, 6) for name, value in scores.items()}
-
-
-def azimuth_scores(predicted: Tensor, true: Tensor, bins: int = 12) -> dict[str, float]:
-    """Spread of the predicted azimuths, and their error up to a half turn.
-
-    ``azimuth_entropy`` is the entropy of a histogram over its largest value: 1 is even, 0 is collapse.
-    ``azimuth_error`` is the median in degrees, after the better of the offsets 0 and 180 for the whole set: the only
-    two turns that keep the mirror plane.
-    """
-    counts = torch.histc(torch.remainder(predicted, 2 * torch.pi), bins, 0, 2 * torch.pi)
-    share = counts / counts.sum()
-    entropy = -torch.special.xlogy(share, share).sum() / torch.log(torch.tensor(float(bins)))
-    difference = (predicted - true).rad2deg()
-    errors = [(torch.remainder(difference + turn + 180, 360) - 180).abs().median() for turn in (0, 180)]
-    return {"azimuth_entropy": float(entropy), "azimuth_error": float(min(errors))}
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 import torch
 
-from lib.systems.shapeclipper import ShapeClipper, ShapeClipperConfig
+from lib.systems.shapeclipper import ShapeClipper
+from lib.systems.shapeclipper_config import ShapeClipperConfig
 
 # A thin surface (small beta) gives densities below 1e-38, on which a CPU is many times slower: flush them to zero.
 # Threads inherit the setting when they start, so it comes before the first tensor is computed.

@@ -1,120 +1,27 @@
 """ShapeClipper (Huang et al., CVPR 2023): shape from single views, with semantic neighbours and normals."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lib.data.augment import augmented
 from lib.data.loading import Batch
 from lib.encoders import Backbone, CameraPrior, CodeHead, ViewpointHead
 from lib.errors import InputError
 from lib.fields.sdf import SDFField
 from lib.fields.texture import TextureField
-from lib.geometry.cameras import Projection, Viewpoint, camera_rays, index_to_pixel
-from lib.losses.camera import azimuth_prior_loss, camera_margin_loss, mirror_loss
-from lib.losses.field import eikonal_loss, sphere_loss
+from lib.geometry.cameras import Viewpoint, camera_rays, index_to_pixel
+from lib.losses.camera import axis_alignment_loss, azimuth_prior_loss, camera_margin_loss, mirror_loss
+from lib.losses.field import box_sdf, eikonal_loss, sphere_sdf
 from lib.losses.normal import normal_loss, to_canonical
 from lib.losses.reprojection import mask_loss, rgb_loss, soft_iou
-from lib.losses.semantic import NeighborWeighting
 from lib.rendering.sampling import sample_pixels
-from lib.rendering.volume import LastInterval, RenderedMaps, render_rays, sample_depths
+from lib.rendering.volume import RenderedMaps, render_rays, sample_depths
 from lib.systems.base import Reconstruction
-
-
-@dataclass(frozen=True)
-class ShapeClipperConfig:
-    """Everything that defines the system. The defaults are the paper's Pix3D setting; see `CONFIGS` for others.
-
-    Where paper and released code differ, the default is the paper's and `CONFIGS["released"]` the code's.
-    """
-
-    # image -> codes, viewpoint
-    backbone: str = "resnet34"
-    viewpoint_backbone: str = "resnet18"  # "shared": the codes' backbone serves the viewpoint too
-    backbone_weights: str = "imagenet"
-    image_size: int = 224
-    image_mean: float = 0.0
-    image_std: float = 1.0
-    freeze_batchnorm: bool = False
-    head_batchnorm: bool = True
-    latent_size: int = 512
-    code_size: int = 64
-    viewpoint: Literal["predicted", "given"] = "predicted"
-    projection: Projection = "perspective"
-    distance: float = 5.0
-    distance_range: float = 0.2
-    focal: float = 4.0
-    start_elevation: float = 0.0  # degrees
-    # fields
-    width: int = 64
-    sdf_layers: int = 5
-    texture_layers: int = 3
-    frequencies: int = 6
-    symmetric: bool = True
-    sphere_radius: float = 0.5
-    # rendering
-    rays: int = 512
-    neighbor_rays: int = 512
-    samples: int = 64
-    depth_range: float = 0.7
-    last_interval: LastInterval = "zero"
-    beta: float = 0.1  # learned from here on, unless beta_final is set
-    beta_min: float = 1e-4
-    beta_final: float | None = None  # then log-linear from beta to beta_final between two points of training
-    beta_from: float = 0.0
-    beta_until: float = 0.7
-    # objective (Eq. 5-7); a weight of 0 turns a term off: the switches of Tables 2 and 3
-    rgb_weight: float = 1.0
-    mask_weight: float = 0.5
-    normal_weight: float = 0.01
-    normal_l1_weight: float = 5.0
-    normal_keep: float = 0.8  # 1: without noise tolerance
-    semantic_weight: float = 1.0  # 0: without SSC
-    neighbor_weighting: NeighborWeighting = "uniform"
-    eikonal_weight: float = 0.03
-    azimuth_prior_weight: float = 0.1
-    azimuth_queue: int = 0  # azimuths of past steps that the prior counts too, without gradient
-    camera_margin_weight: float = 0.0
-    mirror_weight: float = 0.0
-    pretrain_points: int = 10_000
-    # viewpoint hypotheses (ours; 1: off, as in the paper)
-    hypotheses: int = 1
-    hypothesis_weight: float = 0.2
-    hypothesis_margin: float = 0.05
-    hypothesis_rays: int = 96
-    hypothesis_samples: int = 12
-
-    def __post_init__(self):
-        if self.viewpoint not in ("predicted", "given"):
-            raise InputError(f"viewpoint: {self.viewpoint!r} is neither 'predicted' nor 'given'")
-        if not 0 < self.normal_keep <= 1:
-            raise InputError(f"normal_keep: {self.normal_keep} is not in (0, 1]")
-        if min(self.rays, self.neighbor_rays, self.samples) < 1:
-            raise InputError("rays, neighbor_rays and samples must be at least 1")
-
-
-PAPER = ShapeClipperConfig()
-RELEASED = replace(PAPER, neighbor_weighting="silhouette", camera_margin_weight=0.01, mirror_weight=0.1)
-SMALL = replace(
-    RELEASED,
-    backbone="tf_efficientnet_lite0",
-    viewpoint_backbone="shared",
-    image_size=64,
-    image_mean=127 / 255,
-    image_std=128 / 255,
-    freeze_batchnorm=True,
-    head_batchnorm=False,
-    latent_size=256,
-    rays=128,
-    neighbor_rays=64,
-    samples=24,
-    beta_final=0.015,
-    pretrain_points=1000,
-)
-CONFIGS = {"paper": PAPER, "released": RELEASED, "small": SMALL}
+from lib.systems.shapeclipper_config import PAPER, ShapeClipperConfig
 
 
 @dataclass(frozen=True)
@@ -155,7 +62,6 @@ class ShapeClipper(nn.Module):
         )
         self.raw_beta = nn.Parameter(torch.tensor(config.beta), requires_grad=config.beta_final is None)
         self.register_buffer("progress", torch.zeros(()))  # share of the training that is done; training sets it
-        self.register_buffer("recent_azimuths", torch.zeros(0, 2))
 
     def forward(self, batch: Batch, generator: torch.Generator, pretraining: bool = False) -> dict[str, Tensor]:
         """`losses`, or `pretrain_losses`: what a wrapper for several devices calls."""
@@ -201,10 +107,11 @@ class ShapeClipper(nn.Module):
         generator : torch.Generator
             Draws pixels, depths and points.
         """
-        query, neighbor, mirrored = self._read(batch)
+        query, neighbor, mirrored = self._read(batch, generator)
         views = [query.viewpoint] + ([neighbor.viewpoint] if neighbor else [])
         losses = {}
-        if self.config.hypotheses > 1 and neighbor:
+        config = self.config
+        if config.hypotheses > 1 and neighbor and config.hypotheses_from <= self.progress < config.hypotheses_until:
             views, losses = self._search(batch, query, neighbor, generator)
         losses |= self._reprojection(batch, query.shape, query.texture, views[0], self.config.rays, generator)
         losses["eikonal"] = self.config.eikonal_weight * self._eikonal(query.shape, generator)
@@ -214,9 +121,12 @@ class ShapeClipper(nn.Module):
             losses |= {f"neighbor_{name}": weight * term for name, term in terms.items()}
         if self.config.viewpoint == "predicted":
             losses |= self._camera_losses(query.viewpoint, neighbor and neighbor.viewpoint, mirrored)
+            if self.config.axis_weight > 0:
+                axes = axis_alignment_loss(batch.normal, batch.mask, query.viewpoint)
+                losses["axes"] = self.config.axis_weight * axes
         return losses
 
-    def _read(self, batch: Batch) -> tuple["Reading", "Reading | None", Viewpoint | None]:
+    def _read(self, batch: Batch, generator: torch.Generator) -> tuple["Reading", "Reading | None", Viewpoint | None]:
         """Encode queries, neighbours and mirrored queries in one pass of the networks."""
         config, size = self.config, len(batch.rgb)
         if config.semantic_weight > 0 and batch.neighbor is None:
@@ -224,7 +134,7 @@ class ShapeClipper(nn.Module):
         targets = [batch] + ([batch.neighbor] if config.semantic_weight > 0 else [])
         images = [target.rgb for target in targets]
         if config.viewpoint == "predicted" and config.mirror_weight > 0:
-            images.append(batch.rgb.flip(2))
+            images.append(self._flipped(batch.rgb, generator))
         shape, texture, viewpoint = self.encode(torch.cat(images))
         parts = [slice(i * size, (i + 1) * size) for i in range(len(images))]
         views = [self._given(t) if viewpoint is None else viewpoint[p] for t, p in zip(targets, parts, strict=False)]
@@ -259,9 +169,9 @@ class ShapeClipper(nn.Module):
         mask, normal = _pick(target.mask, index), _pick(target.normal, index)
         turns = torch.arange(config.hypotheses, device=mask.device) * (2 * math.pi / config.hypotheses)
         scores = []
-        for turn in turns:
+        for turn in turns:  # all with the same pixels and depths: equal hypotheses must score equally
             view = viewpoint.turned(turn.expand(len(mask)))
-            maps = self._render(shape, None, view, index, target.rgb.shape[1], generator, config.hypothesis_samples)
+            maps = self._render(shape, None, view, index, target.rgb.shape[1], None, config.hypothesis_samples)
             angular = 1 - (maps.normal * to_canonical(normal, view.rotation())).sum(-1) * maps.mask
             scores.append(1 - soft_iou(maps.mask, mask) + (angular * mask).sum(-1) / (mask.sum(-1) + 1e-6))
         scores = torch.stack(scores, dim=-1)
@@ -310,18 +220,17 @@ class ShapeClipper(nn.Module):
     ) -> dict[str, Tensor]:
         config = self.config
         azimuth = torch.cat([query.azimuth] + ([neighbor.azimuth] if neighbor else []))
-        losses = {"azimuth_prior": config.azimuth_prior_weight * azimuth_prior_loss(self._with_recent(azimuth))}
+        losses = {"azimuth_prior": config.azimuth_prior_weight * azimuth_prior_loss(azimuth)}
         if config.camera_margin_weight > 0:
             losses["camera_margin"] = config.camera_margin_weight * camera_margin_loss(query)
         if mirrored:
             losses["mirror"] = config.mirror_weight * mirror_loss(query, mirrored)
         return losses
 
-    def _with_recent(self, azimuth: Tensor) -> Tensor:
-        """Azimuths of this step with those of the last steps: a batch of 12 is too few to look uniform."""
-        together = torch.cat([azimuth, self.recent_azimuths])
-        self.recent_azimuths = together[: self.config.azimuth_queue].detach()
-        return together
+    def _flipped(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Mirrored images, with other colours and sizes where the configuration augments."""
+        flipped = images.flip(2)
+        return augmented(flipped, generator) if self.config.augment_mirrored else flipped
 
     def pretrain_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Before training: any code gives a sphere, and the viewpoint head spreads its azimuths (Sec. 3.4)."""
@@ -329,12 +238,27 @@ class ShapeClipper(nn.Module):
         noise = torch.randn((size, self.config.latent_size), generator=generator, device=generator.device).to(device)
         code = self.codes.shape_projection(noise)
         points = _uniform((size, self.config.pretrain_points, 3), code, generator)
-        losses = {"sphere": sphere_loss(self.sdf_field(points, code)[0], points, self.config.sphere_radius)}
+        target = {"sphere": sphere_sdf, "box": box_sdf}[self.config.pretrain_shape](points, self.config.sphere_radius)
+        losses = {"shape": (self.sdf_field(points, code)[0] - target).square().mean()}
         if self.config.viewpoint == "predicted":
+            losses |= self._pretrain_viewpoint(batch, generator)
+        return losses
+
+    def _pretrain_viewpoint(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        config = self.config
+        if config.axis_weight == 0:  # the paper: only the head learns, from the azimuth prior alone
             with torch.no_grad():
                 features = (self.viewpoint_backbone or self.backbone)(batch.rgb)
-            losses["azimuth_prior"] = azimuth_prior_loss(self.viewpoint_head(features).azimuth, power=1)
-        return losses
+            return {"azimuth_prior": azimuth_prior_loss(self.viewpoint_head(features).azimuth, power=1)}
+        images = torch.cat([batch.rgb, self._flipped(batch.rgb, generator)])
+        both, count = self.encode(images)[2], len(batch.rgb)
+        viewpoint, mirrored = both[:count], both[count:]
+        azimuth = torch.cat([viewpoint.azimuth, mirrored.azimuth])
+        return {
+            "azimuth_prior": config.pretrain_prior_weight * azimuth_prior_loss(azimuth, power=1),
+            "axes": config.axis_weight * axis_alignment_loss(batch.normal, batch.mask, viewpoint),
+            "mirror": mirror_loss(viewpoint, mirrored),
+        }
 
     def reconstruct(
         self, images: Float[Tensor, "batch height width 3"], viewpoint: Viewpoint | None = None

@@ -1,0 +1,107 @@
+"""What defines ShapeClipper: every setting, and the named sets of them."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from lib.errors import InputError
+from lib.geometry.cameras import Projection
+from lib.losses.semantic import NeighborWeighting
+from lib.rendering.volume import LastInterval
+
+
+@dataclass(frozen=True)
+class ShapeClipperConfig:
+    """Everything that defines the system. The defaults are the paper's Pix3D setting; see `CONFIGS` for others.
+
+    Where paper and released code differ, the default is the paper's and `CONFIGS["released"]` the code's.
+    """
+
+    # image -> codes, viewpoint
+    backbone: str = "resnet34"
+    viewpoint_backbone: str = "resnet18"  # "shared": the codes' backbone serves the viewpoint too
+    backbone_weights: str = "imagenet"
+    image_size: int = 224
+    image_mean: float = 0.0
+    image_std: float = 1.0
+    freeze_batchnorm: bool = False
+    head_batchnorm: bool = True
+    latent_size: int = 512
+    code_size: int = 64
+    viewpoint: Literal["predicted", "given"] = "predicted"
+    projection: Projection = "perspective"
+    distance: float = 5.0
+    distance_range: float = 0.2
+    focal: float = 4.0
+    start_elevation: float = 0.0  # degrees
+    # fields
+    width: int = 64
+    sdf_layers: int = 5
+    texture_layers: int = 3
+    frequencies: int = 6
+    symmetric: bool = True
+    sphere_radius: float = 0.5
+    # rendering
+    rays: int = 512
+    neighbor_rays: int = 512
+    samples: int = 64
+    depth_range: float = 0.7
+    last_interval: LastInterval = "zero"
+    beta: float = 0.1  # learned from here on, unless beta_final is set
+    beta_min: float = 1e-4
+    beta_final: float | None = None  # then log-linear from beta to beta_final between two points of training
+    beta_from: float = 0.0
+    beta_until: float = 0.7
+    # objective (Eq. 5-7); a weight of 0 turns a term off: the switches of Tables 2 and 3
+    rgb_weight: float = 1.0
+    mask_weight: float = 0.5
+    normal_weight: float = 0.01
+    normal_l1_weight: float = 5.0
+    normal_keep: float = 0.8  # 1: without noise tolerance
+    semantic_weight: float = 1.0  # 0: without SSC
+    neighbor_weighting: NeighborWeighting = "uniform"
+    eikonal_weight: float = 0.03
+    azimuth_prior_weight: float = 0.1
+    camera_margin_weight: float = 0.0
+    mirror_weight: float = 0.0
+    pretrain_points: int = 10_000
+    pretrain_prior_weight: float = 1.0
+    axis_weight: float = 0.0  # normals lie along the axes, in pretraining and training (ours; 0: off)
+    augment_mirrored: bool = False  # the mirrored image also changes colour and size (ours)
+    pretrain_shape: Literal["sphere", "box"] = "sphere"  # "box" (ours): its normals tell a viewpoint where it stands
+    # viewpoint hypotheses (ours; 1: off, as in the paper)
+    hypotheses: int = 1
+    hypotheses_from: float = 0.1  # shares of training
+    hypotheses_until: float = 0.6
+    hypothesis_weight: float = 0.2
+    hypothesis_margin: float = 0.05
+    hypothesis_rays: int = 64
+    hypothesis_samples: int = 12
+
+    def __post_init__(self):
+        if self.viewpoint not in ("predicted", "given"):
+            raise InputError(f"viewpoint: {self.viewpoint!r} is neither 'predicted' nor 'given'")
+        if not 0 < self.normal_keep <= 1:
+            raise InputError(f"normal_keep: {self.normal_keep} is not in (0, 1]")
+        if min(self.rays, self.neighbor_rays, self.samples) < 1:
+            raise InputError("rays, neighbor_rays and samples must be at least 1")
+
+
+PAPER = ShapeClipperConfig()
+RELEASED = replace(PAPER, neighbor_weighting="silhouette", camera_margin_weight=0.01, mirror_weight=0.1)
+SMALL = replace(
+    RELEASED,
+    backbone="tf_efficientnet_lite0",
+    viewpoint_backbone="shared",
+    image_size=64,
+    image_mean=127 / 255,
+    image_std=128 / 255,
+    freeze_batchnorm=True,
+    head_batchnorm=False,
+    latent_size=256,
+    rays=128,
+    neighbor_rays=64,
+    samples=24,
+    beta_final=0.015,
+    pretrain_points=1000,
+)
+CONFIGS = {"paper": PAPER, "released": RELEASED, "small": SMALL}
