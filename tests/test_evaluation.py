@@ -1,6 +1,7 @@
 """Evaluation: known predictors get the numbers they must get; files and the command line say what is wrong."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,12 +13,15 @@ from scipy.spatial.transform import Rotation
 from tiny_dataset import write_tiny_dataset
 
 from lib import evaluation
+from lib.checkpoints import save_weights
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.evaluation import Prediction, Run, evaluate, evaluate_instances, summarize, summary
 from lib.evaluation.__main__ import main
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.meshes import marching_cubes
+from lib.recipes import RECIPES
+from lib.systems.shapeclipper import ShapeClipper
 
 QUICK = {"points": 2000, "progress": False}
 
@@ -289,6 +293,32 @@ def test_command_line_measures_baselines(folder, tmp_path, capsys):
     assert {row["n"] for row in rows} == {2}
     assert set(evaluation.read_instances(instances)["system"]) == {row["system"] for row in rows}
     assert "10 x CD" in printed.out
+
+
+def test_command_line_measures_checkpoints_of_two_seeds(folder, tmp_path, capsys):
+    config = replace(RECIPES["small-given"].system, backbone_weights="random")
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        about = {"training": {"seed": seed}, "step": 10 * seed}
+        save_weights(tmp_path / str(seed), ShapeClipper(config), about)
+    arguments = ["--dataset", folder, "--output", tmp_path / "r.json", "--points", 200, "--resolution", 16]
+    arguments += [
+        "--limit",
+        2,
+        "--protocols",
+        "view",
+        "--profile",
+        "quick",
+        "--checkpoint",
+        tmp_path / "1",
+        tmp_path / "2",
+    ]
+    code, printed = run_main(capsys, *arguments)
+    assert code == 0, printed.err
+    rows = evaluation.read_results(tmp_path / "r.json")
+    about = {(row["system"], row["profile"], row["seed"], row["steps"]) for row in rows}
+    assert about == {("shapeclipper (true view)", "quick", seed, 10 * seed) for seed in (1, 2)}
+    assert list(evaluation.results_table(rows).index.get_level_values("seed")) == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lib.evaluation", description=__doc__)
     add = parser.add_argument
-    add("--checkpoint", type=Path, help="folder with config.json and weights.safetensors")
+    add("--checkpoint", type=Path, nargs="+", help="folders with config.json and weights.safetensors: seeds, systems")
     add("--baselines", nargs="*", metavar="NAME", help="also measure these baselines; all where none is named")
     add("--dataset", type=Path, required=True, help="prepared folder")
     add("--split", default="test", choices=["train", "val", "test"])
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--thresholds", nargs="+", type=float, default=list(DEFAULT_THRESHOLDS), help="of the F-score")
     add("--resolution", type=int, default=100, help="samples an axis of marching cubes")
     add("--points", type=int, default=100_000, help="drawn from each surface")
+    add("--profile", default="custom", help="written to each row of a checkpoint: quick, small, full ...")
     add("--limit", type=int, help="measure only so many samples, spread evenly")
     add("--seed", type=int, default=0, help="of the drawn points and the bootstrap")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, mps ...")
@@ -56,7 +57,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.checkpoint is None and options.baselines is None:
         raise InputError("Nothing to measure: give --checkpoint, --baselines, or both.")
     _check_output(options)
-    jobs = [_checkpoint_job(options)] if options.checkpoint else []
+    jobs = [_checkpoint_job(folder, options) for folder in options.checkpoint or ()]
     dataset = PreparedDataset(options.dataset, options.split, options.categories)
     if options.baselines is not None:
         jobs += _baseline_jobs(options, dataset)
@@ -67,7 +68,7 @@ def _run(options: argparse.Namespace) -> None:
         instances = evaluate_instances(predictor, dataset, rows=_rows(options, len(dataset)), **_settings(options))
         seconds = time.perf_counter() - start
         rows += summarize(instances, dataset, run, seed=options.seed, seconds=seconds)
-        tables.append(instances.assign(system=run.system))
+        tables.append(instances.assign(system=run.system, seed=options.seed if run.seed is None else run.seed))
     write_results(options.output, rows)
     if options.instances:
         write_instances(options.instances, pd.concat(tables))
@@ -88,17 +89,17 @@ def _rows(options: argparse.Namespace, size: int) -> list[int] | None:
     return torch.linspace(0, size - 1, min(options.limit, size)).round().long().tolist()
 
 
-def _checkpoint_job(options: argparse.Namespace):
+def _checkpoint_job(folder: Path, options: argparse.Namespace) -> tuple[Run, torch.nn.Module]:
     try:
         device = torch.device(options.device)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"Device {options.device!r} is not available here; choose --device cpu.") from error
-    system = load_system(options.checkpoint, options.device)
-    about = read_json(options.checkpoint / "config.json")
+    system = load_system(folder, options.device)
+    about = read_json(folder / "config.json")
     training = about.get("training") or {}
     name = about["system"] + (" (true view)" if getattr(system.config, "viewpoint", None) == "given" else "")
-    return Run(name, about.get("profile", "custom"), about.get("step"), training.get("seed")), system
+    return Run(name, about.get("profile", options.profile), about.get("step"), training.get("seed")), system
 
 
 def _baseline_jobs(options: argparse.Namespace, dataset: PreparedDataset) -> list:
