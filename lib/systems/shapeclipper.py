@@ -108,11 +108,10 @@ class ShapeClipper(nn.Module):
             Draws pixels, depths and points.
         """
         query, neighbor, mirrored = self._read(batch, generator)
-        views = [query.viewpoint] + ([neighbor.viewpoint] if neighbor else [])
-        losses = {}
-        config = self.config
-        if config.hypotheses > 1 and neighbor and config.hypotheses_from <= self.progress < config.hypotheses_until:
-            views, losses = self._search(batch, query, neighbor, generator)
+        targets, readings = ([batch, batch.neighbor], [query, neighbor]) if neighbor else ([batch], [query])
+        views, losses, config = [reading.viewpoint for reading in readings], {}, self.config
+        if config.hypotheses > 1 and config.hypotheses_from <= self.progress < config.hypotheses_until:
+            views, losses = self._search(targets, readings, generator)
         losses |= self._reprojection(batch, query.shape, query.texture, views[0], self.config.rays, generator)
         losses["eikonal"] = self.config.eikonal_weight * self._eikonal(query.shape, generator)
         if neighbor:  # SSC (Eq. 3): the query's shape explains the neighbour, with its texture and viewpoint
@@ -143,23 +142,18 @@ class ShapeClipper(nn.Module):
         return readings[0], readings[1] if len(readings) > 1 else None, mirrored
 
     def _search(
-        self, batch: Batch, query: "Reading", neighbor: "Reading", generator
+        self, targets: list[Batch], readings: list["Reading"], generator
     ) -> tuple[list[Viewpoint], dict[str, Tensor]]:
-        """Viewpoint hypotheses (not in the paper): would another azimuth explain an image better?
+        """Viewpoint hypotheses (ours): would another azimuth explain an image better?
 
-        Each image is judged with the shape of its neighbour, not with its own, which has grown around its predicted
-        viewpoint. Where a turned viewpoint wins, the step renders from it and the estimator is pulled towards it.
+        Where a turned viewpoint wins, the step renders from it and the estimator is pulled towards it.
         """
-        views, pull = [], 0.0
-        for target, reading, shape in (
-            (batch, query, neighbor.shape),
-            (batch.neighbor, neighbor, query.shape),
-        ):
-            turn = self._best_turn(target, shape.detach(), reading.viewpoint.detach(), generator)
-            turned = reading.viewpoint.turned(turn)
-            views.append(turned)
-            pull = pull + (1 - (reading.viewpoint.azimuth * turned.azimuth.detach()).sum(-1)).mean() / 2
-        return views, {"hypotheses": self.config.hypothesis_weight * pull}
+        views, pulls = [], []
+        for target, reading in zip(targets, readings, strict=True):
+            turn = self._best_turn(target, reading.shape.detach(), reading.viewpoint.detach(), generator)
+            views.append(reading.viewpoint.turned(turn))
+            pulls.append(1 - (reading.viewpoint.azimuth * views[-1].azimuth.detach()).sum(-1))
+        return views, {"hypotheses": self.config.hypothesis_weight * torch.cat(pulls).mean()}
 
     @torch.no_grad()
     def _best_turn(self, target: Batch, shape: Tensor, viewpoint: Viewpoint, generator) -> Float[Tensor, " batch"]:

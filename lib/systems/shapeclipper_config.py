@@ -70,12 +70,12 @@ class ShapeClipperConfig:
     pretrain_shape: Literal["sphere", "box"] = "sphere"  # "box" (ours): its normals tell a viewpoint where it stands
     # viewpoint hypotheses (ours; 1: off, as in the paper)
     hypotheses: int = 1
-    hypotheses_from: float = 0.1  # shares of training
-    hypotheses_until: float = 0.6
+    hypotheses_from: float = 0.25  # shares of training
+    hypotheses_until: float = 0.7
     hypothesis_weight: float = 0.2
     hypothesis_margin: float = 0.05
-    hypothesis_rays: int = 64
-    hypothesis_samples: int = 12
+    hypothesis_rays: int = 96
+    hypothesis_samples: int = 16
 
     def __post_init__(self):
         if self.viewpoint not in ("predicted", "given"):
