@@ -1,0 +1,91 @@
+"""The README's numbers and picture, made from what is shipped: ``python -m lib.course.readme [--check] [--picture]``.
+
+Numbers come from the ``results.json`` beside each shipped checkpoint and stand between two marks of the README, so
+that nobody types one.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lib.paths import REPOSITORY, WEIGHTS
+
+README = REPOSITORY / "README.md"
+PICTURE = REPOSITORY / "notebooks" / "overview.png"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+METRICS = {"chamfer_distance": "10 x CD", "f_score@0.01": "FS@1", "f_score@0.05": "FS@5", "f_score@0.1": "FS@10"}
+
+
+def results_section(folder: Path = WEIGHTS, protocol: str = "view") -> str:
+    """A Markdown table, a row a system, of all shipped results under one protocol, best Chamfer distance first."""
+    from lib.evaluation import read_results
+
+    paths = sorted(folder.glob("*/results.json"))
+    rows = [row | {"file": path.parent.name} for path in paths for row in read_results(path)]
+    rows = [row for row in rows if row["protocol"] == protocol and row["category"] == "all"]
+    systems = {}
+    for row in rows:
+        systems.setdefault(row["system"], {})[row["metric"]] = row
+    lines = ["| system | " + " | ".join(METRICS.values()) + " | n | from |", "|---|" + "---|" * (len(METRICS) + 2)]
+    for name, metrics in sorted(systems.items(), key=lambda item: item[1]["chamfer_distance"]["value"]):
+        first = metrics["chamfer_distance"]
+        cells = [f"{metrics[metric]['value'] * (10 if metric == 'chamfer_distance' else 1):.3f}" for metric in METRICS]
+        bold = "**" if name.startswith("shapeclipper") else ""
+        lines.append(f"| {bold}{name}{bold} | {' | '.join(cells)} | {first['n']} | `{first['file']}` |")
+    return "\n".join(lines)
+
+
+def updated(text: str) -> str:
+    """The README with the section between its marks made anew."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{results_section()}\n{END}{after}"
+
+
+def draw_picture() -> None:
+    """Four held-out chairs: image, reconstruction as seen, and from two other sides, true shape."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import torch
+
+    from lib.checkpoints import load_system
+    from lib.data.loading import PreparedDataset
+    from lib.paths import FURNITURE
+    from lib.plots.shapes import draw_mesh, facing
+    from lib.plots.style import image_grid
+
+    system = load_system(WEIGHTS / "shapeclipper-furniture-chair")
+    data = PreparedDataset(FURNITURE, "test", ["chair"])
+    rows = torch.linspace(0, len(data) - 1, 8).round().long()[1::2]
+    batch = data.batch(rows)
+    shape = system.reconstruct(batch.rgb)
+    sheet = []
+    for i, row in enumerate(rows.tolist()):
+        mesh = shape.mesh(100, i)
+        turned = [draw_mesh(mesh, facing(shape.viewpoint[i], turn)) for turn in (0.0, 60.0, 180.0)]
+        sheet.append([batch.rgb[i].numpy(), *turned, draw_mesh(data.mesh(row), facing(batch.viewpoint[i]))])
+    titles = ["one image", "our shape, same view", "turned by 60°", "turned by 180°", "true shape, same view"]
+    figure = image_grid(sheet, titles, size=1.6)
+    figure.savefig(PICTURE, dpi=110)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m lib.course.readme", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail if the README's numbers are not the shipped ones")
+    parser.add_argument("--picture", action="store_true", help="draw notebooks/overview.png too")
+    options = parser.parse_args(arguments)
+    old = README.read_text()
+    new = updated(old)
+    if options.check and new != old:
+        print("error: README.md shows other numbers than lib/weights; run python -m lib.course.readme", file=sys.stderr)
+        return 2
+    README.write_text(new)
+    if options.picture:
+        draw_picture()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
