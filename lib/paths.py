@@ -18,3 +18,8 @@ def run_folder(notebook: str, profile: str, run_dir: str = "") -> Path:
     folder = Path(run_dir) if run_dir else RUNS / profile / notebook
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def prepared_folder(dataset: str = "furniture", data_root: str = "") -> Path:
+    """Give the prepared folder that a notebook reads: `data_root` if given, else the one that ships with the course."""
+    return Path(data_root) if data_root else REPOSITORY / "lib" / "data" / dataset

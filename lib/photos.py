@@ -1,0 +1,95 @@
+"""A reader's own photo in, files to keep out."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from lib.checkpoints import write_atomically
+from lib.data.images import crop_to_mask, read_sample_images
+from lib.errors import InputError
+
+SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+def read_photo(photo: Path | str, mask: Path | str = "", size: int = 64) -> Float[Tensor, "1 size size 3"]:
+    """A photo as a system wants it: on white, cropped to 1.2 times its mask's box, square, small.
+
+    Parameters
+    ----------
+    photo : path
+        RGBA image whose alpha is the mask, or any image together with `mask`.
+    mask : path, optional
+        White object on black, of the photo's size.
+    size : int
+        Pixels a side of the result.
+
+    Returns
+    -------
+    Tensor, shape (1, size, size, 3)
+        In [0, 1].
+
+    Raises
+    ------
+    InputError
+        One sentence about what cannot be used and what to do.
+    """
+    rgb, opacity, _ = read_sample_images(Path(photo), Path(mask) if str(mask) else None)
+    cropped, _ = crop_to_mask(rgb, opacity, size=size)
+    return torch.from_numpy(cropped.copy())[None].float() / 255
+
+
+def save_upload(files: Sequence[dict], folder: Path, name: str) -> Path | None:
+    """Write the file that an ``ipywidgets.FileUpload`` holds, upright, as ``folder/name.png``.
+
+    Parameters
+    ----------
+    files : sequence of dict
+        The control's value: ``name`` and ``content`` of each file; the last counts.
+    name : str
+        Without ending. What the file was called elsewhere is not used as a path.
+
+    Returns
+    -------
+    Path, or None where nothing was uploaded
+
+    Raises
+    ------
+    InputError
+        The file is not an image that can be read.
+    """
+    if not files:
+        return None
+    given = files[-1]
+    if Path(given["name"]).suffix.lower() not in SUFFIXES:
+        raise InputError(f"{given['name']} is not an image file; upload one of {', '.join(SUFFIXES)}.")
+    try:
+        with Image.open(io.BytesIO(bytes(given["content"]))) as image:
+            upright = ImageOps.exif_transpose(image)  # phones store how they were held beside the pixels
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{given['name']} is truncated or not an image; upload another file.") from error
+    path = folder / f"{name}.png"
+    write_atomically(path, lambda temporary: upright.save(temporary, "PNG"))
+    return path
+
+
+def write_glb(mesh: trimesh.Trimesh, path: Path | str) -> Path:
+    """Write a mesh as GLB, which 3D viewers and Blender open; its up axis becomes y, as that format wants.
+
+    Raises
+    ------
+    InputError
+        The mesh is empty: the system found no surface.
+    """
+    if len(mesh.faces) == 0:
+        raise InputError("There is no surface to write: the system found none in this image.")
+    upright = mesh.copy()
+    upright.vertices = np.asarray(mesh.vertices)[:, [0, 2, 1]] * [1.0, 1.0, -1.0]
+    write_atomically(Path(path), lambda temporary: temporary.write_bytes(upright.export(file_type="glb")))
+    return Path(path)

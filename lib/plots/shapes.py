@@ -1,0 +1,153 @@
+"""Meshes as pictures: ray-cast images for readers without scripts, plotly scenes to turn for those with."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import trimesh
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+from jaxtyping import Float
+from scipy.spatial import cKDTree
+
+from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers
+from lib.plots.style import image_grid
+
+PLAIN = (0.74, 0.79, 0.84)  # of a mesh without colours: a quiet grey-blue
+MAX_FACES = 5_000  # a plotly figure of more is slow to turn
+AMBIENT, DIFFUSE = 0.42, 0.68
+
+
+def viewpoint_at(azimuth: float, elevation: float = 20.0, focal: float = 3.6) -> Viewpoint:
+    """One camera at angles in degrees, 5 world units away, with the unit cube in the picture."""
+    angles = torch.tensor([[azimuth], [elevation]], dtype=torch.float32).deg2rad()
+    return Viewpoint.from_angles(angles[0], angles[1], focal=focal)
+
+
+def draw_mesh(
+    mesh: trimesh.Trimesh, viewpoint: Viewpoint, image_size: int = 160, oversample: int = 2, smooth: bool = True
+) -> Float[np.ndarray, "size size 3"]:
+    """A shaded picture of a mesh by ray casting, on white.
+
+    Parameters
+    ----------
+    mesh : trimesh.Trimesh
+        World frame; colours of its vertices are used where it has them.
+    viewpoint : Viewpoint
+        One camera. The light stands beside it, above and to the left.
+    oversample : int
+        Rays a pixel along each side.
+    smooth : bool
+        Shade with interpolated vertex normals, which suits marching cubes; False: with face normals.
+
+    Returns
+    -------
+    ndarray, shape (size, size, 3)
+        RGB in [0, 1]; white alone for an empty mesh.
+    """
+    side = image_size * oversample
+    image = np.ones((side * side, 3))
+    if len(mesh.faces):
+        rays = camera_rays(viewpoint.to(torch.float32), pixel_centers(side)[None])
+        origins, directions = (np.ascontiguousarray(part[0].numpy()) for part in (rays.origins, rays.directions))
+        scene = EmbreeScene()
+        TriangleMesh(scene, np.ascontiguousarray(mesh.triangles, dtype=np.float32))
+        hit = scene.run(origins, directions, output=1)
+        seen = hit["primID"] >= 0
+        corner = mesh.faces[hit["primID"][seen]]
+        u, v = hit["u"][seen, None], hit["v"][seen, None]
+        share = np.concatenate([1 - u - v, u, v], axis=1)
+        normal = _normals(mesh, hit["primID"][seen], corner, share, smooth)
+        color = np.einsum("hc,hcd->hd", share, vertex_colors(mesh)[corner])
+        image[seen] = color * _brightness(normal, directions[seen], viewpoint)
+    return image.reshape(image_size, oversample, image_size, oversample, 3).mean(axis=(1, 3)).clip(0, 1)
+
+
+def vertex_colors(mesh: trimesh.Trimesh) -> Float[np.ndarray, "vertices 3"]:
+    """RGB in [0, 1] of each vertex; `PLAIN` where the mesh has none."""
+    if getattr(mesh.visual, "kind", None) == "vertex":
+        return np.asarray(mesh.visual.vertex_colors)[:, :3] / 255
+    return np.tile(PLAIN, (len(mesh.vertices), 1))
+
+
+def decimated(mesh: trimesh.Trimesh, faces: int = MAX_FACES) -> trimesh.Trimesh:
+    """A mesh of at most `faces` faces; each vertex takes the colour of the nearest one of the original."""
+    if len(mesh.faces) <= faces:
+        return mesh
+    smaller = mesh.simplify_quadric_decimation(face_count=faces)
+    if getattr(mesh.visual, "kind", None) == "vertex":
+        nearest = cKDTree(mesh.vertices).query(smaller.vertices)[1]
+        smaller.visual.vertex_colors = np.asarray(mesh.visual.vertex_colors)[nearest]
+    return smaller
+
+
+def turnable(meshes: dict[str, trimesh.Trimesh], azimuths: Sequence[float] = (40.0,), height: int = 420):
+    """Meshes side by side, each to be turned with the mouse.
+
+    Parameters
+    ----------
+    meshes : dict
+        Title -> mesh in the world frame; decimated to `MAX_FACES` here.
+    azimuths : sequence of float
+        From where each is seen at first, degrees; the last serves the rest.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    cells = [[{"type": "scene"} for _ in meshes]]
+    figure = make_subplots(rows=1, cols=len(meshes), specs=cells, subplot_titles=list(meshes), horizontal_spacing=0.01)
+    for column, mesh in enumerate(meshes.values(), start=1):
+        figure.add_trace(_mesh3d(go, decimated(mesh)), row=1, col=column)
+    hidden = {"visible": False, "range": [-0.62, 0.62]}
+    figure.update_scenes(xaxis=hidden, yaxis=hidden, zaxis=hidden, aspectmode="cube")
+    for column in range(len(meshes)):
+        eye = 1.5 * _towards(azimuths[min(column, len(azimuths) - 1)], 20.0)
+        figure.update_scenes(camera_eye=dict(zip("xyz", eye.tolist(), strict=True)), col=column + 1)
+    figure.update_layout(height=height, margin={"l": 0, "r": 0, "t": 30, "b": 0}, showlegend=False)
+    return figure
+
+
+def mesh_sheet(
+    meshes: dict[str, trimesh.Trimesh], azimuths: tuple[float, ...] = (30, 120, 210), elevation: float = 20.0
+):
+    """Pictures of meshes: a row each, seen from a few sides; returns the matplotlib figure."""
+    rows = [[draw_mesh(mesh, viewpoint_at(a, elevation), 220) for a in azimuths] for mesh in meshes.values()]
+    return image_grid(rows, [f"from {azimuth:g}°" for azimuth in azimuths], list(meshes), size=1.9)
+
+
+def facing(viewpoint: Viewpoint, turn: float = 0.0) -> Viewpoint:
+    """A camera at the angles of a viewpoint, its azimuth turned by degrees, with the unit cube in the picture."""
+    azimuth, elevation, _ = (angle.rad2deg() for angle in viewpoint.angles())
+    return viewpoint_at(float(azimuth[0]) + turn, float(elevation[0]))
+
+
+def _normals(mesh, face, corner, share, smooth: bool) -> Float[np.ndarray, "hits 3"]:
+    if not smooth:
+        return np.asarray(mesh.face_normals)[face]
+    normal = np.einsum("hc,hcd->hd", share, np.asarray(mesh.vertex_normals)[corner])
+    return normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+
+
+def _brightness(normal, direction, viewpoint: Viewpoint) -> Float[np.ndarray, "hits 1"]:
+    """Lambert's law for a light above and to the left of the camera; surfaces have two sides."""
+    normal = np.where((normal * direction).sum(1, keepdims=True) > 0, -normal, normal)
+    light = np.array([-0.45, -0.6, -0.66]) @ viewpoint.rotation()[0].numpy()  # camera frame: left, up, back
+    return AMBIENT + DIFFUSE * (normal @ light).clip(0)[:, None]
+
+
+def _towards(azimuth: float, elevation: float) -> Float[np.ndarray, "3"]:
+    """Unit vector from the object to a camera at these angles in degrees."""
+    a, e = np.radians([azimuth, elevation])
+    return np.array([-np.sin(a) * np.cos(e), np.cos(a) * np.cos(e), np.sin(e)])
+
+
+def _mesh3d(go, mesh: trimesh.Trimesh):
+    x, y, z = np.round(mesh.vertices, 4).T if len(mesh.vertices) else np.zeros((3, 0))
+    i, j, k = mesh.faces.T if len(mesh.faces) else np.zeros((3, 0), dtype=int)
+    light = {"ambient": 0.55, "diffuse": 0.6, "specular": 0.05, "roughness": 0.9}
+    colors = (vertex_colors(mesh) * 255).round().astype(np.uint8)
+    return go.Mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, vertexcolor=colors, lighting=light, hoverinfo="skip")

@@ -1,0 +1,187 @@
+"""Controls under which a figure is drawn again, and figures that follow a training run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets
+import torch
+import trimesh
+from IPython.display import display
+
+from lib.data.loading import PreparedDataset
+from lib.plots.maps import on_white_normals, sample_sheet
+from lib.plots.shapes import draw_mesh, viewpoint_at
+from lib.plots.style import image_grid
+from lib.plots.training import training_board
+from lib.systems.base import Reconstruction
+
+
+def controlled(draw: Callable[..., Any], **controls: ipywidgets.ValueWidget) -> Callable[[], None]:
+    """Show controls, and below them what `draw` returns for their values; draw again when one moves.
+
+    The first figure is an ordinary output of the cell, so it is there without scripts too, and its errors are the
+    cell's errors. Later errors appear below the controls.
+
+    Parameters
+    ----------
+    draw : callable
+        Keyword arguments named like the controls -> a matplotlib figure, or anything that can be displayed.
+    controls : widgets
+        With a `value`.
+
+    Returns
+    -------
+    callable
+        Draws again; what the controls call.
+    """
+    errors = ipywidgets.Output()
+    display(ipywidgets.VBox([ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"}), errors]))
+    handle = display(closed(draw(**values_of(controls))), display_id=True)
+
+    def redraw(change: Any = None) -> None:
+        errors.clear_output()
+        with errors:
+            handle.update(closed(draw(**values_of(controls))))
+
+    for control in controls.values():
+        control.observe(redraw, names="value")
+    return redraw
+
+
+def values_of(controls: dict[str, ipywidgets.ValueWidget]) -> dict[str, Any]:
+    """What the controls are set to."""
+    return {name: control.value for name, control in controls.items()}
+
+
+def closed(shown: Any) -> Any:
+    """The same object; a matplotlib figure is closed, so that the cell does not show it a second time."""
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+
+    if isinstance(shown, Figure):
+        plt.close(shown)
+    return shown
+
+
+def slider(label: str, value: float, low: float, high: float, step: float, unit: str = ""):
+    """A slider that reports when it is let go: pictures take a moment to draw."""
+    kind = ipywidgets.IntSlider if all(isinstance(x, int) for x in (value, low, high, step)) else ipywidgets.FloatSlider
+    name = f"{label} ({unit})" if unit else label
+    wide = {"description_width": "initial"}
+    return kind(value, min=low, max=high, step=step, description=name, continuous_update=False, style=wide)
+
+
+def dropdown(label: str, options: list, value: Any = None) -> ipywidgets.Dropdown:
+    """A list to choose from."""
+    first = options[0][1] if isinstance(options[0], tuple) else options[0]
+    chosen = first if value is None else value
+    return ipywidgets.Dropdown(options=options, value=chosen, description=label, style={"description_width": "initial"})
+
+
+def turned_views(shape: Reconstruction, mesh: trimesh.Trimesh, azimuth: float, elevation: float, size: int = 96):
+    """What a system predicts from a side that nobody saw: volume-rendered colours and normals, and the mesh.
+
+    Parameters
+    ----------
+    shape : Reconstruction
+        Its first shape is shown.
+    azimuth, elevation : float
+        Of the camera, degrees.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    viewpoint = viewpoint_at(azimuth, elevation).to(shape.viewpoint.distance.device)
+    maps = shape.render(viewpoint, image_size=size, samples=48)
+    normals = on_white_normals(maps, viewpoint.rotation())[0]
+    pictures = [maps.rgb[0].cpu().numpy(), normals, draw_mesh(mesh, viewpoint.to("cpu"), 2 * size)]
+    figure = image_grid([pictures], ["rendered", "rendered normals", "mesh"], size=2.3)
+    figure.suptitle(f"azimuth {azimuth:g}°, elevation {elevation:g}°", fontsize=10)
+    return figure
+
+
+def sample_page(dataset: PreparedDataset, category: str, page: int, page_size: int = 4, makers: dict | None = None):
+    """A page of samples of one category (`sample_sheet`); pages beyond the last show the last.
+
+    Parameters
+    ----------
+    makers : dict, optional
+        Model -> who made it.
+    """
+    rows = page_rows(dataset.metadata["category"].tolist(), category, page, page_size)
+    models = dataset.metadata["model"].iloc[rows]
+    return sample_sheet(dataset, rows, [makers.get(model, "") for model in models] if makers else None)
+
+
+def page_rows(categories: list[str], category: str, page: int, page_size: int) -> list[int]:
+    """Rows on a page (from 1) of one category, spread over its models: neighbouring rows show the same object.
+
+    Examples
+    --------
+    >>> page_rows(["chair", "lamp", "chair", "chair", "chair"], "chair", 1, 2)
+    [0, 3]
+    """
+    rows = [row for row, name in enumerate(categories) if name == category]
+    pages = max(1, -(-len(rows) // page_size))
+    return rows[min(page, pages) - 1 :: pages][:page_size]
+
+
+class LiveBoard:
+    """A listener of `lib.training.train`: the board of `training_board`, drawn again with each new snapshot.
+
+    There is one output, updated in place, so nothing piles up; without a browser the last state is stored.
+
+    Parameters
+    ----------
+    snapshots : lib.listeners.Snapshots
+        Takes the frames; its batch is the goal.
+    rows : list of dict
+        Of the log so far, where a run goes on.
+    """
+
+    def __init__(self, snapshots, rows: list[dict] | None = None):
+        self.snapshots, self.rows, self.handle = snapshots, list(rows or []), None
+
+    def __call__(self, system: torch.nn.Module, row: dict) -> None:
+        """Note the row; draw if the snapshots have a new frame."""
+        self.rows.append(row)
+        before = len(self.snapshots.frames)
+        self.snapshots(system, row)
+        if len(self.snapshots.frames) > before:
+            self.show()
+
+    def figure(self):
+        """The board as it is now."""
+        return training_board(self.rows, goal_pictures(self.snapshots.batch), self.snapshots.frames)
+
+    def show(self) -> None:
+        """Draw, in the place of the last drawing."""
+        figure = closed(self.figure())
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+
+
+def goal_pictures(batch) -> list:
+    """The photo and its true normals (white where unknown) of the first sample, as RGB."""
+    from lib.plots.maps import normal_colors
+
+    rgb = batch.rgb[0].cpu().numpy()
+    return [rgb, rgb * 0 + 1 if batch.normal is None else normal_colors(batch.normal[0])]
+
+
+def prediction_viewer(system: torch.nn.Module, dataset: PreparedDataset) -> Callable[..., Any]:
+    """A function of row, azimuth and elevation (degrees) that draws what a system predicts for a sample."""
+    last: dict[int, tuple[Reconstruction, trimesh.Trimesh]] = {}
+
+    def draw(row: int, azimuth: float, elevation: float):
+        if row not in last:
+            last.clear()
+            batch = dataset.batch(torch.tensor([row])).to(next(system.parameters()).device)
+            shape = system.reconstruct(batch.rgb, batch.viewpoint if system.config.viewpoint == "given" else None)
+            last[row] = shape, shape.mesh(resolution=64)
+        return turned_views(*last[row], azimuth, elevation, size=64)
+
+    return draw

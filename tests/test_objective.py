@@ -1,0 +1,70 @@
+"""The tables of the objective say what the system does; the paper's numbers are read, not typed."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import EVERYTHING, TINY, make_batch, make_system
+
+from lib.errors import InputError
+from lib.objective import ABLATIONS, IN_THE_PAPER, TERMS, objective_table, recipe_table
+from lib.papers import TABLES, paper_table
+from lib.recipes import RECIPES
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        EVERYTHING,
+        replace(EVERYTHING, viewpoint="given", hypotheses=1),
+        replace(TINY, semantic_weight=0.0, normal_weight=0.0),
+    ],
+    ids=["paper", "everything", "given", "reprojection alone"],
+)
+def test_the_table_lists_the_terms_that_training_sums(config):
+    system = make_system(config)
+    system.progress.fill_(0.5)
+    given = set(system.losses(make_batch(4), torch.Generator().manual_seed(0)))
+    table = objective_table(config)
+    assert given == set(table[table["weight"] > 0].index) - {"shape"}
+
+
+@pytest.mark.parametrize("term", [term for term in TERMS if term.weight], ids=lambda term: term.name)
+def test_a_term_is_proportional_to_its_setting(term):
+    batch, values = make_batch(4), []
+    for factor in (1, 3):
+        config = replace(EVERYTHING, **{term.weight: factor * getattr(EVERYTHING, term.weight)})
+        system = make_system(config, shake=0.05)
+        system.progress.fill_(0.5)
+        values.append(system.losses(batch, torch.Generator().manual_seed(0))[term.name])
+    assert float(values[1]) == pytest.approx(3 * float(values[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_are_changes_that_recipes_accept(name):
+    changed = RECIPES["small"].changed(**ABLATIONS[name])
+    assert changed != RECIPES["small"]
+    assert set(IN_THE_PAPER) <= set(ABLATIONS)
+
+
+def test_weights_of_several_configurations_side_by_side():
+    table = objective_table(RECIPES["quick"].system, paper=RECIPES["paper"].system)
+    assert table.loc["azimuth_prior", ["weight", "in paper"]].tolist() == [0.0, 0.1]
+
+
+def test_recipes_side_by_side():
+    table = recipe_table()
+    assert list(table.columns) == list(RECIPES)
+    assert table.loc["rays", "paper"] == 512
+
+
+def test_the_papers_tables():
+    table = paper_table(2)
+    assert table.loc["ShapeClipper"].to_dict() == {"FS@1": 0.1317, "FS@5": 0.5473, "FS@10": 0.8002, "10 x CD": 0.618}
+    assert list(paper_table(4).index) == ["SS3D", "ShapeClipper"]
+    assert "protocol rotation" in paper_table(4).attrs["source"]
+    assert not any(paper_table(number).isna().any(axis=None) for number in (2, 3, 4))
+    with pytest.raises(InputError, match="no table 9"):
+        paper_table(9)
+    assert TABLES.is_file()

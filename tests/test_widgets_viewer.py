@@ -1,0 +1,235 @@
+"""Controls: what their callbacks do, with the display replaced by a list."""
+
+import io
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+import trimesh
+from matplotlib.figure import Figure
+from PIL import Image
+from tiny import TINY, make_batch, make_system, write_prepared
+from tiny_dataset import write_tiny_dataset
+
+from lib.data.loading import PreparedDataset
+from lib.errors import InputError
+from lib.listeners import Snapshots, TensorBoard
+from lib.photos import read_photo, save_upload, write_glb
+from lib.widgets import upload, viewer
+from lib.widgets.upload import shape_of_uploads
+from lib.widgets.viewer import LiveBoard, controlled, page_rows, prediction_viewer, sample_page, slider, turned_views
+
+
+class Shown(list):
+    """Stands in for the display: notes what is shown, and what later takes its place."""
+
+    def __call__(self, thing, display_id=False):
+        self.append(thing)
+        return self
+
+    def update(self, thing):
+        self[-1] = thing
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    shown = Shown()
+    monkeypatch.setattr(viewer, "display", shown)
+    monkeypatch.setattr(upload, "display", shown)
+    return shown
+
+
+def png(array, **options) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, options.pop("format", "PNG"), **options)
+    return stream.getvalue()
+
+
+def uploaded(name: str, content: bytes) -> tuple[dict, ...]:
+    return ({"name": name, "content": memoryview(content)},)
+
+
+def cut_out(size: int = 40) -> np.ndarray:
+    rgba = np.zeros((size, size, 4), dtype=np.uint8)
+    rgba[10:30, 15:25] = [200, 40, 40, 255]
+    return rgba
+
+
+# figures under controls
+
+
+def test_a_control_draws_again_in_the_same_place(shown):
+    control = slider("n", 2, 0, 9, 1)
+    controlled(lambda n: f"drawn {n}", n=control)
+    assert shown[1:] == ["drawn 2"]
+    control.value = 5
+    assert shown[1:] == ["drawn 5"]
+
+
+def test_a_first_figure_that_fails_is_the_cells_error(shown):
+    with pytest.raises(ZeroDivisionError):
+        controlled(lambda n: 1 / n, n=slider("n", 0, 0, 9, 1))
+
+
+def test_sliders_keep_their_kind():
+    assert isinstance(slider("n", 1, 0, 2, 1), ipywidgets.IntSlider)
+    assert isinstance(slider("d", 0.1, 0, 1, 0.1), ipywidgets.FloatSlider)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_pages_show_every_row_once(size):
+    names = list("abacabadabacaba")
+    pages = -(-names.count("a") // size)
+    rows = [row for page in range(1, pages + 1) for row in page_rows(names, "a", page, size)]
+    assert sorted(rows) == [i for i, name in enumerate(names) if name == "a"]
+    assert page_rows(names, "a", pages + 5, size) == page_rows(names, "a", pages, size)
+
+
+def test_a_page_of_samples_names_their_makers(tmp_path):
+    data = PreparedDataset(write_tiny_dataset(tmp_path / "tiny"), "test")
+    figure = sample_page(data, "ball", 1, 2, {"lens": "Lens by A. Maker"})
+    texts = [text.get_text() for axis in figure.axes for text in axis.texts]
+    assert texts.count("Lens by A. Maker") == 2
+    assert "20°, 25° up" in texts
+
+
+def test_views_of_a_shape_and_its_cache(tmp_path):
+    data = PreparedDataset(write_prepared(tmp_path / "discs"), "val")
+    system = make_system().eval()
+    calls = []
+    system.reconstruct = lambda *a, read=system.reconstruct: calls.append(1) or read(*a)
+    draw = prediction_viewer(system, data)
+    for azimuth in (0, 90):
+        assert isinstance(draw(1, azimuth, 10), Figure)
+    assert len(calls) == 1
+    draw(2, 0, 10)
+    assert len(calls) == 2
+
+
+def test_turned_views_show_the_asked_side():
+    system = make_system().eval()
+    batch = make_batch(1)
+    figure = turned_views(system.reconstruct(batch.rgb), trimesh.creation.box((0.2, 0.2, 0.2)), 30, 20, 16)
+    assert figure.get_suptitle() == "azimuth 30°, elevation 20°"
+    assert len(figure.axes) == 3
+
+
+# following a training run
+
+
+def rows_of(steps):
+    return [{"step": s, "phase": "training", "loss": 1.0 / s, "rgb": 0.5 / s, "seconds": 1.0} for s in steps]
+
+
+def test_the_live_board_has_one_output_and_frames_at_even_steps(shown):
+    system = make_system()
+    system.train()
+    board = LiveBoard(Snapshots(make_batch(1), every=10, image_size=8, samples=4))
+    for row in rows_of(range(5, 41, 5)):
+        board(system, row)
+    assert list(board.snapshots.frames) == [5, 15, 25, 35]
+    assert len(shown) == 1
+    assert isinstance(shown[0], Figure)
+    assert system.training  # left as it was
+
+
+def test_snapshots_do_not_disturb_the_training():
+    system = make_system()
+    before = {name: tensor.clone() for name, tensor in system.state_dict().items()}
+    state = torch.random.get_rng_state()
+    Snapshots(make_batch(1), every=1, image_size=8, samples=4)(system, rows_of([1])[0])
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in system.state_dict().items())
+
+
+def test_tensorboard_gets_every_number(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows = [*rows_of([1, 2, 3]), {"step": 3, "phase": "validation", "image_loss": 0.25, "seconds": 2.0}]
+    with TensorBoard(tmp_path) as listener:
+        for row in rows:
+            listener(make_system(), row)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert set(events.Tags()["scalars"]) >= {"training/loss", "training/rgb", "validation/image_loss"}
+    found = [number for event in events.Scalars("training/rgb") for number in (event.step, event.value)]
+    assert found == pytest.approx([1, 0.5, 2, 0.25, 3, 0.5 / 3])
+
+
+# a reader's own photo
+
+
+def test_a_photo_becomes_a_square_crop_on_white(tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(png(cut_out()))
+    images = read_photo(path, size=24)
+    assert images.shape == (1, 24, 24, 3)
+    object_ = (images[0] < 0.9).any(-1)
+    rows, columns = object_.any(1).nonzero(), object_.any(0).nonzero()
+    assert rows.max() - rows.min() + 1 == 20  # 1.2 times the mask's 20 rows fill the 24
+    assert columns.max() - columns.min() + 1 == 10
+    assert (images[0, 0] == 1).all()
+
+
+def test_a_photo_with_a_mask_equals_its_cut_out(tmp_path):
+    rgba = cut_out()
+    for name, array in (("both", rgba), ("photo", rgba[..., :3]), ("mask", rgba[..., 3])):
+        (tmp_path / f"{name}.png").write_bytes(png(array))
+    together = read_photo(tmp_path / "both.png")
+    assert torch.equal(together, read_photo(tmp_path / "photo.png", tmp_path / "mask.png"))
+
+
+def test_uploads_become_a_mesh(tmp_path, monkeypatch):
+    system = make_system().eval()
+    monkeypatch.setattr(upload, "shape_figure", lambda images, shape, title: (images.shape, title))
+    figure, sentence = shape_of_uploads(system, uploaded("me.png", png(cut_out())), (), tmp_path, 32)
+    assert figure == ((1, 32, 32, 3), "your photo")
+    assert len(trimesh.load(tmp_path / "photo.glb", force="mesh").faces) > 100
+    assert "photo.glb" in sentence
+
+
+@pytest.mark.parametrize(
+    ("photo", "mask", "said"),
+    [
+        ((), (), "Choose a photo"),
+        (uploaded("a.png", png(cut_out())[:60]), (), "truncated"),
+        (uploaded("a.txt", b"hello"), (), "not an image file"),
+        (uploaded("a.png", png(cut_out()[..., :3])), (), "no alpha channel and no mask"),
+        (uploaded("a.png", png(cut_out())), uploaded("m.png", png(cut_out(30)[..., 3])), "must be equal"),
+        (uploaded("a.png", png(cut_out())), uploaded("m.png", png(np.zeros((40, 40), np.uint8))), "empty"),
+    ],
+)
+def test_bad_uploads_get_one_sentence(tmp_path, photo, mask, said):
+    figure, sentence = shape_of_uploads(make_system().eval(), photo, mask, tmp_path)
+    assert figure is None
+    assert said in sentence
+    assert not (tmp_path / "photo.glb").exists()
+
+
+def test_an_upload_stays_in_its_folder_and_is_turned_upright(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # held upright: to be turned by 90 degrees
+    image = png(np.zeros((10, 30, 3), np.uint8), format="JPEG", exif=exif)
+    path = save_upload(uploaded("../../evil.jpg", image), folder, "photo")
+    assert path == folder / "photo.png"
+    assert Image.open(path).size == (10, 30)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["photo.png", "run"]
+
+
+def test_glb_stands_upright(tmp_path):
+    mesh = trimesh.creation.box((0.2, 0.4, 1.0))  # z is up
+    mesh.visual.vertex_colors = np.tile(np.uint8([10, 200, 30, 255]), (len(mesh.vertices), 1))
+    loaded = trimesh.load(write_glb(mesh, tmp_path / "box.glb"), force="mesh")
+    assert loaded.extents == pytest.approx([0.2, 1.0, 0.4])  # y is up in GLB
+    assert loaded.volume == pytest.approx(mesh.volume)  # not turned inside out
+    assert np.asarray(loaded.visual.vertex_colors)[0].tolist() == [10, 200, 30, 255]
+    with pytest.raises(InputError, match="no surface"):
+        write_glb(trimesh.Trimesh(), tmp_path / "none.glb")
+
+
+def test_the_upload_button_shows_figure_and_sentence(shown, tmp_path):
+    reconstruct = upload.upload_control(make_system(TINY).eval(), tmp_path, 32)
+    reconstruct()
+    assert isinstance(shown[0], ipywidgets.VBox)
