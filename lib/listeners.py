@@ -16,21 +16,23 @@ class TensorBoard:
 
     Tags are ``training/rgb``, ``validation/image_loss`` and so on. Use it as a context, or call `close` at the end.
 
+    Events of steps from the first row on, which a run that was killed may have left, are hidden.
+
     Parameters
     ----------
     folder : path
-        Gets the event files.
-    first : int
-        Step that the run goes on from: events after it, from a run that was killed, are hidden.
+        Gets the event files, with the first row.
     """
 
-    def __init__(self, folder: Path | str, first: int = 0):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder), purge_step=first + 1 if first else None)
+    def __init__(self, folder: Path | str):
+        self.folder, self.writer = folder, None
 
     def __call__(self, system: nn.Module, row: dict) -> None:
         """Write one row."""
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder), purge_step=row["step"])
         for name, value in row.items():
             if isinstance(value, int | float) and name != "step":
                 self.writer.add_scalar(f"{row['phase']}/{name}", value, row["step"])
@@ -38,7 +40,8 @@ class TensorBoard:
 
     def close(self) -> None:
         """End the event file."""
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
     def __enter__(self):
         return self

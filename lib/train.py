@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from lib.checkpoints import save_weights
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
+from lib.listeners import TensorBoard
 from lib.paths import FURNITURE
 from lib.recipes import RECIPES
 from lib.systems import SYSTEMS
@@ -39,7 +40,9 @@ def _run(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)  # the network's first weights
     make, _ = SYSTEMS["shapeclipper"]
     system = make(recipe.system)
-    train(system, recipe.training, data, options.run, validation=validation, accelerator=accelerator)
+    with TensorBoard(options.run / "tensorboard") as events:
+        settings = {"validation": validation, "accelerator": accelerator, "listeners": (events,)}
+        train(system, recipe.training, data, options.run, **settings)
     if options.export:
         export(system, options.run, options.export)
 

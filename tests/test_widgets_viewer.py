@@ -143,17 +143,30 @@ def test_snapshots_do_not_disturb_the_training():
     assert all(torch.equal(tensor, before[name]) for name, tensor in system.state_dict().items())
 
 
-def test_tensorboard_gets_every_number(tmp_path):
+def scalars(folder, tag):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    rows = [*rows_of([1, 2, 3]), {"step": 3, "phase": "validation", "image_loss": 0.25, "seconds": 2.0}]
-    with TensorBoard(tmp_path) as listener:
-        for row in rows:
-            listener(make_system(), row)
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert set(events.Tags()["scalars"]) >= {"training/loss", "training/rgb", "validation/image_loss"}
-    found = [number for event in events.Scalars("training/rgb") for number in (event.step, event.value)]
-    assert found == pytest.approx([1, 0.5, 2, 0.25, 3, 0.5 / 3])
+    events = EventAccumulator(str(folder)).Reload().Scalars(tag)
+    return [number for event in events for number in (event.step, event.value)]
+
+
+def test_tensorboard_gets_every_number_and_hides_what_a_killed_run_left(tmp_path):
+    system = make_system()
+    with TensorBoard(tmp_path) as killed:
+        for row in [*rows_of([1, 2, 3]), {"step": 3, "phase": "validation", "image_loss": 0.25, "seconds": 2.0}]:
+            killed(system, row)
+    assert scalars(tmp_path, "training/rgb") == pytest.approx([1, 0.5, 2, 0.25, 3, 0.5 / 3])
+    assert scalars(tmp_path, "validation/image_loss") == [3, 0.25]
+    with TensorBoard(tmp_path) as resumed:  # its last state was step 2
+        for row in rows_of([3, 4]):
+            resumed(system, row | {"rgb": 7.0})
+    assert scalars(tmp_path, "training/rgb") == pytest.approx([1, 0.5, 2, 0.25, 3, 7.0, 4, 7.0])
+
+
+def test_tensorboard_without_rows_writes_nothing(tmp_path):
+    with TensorBoard(tmp_path / "events"):
+        pass
+    assert not (tmp_path / "events").exists()
 
 
 # a reader's own photo

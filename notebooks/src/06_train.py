@@ -135,9 +135,8 @@ log = run / "log.jsonl"
 
 def go_on(system, board, stop_after=None):
     """Train a system, or go on with the run in the folder, under our eyes."""
-    first = read_log(log)[-1]["step"] if log.is_file() else 0
     settings = {"validation": validation, "accelerator": accelerator, "stop_after": stop_after}
-    with TensorBoard(run / "tensorboard", first) as events:
+    with TensorBoard(run / "tensorboard") as events:
         return train(system, chosen.training, data, run, listeners=(board, events), **settings)
 
 
