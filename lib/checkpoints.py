@@ -1,6 +1,7 @@
 """Weights and training states on disk: safetensors and JSON, each file written whole or not at all."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,16 +16,16 @@ from lib.systems import SYSTEMS
 
 def write_atomically(path: Path, write) -> None:
     """Call `write(temporary path)` and rename the result to `path`: a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"could not write {path} ({error.strerror}); free some space or choose another folder"
-        ) from error
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"could not write {path} ({reason}); free some space or choose another folder") from error
 
 
 def write_json(path: Path, content) -> None:
@@ -38,10 +39,10 @@ def read_json(path: Path):
         return json.loads(Path(path).read_text())
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; is this the folder of a checkpoint or a run?") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path} is not valid JSON ({error.msg}, line {error.lineno}); restore or delete it"
-        ) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    except ValueError as error:  # broken JSON, or bytes that are no text
+        raise InputError(f"{path} is not valid JSON ({error}); restore or delete it") from error
 
 
 def save_weights(folder: Path, system: nn.Module, about: dict, half: bool = False) -> None:
@@ -74,15 +75,16 @@ def load_system(folder: Path | str, device: str = "cpu", expected: str | None = 
     """
     folder = Path(folder)
     about = read_json(folder / "config.json")
+    if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
+        raise InputError(f"{folder / 'config.json'} does not describe a system; restore it or choose another folder")
     name = about.get("system")
     if name not in SYSTEMS or expected not in (None, name):
         raise InputError(f"{folder} holds a checkpoint of system {name!r}, not of {expected or sorted(SYSTEMS)}")
     make, config_class = SYSTEMS[name]
     try:
-        config = config_class(**{**about["config"], "backbone_weights": "random"})
-    except TypeError as error:
+        system = make(config_class(**{**about["config"], "backbone_weights": "random"}))
+    except (TypeError, ValueError, RuntimeError) as error:  # unknown settings, or values of the wrong type or size
         raise InputError(f"{folder / 'config.json'} does not describe a {name}: {error}") from error
-    system = make(config)
     load_state(system, read_tensors(folder / "weights.safetensors"), folder)
     return system.to(device).eval()
 
@@ -106,6 +108,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} does not exist; give the folder of a checkpoint") from error
     except SafetensorError as error:
         raise InputError(f"{path} is damaged ({error}); restore it or train again") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error})") from error
 
 
 def save_training(path: Path, system: nn.Module, optimizer: torch.optim.Optimizer, about: dict) -> None:

@@ -46,8 +46,10 @@ def test_package_weights_on_timms_network_recognise_photographs(picture, classes
     assert int(scores.argmax()) in classes
 
 
-def test_frozen_batchnorm_stays_frozen_and_the_rest_learns():
-    backbone = Backbone(LITE0, "random", 32, freeze_batchnorm=True).train()
+@pytest.mark.parametrize("switched", [True, False])
+def test_frozen_batchnorm_stays_frozen_and_the_rest_learns(switched):
+    backbone = Backbone(LITE0, "random", 32, freeze_batchnorm=True)
+    backbone = backbone.eval().train() if switched else backbone
     norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [m.running_mean.clone() for m in norms]
     backbone(torch.rand(4, 32, 32, 3)).square().sum().backward()

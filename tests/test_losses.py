@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from lib.geometry.cameras import Viewpoint, unit_pair
-from lib.losses.camera import azimuth_prior_loss, camera_margin_loss, mirror_loss
+from lib.losses.camera import axis_alignment_loss, azimuth_prior_loss, camera_margin_loss, mirror_loss
 from lib.losses.field import box_sdf, eikonal_loss, sphere_sdf
 from lib.losses.normal import inliers, normal_errors, normal_loss, to_canonical
 from lib.losses.reprojection import mask_loss, rgb_loss, soft_iou
@@ -326,6 +326,41 @@ def test_mirror_loss_of_known_angles():
 def test_mirror_loss_has_the_gradient_of_finite_differences_on_both_sides():
     start = [4 * numbers(i, 3) - 2 for i in range(6)]
     assert_gradient(lambda *a: mirror_loss(pose(*a[:3]), pose(*a[3:])), *start)
+
+
+def seen_normals(world: list[list[float]], view: Viewpoint) -> tuple[Tensor, Tensor]:
+    """Camera-frame normals and mask of an image of one row that shows these world-frame normals."""
+    unit = torch.nn.functional.normalize(torch.tensor([[world]], dtype=torch.float64), dim=-1)
+    return unit @ view.rotation().mT[:, None], torch.ones(1, 1, len(world), dtype=torch.float64)
+
+
+def test_axis_alignment_is_0_for_faces_along_the_axes_except_downwards():
+    view = pose(*torch.tensor([[0.7], [0.3], [-0.2]], dtype=torch.float64))
+    aligned = [[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1.0]]
+    assert axis_alignment_loss(*seen_normals(aligned, view), view).item() == pytest.approx(0, abs=1e-12)
+    assert axis_alignment_loss(*seen_normals([[0, 0, -1.0]], view), view).item() == pytest.approx(1)
+    assert axis_alignment_loss(*seen_normals([[1, 1, 0.0]], view), view).item() == pytest.approx(1 - 0.5**0.5)
+    normal, mask = seen_normals([[1, 1, 1.0], [0, 0, -1.0]], view)
+    mask[0, 0, 1] = 0
+    assert axis_alignment_loss(normal, mask, view).item() == pytest.approx(1 - 3**-0.5)
+    assert axis_alignment_loss(normal, 0 * mask, view).item() == 0
+
+
+def test_axis_alignment_does_not_see_quarter_turns():
+    views = pose(*torch.tensor([[0.7], [0.3], [0.0]], dtype=torch.float64))
+    normal, mask = directions(0, 1, 4, 4), torch.ones(1, 4, 4, dtype=torch.float64)
+    turned = views.turned(torch.tensor([math.pi / 2], dtype=torch.float64))
+    expected = axis_alignment_loss(normal, mask, views).item()
+    assert axis_alignment_loss(normal, mask, turned).item() == pytest.approx(expected)
+
+
+def test_axis_alignment_has_the_gradient_of_finite_differences():
+    mask = numbers(1, 2, 3, 3)
+
+    def loss(normal, *angles):
+        return axis_alignment_loss(torch.nn.functional.normalize(normal, dim=-1), mask, pose(*angles))
+
+    assert_gradient(loss, directions(2, 2, 3, 3), *(numbers(3 + i, 2) for i in range(3)))
 
 
 # --- semantic neighbours -------------------------------------------------------------------------------------------

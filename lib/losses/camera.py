@@ -37,7 +37,7 @@ def camera_margin_loss(viewpoint: Viewpoint, limit: float = 90.0, slack: float =
 def mirror_loss(viewpoint: Viewpoint, of_mirrored: Viewpoint) -> Float[Tensor, ""]:
     """The mirrored image must be seen from (-azimuth, elevation, -roll) (released code; not in the paper).
 
-    Mean squared difference of the unit pairs; in [0, 4].
+    Mean squared difference of the unit pairs' entries; in [0, 2].
     """
     expected = viewpoint.mirrored()
     pairs = ("azimuth", "elevation", "roll")
@@ -51,7 +51,7 @@ def axis_alignment_loss(
 
     Most made objects have faces along three directions, and a camera above the ground sees no face from below. So the
     camera-frame normals of one image tell its elevation, its roll and its azimuth up to quarter turns, before any
-    shape is known. Mean of 1 - max(|n_x|, |n_y|, n_z) over the object's pixels, in [0, 2].
+    shape is known. Mean of 1 - max(|n_x|, |n_y|, n_z) over the object's pixels, in [0, 1].
     """
     world = (normal.flatten(1, 2) @ viewpoint.rotation()).unflatten(1, normal.shape[1:3])
     best = torch.cat([world[..., :2].abs(), world[..., 2:]], dim=-1).amax(dim=-1)
