@@ -1,11 +1,11 @@
 """The signed distance of a mesh on a grid, so that a designer's mesh can be volume rendered like a learned field."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import trimesh
 from jaxtyping import Bool, Float, Int
 from pykdtree.kdtree import KDTree
@@ -19,32 +19,48 @@ Color = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class DistanceGrid:
-    """Signed distance and its gradient at the samples of `lib.geometry.meshes.grid_points`.
+    """Signed distance at the samples of `lib.geometry.meshes.grid_points`.
 
     Attributes
     ----------
-    values : Tensor, shape (4, R, R, R)
-        Distance (world units, negative inside), then its unit gradient; indexed [channel, x, y, z].
+    values : Tensor, shape (R, R, R)
+        World units, negative inside; indexed [x, y, z].
     bound : float
         Half the side of the grid in world units.
     """
 
-    values: Float[Tensor, "4 x y z"]
+    values: Float[Tensor, "x y z"]
     bound: float
 
     @property
     def spacing(self) -> float:
         """Between samples, world units."""
-        return 2 * self.bound / (self.values.shape[-1] - 1)
+        return 2 * self.bound / (len(self.values) - 1)
 
-    def __call__(self, points: Float[Tensor, "batch points 3"]) -> tuple[Tensor, Tensor]:
-        """Distance (B, P) and gradient (B, P, 3) by trilinear interpolation; beyond the grid, its border's."""
+    def __call__(self, points: Float[Tensor, "*batch 3"]) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch 3"]]:
+        """Distance by trilinear interpolation, and the gradient of the interpolation within its cell.
+
+        Beyond the grid: the distance at its border plus the distance to the border.
+        """
         inside = points.clamp(-self.bound, self.bound)
-        where = inside.flip(-1)[None, None] / self.bound  # grid_sample wants the last axis first
-        volume = self.values[None].to(points.dtype)
-        sampled = F.grid_sample(volume, where.flatten(2, 3)[:, :, None], align_corners=True, padding_mode="border")
-        sampled = sampled[0, :, 0, 0].unflatten(-1, points.shape[:2])
-        return sampled[0] + (points - inside).norm(dim=-1), sampled[1:].movedim(0, -1)
+        position = (inside + self.bound) / self.spacing
+        cell = position.detach().floor().clamp(0, len(self.values) - 2)
+        x, y, z = (position - cell).unbind(-1)
+        corner = self._corners(cell.long())  # (2, 2, 2, ...)
+        over_x = corner[0] + (corner[1] - corner[0]) * x
+        over_xy = over_x[0] + (over_x[1] - over_x[0]) * y
+        distance = over_xy[0] + (over_xy[1] - over_xy[0]) * z
+        rise_x, rise_y = corner[1] - corner[0], over_x[1] - over_x[0]
+        rise_x = rise_x[0] + (rise_x[1] - rise_x[0]) * y
+        slopes = [rise_x[0] + (rise_x[1] - rise_x[0]) * z, rise_y[0] + (rise_y[1] - rise_y[0]) * z]
+        gradient = torch.stack([*slopes, over_xy[1] - over_xy[0]], dim=-1) / self.spacing
+        return distance + (points - inside).norm(dim=-1), gradient
+
+    def _corners(self, cell: Int[Tensor, "*batch 3"]) -> Float[Tensor, "2 2 2 *batch"]:
+        side = len(self.values)
+        first = (cell[..., 0] * side + cell[..., 1]) * side + cell[..., 2]
+        steps = [(i * side + j) * side + k for i, j, k in itertools.product((0, 1), repeat=3)]
+        return torch.stack([self.values.flatten()[first + step] for step in steps]).unflatten(0, (2, 2, 2))
 
     def field(self, color: Color | None = None):
         """The grid as a field for `lib.rendering.volume.render_rays`, coloured by a function of the point."""
@@ -79,13 +95,9 @@ def distance_grid(
     points, face = trimesh.sample.sample_surface(mesh, samples, seed=seed)
     nearest = _nearest(points.astype(np.float32), grid, resolution, bound)
     on_surface = trimesh.triangles.closest_point(mesh.triangles[face[nearest]], grid)
-    offset = grid - on_surface
-    distance = np.linalg.norm(offset, axis=1)
-    sign = np.where(hidden(mesh, grid), -1.0, 1.0)
-    gradient = sign[:, None] * offset / np.maximum(distance, 1e-9)[:, None]
-    table = np.concatenate([(sign * distance)[:, None], gradient], axis=1).astype(np.float32)
-    cube = table.reshape(*[resolution] * 3, 4)
-    return DistanceGrid(torch.from_numpy(np.ascontiguousarray(np.moveaxis(cube, -1, 0))), bound)
+    distance = np.linalg.norm(grid - on_surface, axis=1)
+    signed = np.where(hidden(mesh, grid), -distance, distance).astype(np.float32)
+    return DistanceGrid(torch.from_numpy(signed.reshape((resolution,) * 3)), bound)
 
 
 def hidden(mesh: trimesh.Trimesh, points: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, " points"]:

@@ -1,0 +1,287 @@
+# %% [markdown]
+# # 03 · Volume rendering: from signed distance to a picture
+#
+# A shape here is a function that gives the distance to the nearest surface. To learn it from photographs we have to
+# draw it, and the drawing has to have useful derivatives. Volume rendering does both: it blurs the surface into a thin
+# fog and adds up the fog along each pixel's ray.
+#
+# You will understand
+#
+# - how a distance becomes density, transmittance, weights, and then image, mask, normals and depth;
+# - what the width $\beta$ of the fog and the number of samples each do wrong, measured against *exact* pictures;
+# - when a chair's leg disappears, and why it then cannot be learned;
+# - the small print: the last interval, random sample positions, and which gradient a normal is made of.
+#
+# **Time**: about twenty minutes to read; the cells take under a minute on two CPU cores.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # quick | full: size of the pictures and of the measurements
+dataset: str = "furniture"  # name of the prepared data
+data_root: str = ""  # a prepared folder; empty: the one that comes with the course
+category: str = "chair"  # where the model is taken from
+model: str = "scopia-white-kitchen-chair"  # which object to look at; empty: the first of the category
+run_dir: str = ""  # where results go; empty: runs/<profile>/03_volume_rendering
+seed: int = 0  # of the random sample positions
+device: str = "cpu"  # cpu: nothing is trained here
+
+# %%
+import time
+
+import torch
+
+from lib.data.loading import PreparedDataset
+from lib.errors import InputError
+from lib.paths import prepared_folder, run_folder
+from lib.plots import rays as plots
+from lib.plots.shapes import viewpoint_at
+from lib.plots.source import show_source
+from lib.rendering.surface import compare_maps, height_color, mesh_scene, sphere_scene
+from lib.rendering.volume import compositing_weights, laplace_density, render_rays
+
+begin = time.perf_counter()
+run = run_folder("03_volume_rendering", profile, run_dir)
+data = PreparedDataset(prepared_folder(dataset, data_root), "train", [category])
+named = data.metadata.index[data.metadata["model"] == model] if model else data.metadata.index
+if len(named) == 0:
+    raise InputError(f"model: there is no {category} {model!r} in the training split; leave it empty for the first")
+mesh = data.mesh(int(named[0]))
+scene = mesh_scene(mesh, viewpoint_at(35, 20), 80 if profile == "quick" else 160, height_color)
+
+# %% [markdown]
+# ## The picture first
+#
+# Above is the truth: each pixel's ray is intersected with the triangles of a designer's chair (Embree, a ray tracer).
+# Below it is the same chair by volume rendering, as ShapeClipper trains at its end: $\beta$ = 0.02 and 64 samples a
+# ray. The last row is the difference. Both colour a point by its height, so a colour error is a geometry error.
+#
+# Three things to see: a halo around the silhouette, a back that is not quite opaque, and normals that are speckled
+# just there. By the end of this notebook you can say where each comes from, and how large it must be.
+
+# %% tags=["key-figure"] alt="A chair by exact ray casting, by volume rendering, and the differences of all maps"
+figure = plots.comparison_figure(scene, beta=0.02, samples=64)
+
+# %% [markdown]
+# How did a designer's mesh become a distance function? Such meshes are soups of triangles with holes, so "inside" is
+# not what their faces say. We call a point inside if it sees no way out in any of 26 directions, measure the distance
+# to the surface, and keep both on a grid (`lib/geometry/distance_grid.py`). Everything below holds for the learned
+# network too: the renderer only asks for a function from points to distance, gradient and colour.
+#
+# ## The formula, and the code that is the formula
+#
+# With signed distance $s$ (negative inside), VolSDF (Eq. 2-3) sets the density
+#
+# $$\sigma(x) = \tfrac{1}{\beta}\,\Psi_\beta(-s(x)), \qquad
+# \Psi_\beta(u) = \begin{cases}\tfrac12 e^{u/\beta} & u \le 0\\ 1 - \tfrac12 e^{-u/\beta} & u > 0\end{cases}$$
+#
+# where $\Psi_\beta$ is the Laplace distribution function. Deep inside, a ray meets an obstacle every $\beta$; on the
+# surface half as often; outside the density dies off within a few $\beta$. With samples at depths $z_i$ and intervals
+# $d_i = z_{i+1} - z_i$,
+#
+# $$\alpha_i = 1 - e^{-\sigma_i d_i}, \qquad T_i = e^{-\sum_{j<i} \sigma_j d_j}, \qquad w_i = T_i\,\alpha_i .$$
+#
+# $T_i$ is the probability to get as far as sample $i$, $w_i$ to get there and no further. The mask is $\sum w_i$, and
+# colour, normal and depth are averages with the weights $w_i$.
+
+# %%
+show_source(laplace_density, compositing_weights, render_rays)
+
+# %% [markdown]
+# ## One ray
+#
+# Follow one pixel. Dots are the renderer's samples, grey lines the same with 4,000 of them, the dashed line is the
+# exact hit. Move the pixel next to a leg, so that the ray just misses it, and watch how much fog it meets. Then make
+# $\beta$ small with few samples: the leg falls between two dots.
+
+# %% tags=["control"] alt="Distance, density, transmittance and weight along the ray of one pixel"
+from lib.widgets.rays import beta_slider, draw_comparison, draw_ray, pixel_sliders, samples_slider
+from lib.widgets.viewer import controlled
+
+redraw = controlled(
+    lambda **values: draw_ray(scene, **values),
+    **pixel_sliders(scene, scene.image_size * 55 // 96, scene.image_size * 66 // 96),
+    beta=beta_slider(),
+    samples=samples_slider(),
+)
+
+# %% [markdown]
+# ## How wrong is it?
+#
+# Now every combination of $\beta$ and samples, against exact ray casting of the same pixels.
+
+# %% tags=["curves"] alt="Errors of mask, depth and normals over the number of samples, one line for each beta"
+from lib.evaluation import write_results
+from lib.evaluation.studies import study_row
+
+betas, counts = (0.1, 0.03, 0.01, 0.003, 0.001), (16, 32, 64, 128, 256)
+errors = {(beta, n): compare_maps(scene.render(beta, n), scene.exact) for beta in betas for n in counts}
+units = {"mask": "1", "iou": "1", "depth": "world unit", "depth_bias": "world unit", "normal": "degree", "rgb": "1"}
+about = {"n": scene.image_size**2, "dataset": data.name, "split": "train", "category": category, "profile": profile}
+rows = [
+    study_row(f"volume β={b:g} samples={n}", "exact ray casting", name, getattr(e, name), unit, **about)
+    for (b, n), e in errors.items()
+    for name, unit in units.items()
+]
+write_results(run / "results.json", rows)
+figure = plots.error_curves(errors)
+
+# %% [markdown]
+# Each line has two regimes. On its flat part the error is *blur*: it belongs to $\beta$, and more samples do not help.
+# On its steep part it is *sampling*: the intervals are too long for a fog that thin. The two meet where the spacing
+# of the samples is a few $\beta$. So a smaller $\beta$ is better only if the samples can follow. The normals are the
+# first to break: with 64 samples they are **best near $\beta$ = 0.03**, not at the smallest. In a thin part the
+# gradient turns round half-way through, and a sample or two too deep cancel those before: the speckles on the back.
+#
+# See it in pictures:
+
+# %% tags=["control"] alt="Exact and rendered maps and their differences for a chosen beta and number of samples"
+redraw = controlled(
+    lambda **values: draw_comparison(scene, **values), beta=beta_slider(0.001), samples=samples_slider(32)
+)
+
+# %% [markdown]
+# ## The limit of small β
+#
+# For a flat wall met at a right angle everything can be integrated. A slab of thickness $t$ has optical depth
+# $t/\beta + e^{-t/2\beta}$, hence the mask
+#
+# $$M = 1 - \exp\!\big(-t/\beta - e^{-t/(2\beta)}\big).$$
+#
+# To be 99 % opaque a slab needs about $t > 4.5\,\beta$: at $\beta$ = 0.02 that is 0.09. This chair's back is 0.016
+# thick, and so it is grey above. A sheet with *no* thickness has $M = 1 - 1/e = 0.63$ for every $\beta$: it never
+# becomes opaque.
+#
+# And a thick wall's depth is wrong by $c\,\beta$ with
+# $c = 2(1-e^{-1/2}) - \int_0^{1/2} \frac{1-e^{-x}}{x}\,dx = 0.343$:
+# most rays get a little way into the fog. Below, the rendered depth follows that line until the samples are too
+# coarse: a sample carries the interval *behind* it, so the first one inside the wall stops the ray, on average half a
+# spacing too late (dotted).
+
+# %% tags=["limit"] alt="Depth error of a flat wall over beta: 0.343 beta, then half a spacing"
+figure = plots.depth_bias_figure((0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1), (64, 256, 4096))
+
+# %% [markdown]
+# A wall's depth is too far, yet the chair's mean depth above is too *near*. No contradiction: a ray that meets
+# a surface at a grazing angle stays in the fog before it for longer, and stops there.
+#
+# ## Thin legs
+#
+# ShapeClipper takes 64 samples over a depth of 1.4: a spacing of 0.022. The legs of this chair are 0.031 thick, its
+# back 0.016, the legs of a steel chair 0.02 or less. Below, first the mask of a slab for all its positions
+# between two samples (the line is the mean, the band the extremes; dashed is the formula). A slab thinner than the spacing still shows **as long as
+# $\beta$ is not much smaller than the spacing**: the fog around it reaches a sample. At $\beta$ = 0.001 it is hit with
+# probability about thickness / spacing, or not at all.
+
+# %% tags=["thin"] alt="Rendered mask of a slab over its thickness, and the legs of the chair with 16 to 256 samples"
+side = scene.image_size
+legs = (slice(side // 2, side), slice(side // 4, 5 * side // 6))
+figure = plots.thin_figure(scene, (16, 32, 64, 128, 256), beta=0.001, crop=legs)
+
+# %% [markdown]
+# What is not sampled gets no gradient either: a leg that a ray does not see cannot be pulled to where the image has
+# one. That is why training starts with a thick fog ($\beta$ = 0.1) and sharpens it, and one reason why learned chairs
+# so often lack legs.
+#
+# ## What goes wrong: the last interval
+#
+# The last sample has no right neighbour, so how long is its interval? The released ShapeClipper says 0, VolSDF
+# $10^{10}$. With $10^{10}$ any density that is left at the far end becomes a wall. VolSDF wants that (its scenes have a
+# background); for an object on white it is fatal while $\beta$ is large: the whole background turns opaque, the
+# mask's gradient vanishes, and nothing is learned. Numbers are the mean mask of pixels that should be empty.
+
+# %% tags=["interval"] alt="Masks with a last interval of length zero and infinity, for falling beta"
+figure = plots.interval_figure(scene, (0.1, 0.05, 0.03, 0.02, 0.01))
+
+# %% [markdown]
+# ## Random positions
+#
+# In training each sample is drawn at random within its bin (*stratified*). One such picture is noisier than one with
+# samples in the middle of the bins, but the middle has rings: errors that are the same in every step, so that
+# the network can learn to fit them. Random errors average out over steps.
+
+# %% tags=["jitter"] alt="Depth errors: rings with fixed samples, noise with random ones"
+generator = torch.Generator().manual_seed(seed)
+figure = plots.jitter_figure(scene, beta=0.003, samples=32, repeats=32, generator=generator)
+
+# %% [markdown]
+# ## Which gradient is the normal?
+#
+# The paper takes the normalised gradient of the *density*, our code that of the *distance*. By the chain rule
+# $\nabla\sigma = -\tfrac{1}{\beta}\,\psi_\beta(-s)\,\nabla s$ with the Laplace density $\psi_\beta > 0$: opposite
+# directions, a factor apart, so the outward unit normal is the same. On paper. In 32 bits the factor $e^{-|s|/\beta}$
+# underflows to 0 at $|s| > 87\,\beta$, and the direction is lost. Both, for a network with random weights:
+
+# %%
+from lib.fields.sdf import SDFField
+
+torch.manual_seed(seed)
+network = SDFField()
+points = torch.rand(1, 4000, 3) - 0.5
+
+
+def density_gradient(beta, dtype):
+    """Gradient of the density at the points by automatic differentiation."""
+    x = points.to(dtype).requires_grad_()
+    sdf, _ = network.to(dtype)(x, torch.zeros(1, 64, dtype=dtype))
+    return torch.autograd.grad(laplace_density(sdf, beta).sum(), x)[0]
+
+
+double = torch.float64
+gradient = network.to(double).with_gradient(points.double(), torch.zeros(1, 64, dtype=double))[2]
+ours, paper = (torch.nn.functional.normalize(g.detach(), dim=-1) for g in (gradient, -density_gradient(0.05, double)))
+largest = float((ours - paper).norm(dim=-1).max())
+lost = float((density_gradient(0.002, torch.float32) == 0).all(-1).float().mean())
+print(f"largest difference of the two unit vectors, 64 bits, β = 0.05: {largest:.1e}")
+print(f"share of points without a density gradient, 32 bits, β = 0.002: {lost:.0%}")
+
+# %% [markdown]
+# ## A check without a mesh
+#
+# The grid has errors of its own. A sphere has none: distance, hit and normal are closed forms. If the renderer is
+# right, its errors must go to zero as $\beta$ falls and samples grow.
+
+# %%
+sphere = sphere_scene(viewpoint_at(30, 20).to(torch.float64), radius=0.4, image_size=48)
+on_sphere = {
+    pair: compare_maps(sphere.render(*pair), sphere.exact) for pair in ((0.02, 64), (0.005, 256), (0.001, 1024))
+}
+for (beta, n), e in on_sphere.items():
+    print(f"β = {beta:<6g} {n:5} samples: mask {e.mask:.4f}, depth {e.depth:.4f}, normals {e.normal:.2f}°")
+
+# %% [markdown]
+# ## Questions
+#
+# 1. A ray just misses a wall: it runs parallel to it at distance $d$ over a length $L$. What is its mask at width
+#    $\beta$? (Integrate; then check with the first control.) For which $d$ is it below 0.5?
+# 2. The depth's mean error for random positions is larger than for the middles. By how much, and why? (What does the
+#    first sample inside the wall look like on average?)
+# 3. Give the last interval the length of the one before. Is that better than 0? Try it in `compositing_weights`.
+# 4. Which number of samples would you choose for $\beta$ = 0.005, if the legs are 0.03 thick? Use the curves.
+
+# %% tags=["results"]
+print("β      samples   mask    depth   normals")
+for pair in ((0.1, 64), (0.03, 64), (0.01, 64), (0.003, 64), (0.001, 64), (0.003, 256), (0.001, 256)):
+    e = errors[pair]
+    print(f"{pair[0]:<6g} {pair[1]:7}   {e.mask:.3f}   {e.depth:.4f}   {e.normal:5.1f}°")
+print(f"{time.perf_counter() - begin:.0f} s for this notebook")
+
+# %% tags=["nbval-check-output"]
+fine = on_sphere[0.001, 1024]
+print(
+    f"sphere, β = 0.001: mask error {fine.mask:.3f}, depth error {fine.depth:.3f}, normals within 1°: {fine.normal < 1}"
+)
+print(f"depth of a wall lies {plots.wall_depth_bias(0.02, 4096) / 0.02:.3f} β behind it")
+print(f"mask of a sheet without thickness: {float(plots.slab_opacity(0.0, 0.002, 0.0005).mean()):.2f}")
+thin = {t: float((plots.slab_opacity(t, 1e-4, 1.4 / 64) > 0.5).mean()) for t in (0.005, 0.011, 0.022)}
+print("64 samples see a slab of", ", ".join(f"{t} with probability {p:.2f}" for t, p in thin.items()))
+finest = [errors[beta, 256].mask for beta in betas]
+print("mask error falls with β at 256 samples:", finest == sorted(finest, reverse=True))
+print("density and distance give one normal:", largest < 1e-6)
+
+# %% [markdown]
+# ## Where to read on
+#
+# - Yariv et al., *Volume Rendering of Neural Implicit Surfaces* (VolSDF), 2021: the density, and a sampler that bounds
+#   the opacity's error instead of trusting 64 even samples.
+# - Huang et al., *ShapeClipper*, 2023, Sec. 3.1: uniform samples "with the exception" of that sampler.
+# - Max, *Optical models for direct volume rendering*, 1995: where the weights come from.
+# - Notebook **04** uses this renderer to ask one shape to explain two images; **05** uses its normals.
