@@ -166,10 +166,10 @@ figure = plots.depth_bias_figure((0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1), (
 # ## Thin legs
 #
 # ShapeClipper takes 64 samples over a depth of 1.4: a spacing of 0.022. The legs of this chair are 0.031 thick, its
-# back 0.016, the legs of a steel chair 0.02 or less. Below, first the mask of a slab for all its positions
-# between two samples (the line is the mean, the band the extremes; dashed is the formula). A slab thinner than the spacing still shows **as long as
-# $\beta$ is not much smaller than the spacing**: the fog around it reaches a sample. At $\beta$ = 0.001 it is hit with
-# probability about thickness / spacing, or not at all.
+# back 0.016, the legs of a steel chair 0.02 or less. Below, first the mask of a slab for all its positions between two
+# samples: the line is the mean, the band the extremes, dashed the formula. A slab thinner than the spacing still shows
+# **as long as $\beta$ is not much smaller than the spacing**: the fog around it reaches a sample. At $\beta$ = 0.001 it
+# is hit with probability about thickness / spacing, or not at all.
 
 # %% tags=["thin"] alt="Rendered mask of a slab over its thickness, and the legs of the chair with 16 to 256 samples"
 side = scene.image_size
