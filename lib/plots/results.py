@@ -83,7 +83,7 @@ def protocol_figure(clouds: Clouds):
             axis.tick_params(labelsize=7)
     axes[0, 0].set_ylabel("front")
     axes[1, 0].set_ylabel("side")
-    axes[0, 0].legend(markerscale=8, loc="upper left", fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), markerscale=8, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -142,7 +142,7 @@ def shrink_figure(resolutions: Sequence[int], measured: Sequence[float], bound: 
 
 
 @styled()
-def comparison_bars(rows: Sequence[dict], metric: str, protocol: str = "view", scale: float = 1.0, title: str = ""):
+def comparison_bars(rows: Sequence[dict], metric: str, protocol: str = "view", scale: float = 1.0):
     """Systems against baselines: a bar each with its 95 % interval, best at the top; learned ones in colour.
 
     Parameters
@@ -162,10 +162,11 @@ def comparison_bars(rows: Sequence[dict], metric: str, protocol: str = "view", s
     errors = np.abs(ends.T - values).reshape(2, -1)
     colors = [BLUE if row["profile"] != "none" else "0.75" for row in chosen]
     axis.barh([row["system"] for row in chosen], values, color=colors, xerr=errors, ecolor="0.3", height=0.7)
-    for position, value in enumerate(values):
-        axis.text(0.01, position, f"{value:.3f}", transform=axis.get_yaxis_transform(), va="center", fontsize=8)
+    for position, (value, color) in enumerate(zip(values, colors, strict=True)):
+        ink = "white" if color == BLUE else "black"
+        axis.text(0.01, position, f"{value:.3f}", transform=axis.get_yaxis_transform(), va="center", color=ink)
     axis.grid(axis="y", visible=False)
-    axis.set_xlabel(title or metric)
+    axis.set_xlabel(f"{f'{scale:g} x ' if scale != 1 else ''}{metric.replace('_', ' ')}, protocol {protocol}")
     return figure
 
 

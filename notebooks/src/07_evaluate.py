@@ -215,13 +215,14 @@ redraw = controlled(
 # The whiskers hold 95 % of what other test sets of this size would have given: *models* are drawn again with
 # replacement, with all their views, because two photos of one chair are not two independent chairs. With a dozen images
 # they are wide. Here is the whole test split, measured at full resolution by the command that made the checkpoints,
-# and then every category by itself.
+# and then every category by itself, where this run measured several.
 
 # %%
 shipped = [row for path in sorted(WEIGHTS.glob("*/results.json")) for row in read_results(path)]
 print(results_table(shipped).round(3).to_string() if shipped else "no shipped results in lib/weights")
-by_category = results_table(results + shipped, category=None, metrics=("chamfer_distance", "f_score@0.05"))
-print("\n" + by_category.round(3).to_string())
+if len({row["category"] for row in results}) > 2:  # "all" and more than one
+    by_category = results_table(results, category=None, metrics=("chamfer_distance", "f_score@0.05"))
+    print(by_category.round(3).to_string())
 
 # %% [markdown]
 # ## The viewpoint
