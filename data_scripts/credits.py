@@ -8,13 +8,18 @@ from data_scripts.sweethome import Entry
 
 NOTICE = """\
 The images, normal maps and meshes in this folder are derived from the Sweet Home 3D furniture libraries.
-Each model keeps the licence of its library; ATTRIBUTION.csv names model, creator, licence and library.
+Each model keeps the licence of its library, or its own where that differs;
+ATTRIBUTION.csv names model, creator, licence and library.
 The libraries' own licence texts are in licenses/.
 
 Changes made: models were centred, scaled, stretched, recoloured and rendered; the stored meshes keep the
 visible surface only, with fewer faces and without textures.
 
 {summary}
+
+CC0-1.0: https://creativecommons.org/publicdomain/zero/1.0/
+CC-BY-3.0: https://creativecommons.org/licenses/by/3.0/
+CC-BY-3.0-US: https://creativecommons.org/licenses/by/3.0/us/
 """
 
 CARD = """\
@@ -42,11 +47,13 @@ def write_credits(folder: Path, entries: list[Entry], source: Path) -> None:
         writer.writerow(["model", "category", "name", "creator", "licence", "pack"])
         for entry in sorted(entries, key=lambda entry: entry.model):
             writer.writerow([entry.model, entry.category, entry.name, entry.creator, entry.licence, entry.pack])
-    packs = {entry.pack: entry.licence for entry in sorted(entries, key=lambda entry: entry.pack)}
+    packs = sorted({entry.pack for entry in entries})
     (folder / "licenses").mkdir(exist_ok=True)
     for pack in packs:
         with zipfile.ZipFile(source / f"{pack}.sh3f") as library:
             (folder / "licenses" / f"{pack}.txt").write_bytes(library.read("LICENSE.TXT"))
-    summary = "\n".join(f"{pack}: {licence}" for pack, licence in packs.items())
+    summary = "\n".join(
+        f"{pack}: {', '.join(sorted({e.licence for e in entries if e.pack == pack}))}" for pack in packs
+    )
     (folder / "LICENSE").write_text(NOTICE.format(summary=summary), encoding="utf-8")
     (folder / "README.md").write_text(CARD, encoding="utf-8")

@@ -64,7 +64,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the .sh3f files (default: %(default)s)")
-    parser.add_argument("--models", type=Path, default=MODEL_LIST, help="CSV: category, pack, id, family, turn")
+    parser.add_argument(
+        "--models", type=Path, default=MODEL_LIST, help="CSV of the models to take (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=FURNITURE, help="prepared folder to make or replace")
     parser.add_argument("--image-size", type=_positive, default=64, help="pixels a side (default: %(default)s)")
     parser.add_argument("--views", type=_positive, default=3, help="images an instance in val and test")

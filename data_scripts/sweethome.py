@@ -48,6 +48,8 @@ class Entry:
         Width, depth and height in centimetres.
     rotation : tuple of float
         Row-major 3 x 3 matrix applied to the stored model before anything else.
+    licence : str
+        The library's, unless the model's own licence text says otherwise (a column of the committed list).
     family : str
         Models that are nearly the same share one, and so a split; the model's own name by default.
     turn : float
@@ -62,6 +64,7 @@ class Entry:
     path: str
     size: tuple[float, float, float]
     rotation: tuple[float, ...]
+    licence: str = ""
     family: str = ""
     turn: float = 0.0
 
@@ -69,11 +72,6 @@ class Entry:
     def model(self) -> str:
         """Name of the model in the prepared folder, unique over all libraries."""
         return re.sub(r"[^a-z0-9]+", "-", f"{self.pack}-{self.key}".lower()).strip("-")
-
-    @property
-    def licence(self) -> str:
-        """SPDX-like name of the library's licence."""
-        return LICENCES.get(self.pack, f"licenses/{self.pack}.txt")
 
 
 @dataclass(frozen=True)
@@ -160,6 +158,7 @@ def _entry(row: dict[str, str], catalogue: dict[str, dict[str, str]]) -> Entry:
     if piece is None:
         raise InputError(f"The library {row['pack']} has no piece {row['id']!r}; use package version 1.8 of it.")
     entry = Entry(
+        licence=row.get("licence") or LICENCES.get(row["pack"], f"see licenses/{row['pack']}.txt"),
         category=row["category"],
         pack=row["pack"],
         key=row["id"],

@@ -8,74 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trimesh
-from PIL import Image
+from tiny_library import MODELS, PACK, TRAIN_VARIANTS, write_library
 
 from data_scripts import prepare_furniture
-from data_scripts.archives import extract, safe_member_path
-from data_scripts.captions import colour_name, measure
-from data_scripts.surfaces import clean, decimate, likeness, outer_mesh, visible_faces
-from data_scripts.sweethome import load_model, read_entries
+from data_scripts.sweethome import read_entries
 from lib.data.images import read_sample_images
 from lib.data.prepared import load_mesh, read_prepared
 from lib.errors import InputError
-from lib.paths import FURNITURE, REPOSITORY
-
-PACK = "BlendSwap-CC-0"
-MODELS = 7  # two for val, two for test, three for training
-TRAIN_VARIANTS = 3
-MTL = "newmtl wood\nKd 1 1 1\nmap_Kd wood.png\nnewmtl metal\nKd 0.1 0.2 0.9\n"
-
-
-# ---------------------------------------------------------------- a library look-alike
-
-
-def box(low, high) -> tuple[np.ndarray, np.ndarray]:
-    """Corners and quads of an axis-aligned box, y up."""
-    mesh = trimesh.creation.box(bounds=[low, high])
-    return np.asarray(mesh.vertices), np.asarray(mesh.faces)
-
-
-def chair_obj(seed: int) -> str:
-    """A chair in the libraries' frame (y up, facing +z): seat, back, four legs, and a ball inside the seat."""
-    width, depth, back = np.random.default_rng(seed).uniform((0.8, 0.8, 0.8), (1.2, 1.2, 1.6))
-    legs = [box((x, 0, z), (x + 0.1, 0.8, z + 0.1)) for x in (0, width - 0.1) for z in (0, depth - 0.1)]
-    seat = box((0, 0.8, 0), (width, 1.2, depth))
-    ball = trimesh.creation.icosphere(1, 0.1)
-    hidden = (ball.vertices + np.array([width / 2, 1.0, depth / 2]), ball.faces)
-    parts = [("wood", seat), ("wood", hidden), ("metal", box((0, 1.2, 0), (width, 1.2 + back, 0.1)))]
-    parts += [("metal", leg) for leg in legs]
-    lines, first = ["mtllib chair.mtl", "vt 0 0", "vt 1 0", "vt 0 1"], 1
-    for material, (vertices, faces) in parts:
-        lines += [f"usemtl {material}", *(f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices)]
-        lines += [f"f {a}/1 {b}/2 {c}/3" for a, b, c in faces + first]
-        first += len(vertices)
-    return "\n".join(lines) + "\n"
-
-
-def write_library(folder: Path) -> Path:
-    """A .sh3f file with MODELS chairs, and the list that names them; returns the list."""
-    folder.mkdir(parents=True)
-    Image.fromarray(np.array([[[200, 90, 40], [90, 200, 40]]], dtype=np.uint8)).save(folder / "wood.png")
-    lines = ["# a comment", "id=tiny", "name=Tiny"]
-    with zipfile.ZipFile(folder / f"{PACK}.sh3f", "w") as archive:
-        for number in range(1, MODELS + 1):
-            lines += [f"id#{number}=Tiny#chair{number}", f"name#{number}=Oak chair", f"creator#{number}=M\\u00e9 Maker"]
-            lines += [f"model#{number}=/tiny/chair{number}/chair.obj", f"category#{number}=Living room"]
-            lines += [f"width#{number}=50", f"depth#{number}=60", f"height#{number}=100"]
-            for name, content in (("chair.obj", chair_obj(number)), ("chair.mtl", MTL)):
-                archive.writestr(f"tiny/chair{number}/{name}", content)
-            archive.write(folder / "wood.png", f"tiny/chair{number}/wood.png")
-        archive.writestr("PluginFurnitureCatalog.properties", "\n".join(lines) + "\n")
-        archive.writestr("LICENSE.TXT", "Public domain, says the test.")
-    rows = [f"chair,{PACK},chair{number},{'twins' if number > MODELS - 2 else ''}," for number in range(1, MODELS + 1)]
-    (folder / "models.csv").write_text("\n".join(["category,pack,id,family,turn", *rows]) + "\n")
-    return folder / "models.csv"
+from lib.paths import FURNITURE
 
 
 @pytest.fixture(scope="module")
@@ -320,120 +265,12 @@ def test_damaged_libraries_are_refused(library, tmp_path, capsys):
         read_entries(tmp_path / "tiny", library)
 
 
-# ---------------------------------------------------------------- its parts
-
-
-@pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/evil.txt", "..\\evil.txt", "C:\\evil.txt"])
-def test_archives_cannot_leave_their_folder(tmp_path, name):
-    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
-        archive.writestr("good.txt", "fine")
-        archive.writestr(name, "gotcha")
-    with pytest.raises(InputError, match="outside its folder"):
-        extract(tmp_path / "bad.zip", tmp_path / "here/deeper")
-    assert not list(tmp_path.rglob("*evil*"))
-    with pytest.raises(InputError, match="outside its folder"):
-        safe_member_path(tmp_path, name)
-
-
-def test_links_in_archives_are_not_followed(tmp_path):
-    with zipfile.ZipFile(tmp_path / "links.zip", "w") as archive:
-        link = zipfile.ZipInfo("out")
-        link.external_attr = 0o120777 << 16
-        archive.writestr(link, str(tmp_path))
-        archive.writestr("out/file.txt", "inside")
-    extract(tmp_path / "links.zip", tmp_path / "here")
-    assert (tmp_path / "here/out/file.txt").read_text() == "inside"
-    assert not (tmp_path / "file.txt").exists()
-
-
-def test_models_are_turned_scaled_and_centred(library, tmp_path):
-    entry = read_entries(library.parent, library)[0]
-    mesh = load_model(library.parent / f"{PACK}.sh3f", entry, tmp_path)
-    used = mesh.vertices[np.unique(mesh.faces)]
-    assert np.allclose(np.ptp(used, axis=0), [0.5, 0.6, 1.0])  # the catalogue's centimetres, z up
-    assert np.allclose(used.min(axis=0) + used.max(axis=0), 0)
-    wood, metal = (next(k for k, t in enumerate(mesh.textures) if test(t.size)) for test in ((6).__eq__, (3).__eq__))
-    assert mesh.textures[metal][0, 0, 2] > 200
-    back = mesh.vertices[np.unique(mesh.faces[(mesh.material == metal) & (mesh.vertices[mesh.faces].min(1)[:, 2] > 0)])]
-    assert back[:, 1].max() < 0  # the back rest is behind: the front is +y
-    assert mesh.textures[wood].shape == (1, 2, 3)
-
-
-def test_only_the_outer_surface_is_kept():
-    outside, inside = trimesh.creation.box((1, 1, 1)), trimesh.creation.icosphere(1, 0.3)
-    both = trimesh.util.concatenate([outside, inside])
-    seen = visible_faces(both.vertices, both.faces)
-    assert seen[:12].all()
-    assert not seen[12:].any()
-    open_box = both.copy()
-    open_box.update_faces(~(both.triangles_center[:, 2] > 0.49))  # take the lid off
-    assert visible_faces(open_box.vertices, open_box.faces)[10:].mean() > 0.5
-    kept = outer_mesh(both.vertices, both.faces)
-    assert len(kept.faces) == 12
-    assert np.allclose(kept.bounds, outside.bounds)
-
-
-def test_small_faces_survive_between_rays():
-    ball, dot = trimesh.creation.icosphere(2, 0.3), trimesh.creation.icosphere(1, 0.001)
-    dot.apply_translation((0.4321, 0.1234, 0.2345))
-    both = trimesh.util.concatenate([ball, dot])
-    assert visible_faces(both.vertices, both.faces)[-len(dot.faces) :].all()
-
-
-def test_decimation_keeps_flat_open_sheets_and_thin_rods():
-    x, y = np.meshgrid(np.linspace(-0.5, 0.5, 40), np.linspace(-0.5, 0.5, 40))
-    index = np.arange(1600).reshape(40, 40)
-    quads = [index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]]
-    faces = np.concatenate([np.stack([quads[k] for k in three], -1).reshape(-1, 3) for three in ((0, 1, 2), (0, 2, 3))])
-    sheet = trimesh.Trimesh(np.stack([x, y, 0 * x], -1).reshape(-1, 3), faces, process=False)
-    rod = trimesh.creation.cylinder(0.01, 0.5, sections=8)
-    rod.apply_translation((0.2, 0.2, 0.25))
-    whole = trimesh.util.concatenate([sheet, rod])
-    outer = clean(whole.vertices, whole.faces)
-    small = decimate(*outer, 300, 4)
-    assert len(small[1]) < 0.1 * len(outer[1])
-    like = likeness(outer, small)
-    assert like.good
-    assert like.overlap > 0.99
-    without_rod = outer[0], outer[1][: len(sheet.faces)]
-    assert not likeness(outer, without_rod).good
-
-
-def test_measures_of_known_shapes():
-    def table(top):
-        legs = [trimesh.creation.box((0.06, 0.06, 0.7)) for _ in range(4)]
-        for leg, (x, y) in zip(legs, ((1, 1), (1, -1), (-1, 1), (-1, -1)), strict=True):
-            leg.apply_translation((0.25 * x, 0.25 * y, -0.35))
-        return unit(trimesh.util.concatenate([top, *legs]))
-
-    def unit(mesh):
-        mesh.apply_translation(-mesh.bounds.mean(axis=0))
-        return mesh.apply_scale(1 / mesh.extents.max())
-
-    round_table, square = trimesh.creation.cylinder(0.5, 0.06, sections=64), trimesh.creation.box((0.9, 0.7, 0.06))
-    assert (measure(table(round_table)).legs, measure(table(round_table)).plan) == (4, "round")
-    assert (measure(table(square)).legs, measure(table(square)).plan) == (4, "rectangular")
-    boards = [trimesh.creation.box((0.8, 0.3, 0.02)).apply_translation((0, 0, z)) for z in (0, 0.3, 0.6, 0.9, 1.2)]
-    sides = [trimesh.creation.box((0.02, 0.3, 1.22)).apply_translation((x, 0, 0.6)) for x in (-0.4, 0.4)]
-    shelf = measure(unit(trimesh.util.concatenate([*boards, *sides])))
-    assert shelf.boards == 5
-    assert measure(unit(trimesh.creation.box((0.5, 0.5, 1.0)))).legs is None
-
-
-@pytest.mark.parametrize(
-    ("rgb", "word"),
-    [((250, 250, 250), "white"), ((128, 128, 128), "grey"), ((10, 10, 10), "black"), ((200, 20, 20), "red"),
-     ((30, 60, 200), "blue"), ((20, 70, 25), "dark green"), ((110, 70, 35), "brown")],
-)  # fmt: skip
-def test_colours_have_their_plain_names(rgb, word):
-    assert colour_name(np.full((4, 4, 4), (*rgb, 255), dtype=np.uint8)) == word
-
-
-def test_command_line_runs_from_anywhere(tmp_path):
-    script = REPOSITORY / "data_scripts/prepare_furniture.py"
-    done = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    for option in ("--source", "--output", "--image-size", "--views", "--variants", "--seed", "--workers"):
-        assert option in done.stdout
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit):
+        prepare_furniture.parse(["--help"])
+    shown = capsys.readouterr().out
+    for option in ("source", "output", "image-size", "views", "variants", "seed", "categories", "workers"):
+        assert f"--{option}" in shown
 
 
 def test_counts_are_written_as_json(folder):
