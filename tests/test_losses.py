@@ -18,7 +18,7 @@ from lib.losses.reprojection import mask_loss, rgb_loss, soft_iou
 from lib.losses.semantic import choose_neighbors, neighbor_probabilities
 
 seeds = st.integers(0, 2**31)
-angles = st.floats(-math.pi, math.pi)
+angles = st.floats(-math.pi, math.pi, allow_subnormal=False)
 
 
 def numbers(seed: int, *shape: int) -> Tensor:
