@@ -196,11 +196,15 @@ def azimuth_figure(predicted: Float[np.ndarray, " n"], target: Float[np.ndarray,
 
 
 def ranked_rows(instances: pd.DataFrame, dataset: PreparedDataset, protocol: str = "view") -> list[tuple[int, float]]:
-    """Rows of a dataset with their Chamfer distances, best first, from `lib.evaluation.evaluate_instances`."""
+    """Rows of a dataset with their Chamfer distances, best first, from `lib.evaluation.evaluate_instances`.
+
+    What is no sample of the dataset is left out.
+    """
     chosen = instances[(instances["metric"] == "chamfer_distance") & (instances["protocol"] == protocol)]
     row_of = {name: row for row, name in enumerate(dataset.metadata["id"])}
-    pairs = zip(chosen["id"].map(row_of), chosen["value"], strict=True)
-    return sorted(((int(row), float(value)) for row, value in pairs), key=lambda pair: pair[1])
+    found = dict(zip(chosen["id"], chosen["value"], strict=True))
+    pairs = [(row_of[name], float(value)) for name, value in found.items() if name in row_of]
+    return sorted(pairs, key=lambda pair: pair[1])
 
 
 def make_case(title: str, image, prediction: Prediction, target: trimesh.Trimesh, target_view: Viewpoint) -> Case:
