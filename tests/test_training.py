@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import traceback
 from dataclasses import replace
@@ -294,6 +295,27 @@ def test_folder_of_a_run_on_other_data_is_refused(go, paused, tmp_path):
     other = PreparedDataset(write_prepared(tmp_path / "discs", train=5, val=3), "train")
     with pytest.raises(InputError, match="another samples setting"):
         go(paused, data=other)
+
+
+@pytest.mark.xfail(strict=True, reason="plan.json is read without a check")
+@pytest.mark.parametrize("text", [None, "{", "[]"])
+def test_run_folder_without_its_plan_is_one_sentence(go, paused, tmp_path, text):
+    run = tmp_path / "run"
+    shutil.copytree(paused, run)
+    (run / "plan.json").unlink()
+    if text is not None:
+        (run / "plan.json").write_text(text)
+    with pytest.raises(InputError, match="plan.json"):
+        go(run)
+
+
+def test_damaged_state_is_one_sentence(go, paused, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(paused, run)
+    state = run / "checkpoint" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(InputError, match="state.safetensors is damaged"):
+        go(run)
 
 
 @pytest.mark.parametrize("name", ["steps", "batch_size", "log_every", "save_every", "validate_every"])
