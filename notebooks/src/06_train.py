@@ -129,7 +129,7 @@ from lib.widgets.viewer import LiveBoard
 
 total = chosen.training.pretrain_steps + chosen.training.steps
 watched = test.batch(torch.tensor([len(test) // 2]))
-snapshots = Snapshots(watched, every=total // 12)
+snapshots = Snapshots(watched, every=total // 9)
 log = run / "log.jsonl"
 
 

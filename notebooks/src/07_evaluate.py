@@ -13,8 +13,8 @@
 # - what a collapsed viewpoint looks like in numbers;
 # - why the paper's table and ours cannot be ranked against each other.
 #
-# **Time**: about a minute and a half in the quick profile, which measures a few held-out images with coarse grids. The
-# full results of the shipped checkpoints stand beside it.
+# **Time**: about a minute in the quick profile, which measures a few held-out images with coarse grids. The full
+# results of the shipped checkpoints stand beside it.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: a few held-out images, coarsely, or the whole test split as in the paper
@@ -230,13 +230,15 @@ if len({row["category"] for row in results}) > 2:  # "all" and more than one
 # The azimuths of a good estimator lie on the diagonal. On a dashed line the network has taken the back for the front,
 # for all images: that is its right, nobody told it. On a horizontal line it has *collapsed*: every image gets the same
 # azimuth, and shapes become averages over all sides. The entropy of the predicted azimuths sees that without any truth:
-# 1 is even, 0 collapsed; a dozen images cannot reach more than about 0.8.
+# 1 is even, 0 collapsed; a dozen images drawn evenly reach about 0.8.
 
 # %% tags=["viewpoint"] alt="Predicted against true azimuths, and their spread over the circle"
 from lib.plots.results import azimuth_figure
 
 learned = next((name for name in systems if systems[name].config.viewpoint == "predicted"), None)
-table = measured[learned or "retrieval_feature (own view)"]
+shown_system = learned or "retrieval_feature (own view)"
+print("viewpoints of", shown_system)
+table = measured[shown_system]
 wide = table[table["protocol"] == "none"].pivot(index="id", columns="metric", values="value")
 if "azimuth" in wide:
     figure = azimuth_figure(wide["azimuth"].to_numpy(), (wide["azimuth"] - wide["azimuth_difference"]).to_numpy())
