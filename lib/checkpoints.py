@@ -20,6 +20,7 @@ def write_atomically(path: Path, write) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
+        temporary.chmod(0o644)  # safetensors writes files that only their owner may read
         temporary.replace(path)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         with suppress(OSError):

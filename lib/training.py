@@ -7,6 +7,7 @@ moments and the step are enough.
 
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -122,7 +123,8 @@ def train(
     batches = _Batches(system, config, data, accelerator)
     log = _Log(run, first, listeners, enabled=accelerator.is_main_process)
     total = config.pretrain_steps + config.steps
-    bar = tqdm(total=total, initial=first, unit="step", disable=None if accelerator.is_main_process else True)
+    quiet = bool(os.environ.get("TQDM_DISABLE")) or not accelerator.is_main_process
+    bar = tqdm(total=total, initial=first, unit="step", disable=quiet)
     with _interruptible() as interrupted, bar, log:
         for step in range(first, total):
             losses = _step(model, system, optimizer, config, batches, step, accelerator)

@@ -368,7 +368,6 @@ def test_missing_parts_of_a_batch_are_one_sentence():
         make_system(replace(GIVEN, semantic_weight=0.0)).losses(replace(batch, viewpoint=None), generator())
 
 
-@pytest.mark.xfail(strict=True, reason="losses() does not check for normals yet")
 def test_missing_normals_are_one_sentence():
     batch = replace(make_batch(neighbor=False), normal=None)
     with pytest.raises(InputError, match="normal"):
@@ -466,7 +465,6 @@ def test_reconstruction_uses_the_given_viewpoint_or_the_prediction_or_the_front(
     torch.testing.assert_close(system.reconstruct(images).viewpoint.azimuth, system.encode(images)[2].azimuth)
 
 
-@pytest.mark.xfail(strict=True, reason="the assumed front view forgets the configured projection")
 def test_front_view_has_the_configured_projection():
     system = make_system(replace(GIVEN, projection="weak_perspective"))
     assert system.reconstruct(make_batch(2).rgb).viewpoint.projection == "weak_perspective"

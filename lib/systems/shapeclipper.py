@@ -110,7 +110,8 @@ class ShapeClipper(nn.Module):
         query, neighbor, mirrored = self._read(batch, generator)
         targets, readings = ([batch, batch.neighbor], [query, neighbor]) if neighbor else ([batch], [query])
         views, losses, config = [reading.viewpoint for reading in readings], {}, self.config
-        if config.hypotheses > 1 and config.hypotheses_from <= self.progress < config.hypotheses_until:
+        searches = config.viewpoint == "predicted" and config.hypotheses > 1
+        if searches and config.hypotheses_from <= self.progress < config.hypotheses_until:
             views, losses = self._search(targets, readings, generator)
         losses |= self._reprojection(batch, query.shape, query.texture, views[0], self.config.rays, generator)
         losses["eikonal"] = self.config.eikonal_weight * self._eikonal(query.shape, generator)
@@ -128,6 +129,8 @@ class ShapeClipper(nn.Module):
     def _read(self, batch: Batch, generator: torch.Generator) -> tuple["Reading", "Reading | None", Viewpoint | None]:
         """Encode queries, neighbours and mirrored queries in one pass of the networks."""
         config, size = self.config, len(batch.rgb)
+        if config.normal_weight > 0 and batch.normal is None:
+            raise InputError("normal_weight > 0 needs a dataset whose samples have normals; or set it to 0")
         if config.semantic_weight > 0 and batch.neighbor is None:
             raise InputError("semantic_weight > 0 needs neighbours: give the dataset's neighbour file, or set it to 0")
         targets = [batch] + ([batch.neighbor] if config.semantic_weight > 0 else [])
@@ -274,7 +277,9 @@ class ShapeClipper(nn.Module):
         def distance(i: int, points: Tensor):
             return self.sdf_field(points, shape_code[i : i + 1])[0]
 
-        return Reconstruction(field, distance, viewpoint, float(self.beta()), self.config.depth_range)
+        return Reconstruction(
+            field, distance, viewpoint, float(torch.as_tensor(self.beta()).detach()), self.config.depth_range
+        )
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The pretrained part, which training may move more slowly than the rest."""
@@ -292,7 +297,8 @@ class ShapeClipper(nn.Module):
 
     def _front(self, images: Tensor) -> Viewpoint:
         zero = images.new_zeros(len(images))
-        return Viewpoint.from_angles(zero, zero, distance=self.config.distance, focal=self.config.focal)
+        c = self.config
+        return Viewpoint.from_angles(zero, zero, distance=c.distance, focal=c.focal, projection=c.projection)
 
     def _given(self, batch: Batch) -> Viewpoint:
         if batch.viewpoint is None:
