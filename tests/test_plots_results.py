@@ -216,7 +216,13 @@ def test_azimuths_are_drawn_where_they_are():
 
 def test_ranked_rows(tmp_path):
     data = PreparedDataset(write_tiny_dataset(tmp_path / "tiny"), "test", ["ball"])  # lens-0, lens-1, lens-2
-    table = [["lens-1", "view", 0.3], ["lens-2", "view", 0.1], ["lens-1", "raw", 0.0], ["lens-0", "view", 0.2], ["else", "view", 0]]
+    table = [
+        ["lens-1", "view", 0.3],
+        ["lens-2", "view", 0.1],
+        ["lens-1", "raw", 0.0],
+        ["lens-0", "view", 0.2],
+        ["else", "view", 0],
+    ]
     records = [[i, p, "chamfer_distance", v] for i, p, v in table]
     instances = pd.DataFrame(records, columns=["id", "protocol", "metric", "value"])
     assert ranked_rows(instances, data) == [(2, 0.1), (0, 0.2), (1, 0.3)]

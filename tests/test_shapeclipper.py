@@ -12,7 +12,7 @@ from lib.errors import InputError
 from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers
 from lib.geometry.meshes import first_hits, ray_scene
 from lib.systems import SYSTEMS
-from lib.systems.shapeclipper import ShapeClipper
+from lib.systems.shapeclipper import Reading, ShapeClipper
 from lib.systems.shapeclipper_config import CONFIGS, ShapeClipperConfig
 
 QUERY = {"rgb", "mask", "normal", "eikonal"}
@@ -334,8 +334,10 @@ def test_best_hypothesis_is_the_turn_that_explains_mask_and_normals():
     target = replace(make_batch(2), mask=mask, normal=normal)
     for quarter in range(4):
         wrong = true.turned(torch.full((2,), -quarter * torch.pi / 2))
-        turn = system._best_turn(target, code, wrong, generator())
-        torch.testing.assert_close(turn, torch.full((2,), quarter * torch.pi / 2))
+        (view,), losses = system._search([target], [Reading(code, code, wrong)], generator())
+        torch.testing.assert_close(view.azimuth, true.azimuth, rtol=0, atol=1e-5)
+        pull = 1 - np.cos(quarter * np.pi / 2)
+        assert losses["hypotheses"].item() == pytest.approx(config.hypothesis_weight * pull, abs=1e-5)
 
 
 # --- width of the surface ------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from lib.data.loading import Batch
 from lib.losses.normal import to_canonical
 from lib.plots.style import BLUE, GREY, ORANGE, RED, image_grid, styled
-from lib.studies.normals import Corruption, Ranking
+from lib.studies.outliers import Corruption, Ranking
 
 
 def frames_figure(batch: Batch, rendered: Float[torch.Tensor, "batch height width 3"]):

@@ -54,7 +54,7 @@ class Reconstruction:
         return torch.cat(rows)
 
     @torch.no_grad()
-    def mesh(self, resolution: int = 100, index: int = 0, bound: float = 0.6) -> trimesh.Trimesh:
+    def mesh(self, resolution: int = 100, index: int = 0, bound: float = 0.7) -> trimesh.Trimesh:
         """Marching cubes of one shape with the texture at its vertices.
 
         Parameters
@@ -63,6 +63,9 @@ class Reconstruction:
             Samples along each axis of [-bound, bound]^3.
         index : int
             Which of the B shapes.
+        bound : float
+            Half the side of the grid, in world units. The released code stops at 0.6 and so cuts the top off a tall
+            object that a predicted camera sees from farther away; 0.7 is as far as the renderer looks.
 
         Returns
         -------

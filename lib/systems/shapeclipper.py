@@ -277,9 +277,8 @@ class ShapeClipper(nn.Module):
         def distance(i: int, points: Tensor):
             return self.sdf_field(points, shape_code[i : i + 1])[0]
 
-        return Reconstruction(
-            field, distance, viewpoint, float(torch.as_tensor(self.beta()).detach()), self.config.depth_range
-        )
+        beta = float(torch.as_tensor(self.beta()).detach())
+        return Reconstruction(field, distance, viewpoint, beta, self.config.depth_range)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The pretrained part, which training may move more slowly than the rest."""

@@ -6,7 +6,7 @@ import torch
 from lib.data.loading import Batch
 from lib.plots.normals import dropout_figure
 from lib.rendering.volume import RenderedMaps
-from lib.studies.normals import corrupted, ranking
+from lib.studies.outliers import corrupted, ranking
 
 
 def keep_slider(value: float = 0.8) -> ipywidgets.FloatSlider:

@@ -39,7 +39,7 @@ from lib.losses.normal import inliers, normal_errors, normal_loss, to_canonical
 from lib.paths import WEIGHTS, prepared_folder, run_folder
 from lib.plots import normals as plots
 from lib.plots.source import show_source
-from lib.studies.normals import azimuth_slopes, basin_share, corrupted, landscape, ranking
+from lib.studies.outliers import azimuth_slopes, basin_share, corrupted, landscape, ranking
 
 begin = time.perf_counter()
 run = run_folder("05_normal_loss", profile, run_dir)
@@ -184,10 +184,10 @@ write_json(run / "normals.json", {"seed": seed, "images": len(rows), **measured}
 # %% [markdown]
 # Two lessons. Where the shape is already right, both losses pull a viewpoint home from tens of degrees away, and on
 # these images the mask reaches at least as far as the normals do. The normals' own strength is another: they need no
-# finished silhouette, only faces. And no local pull, of either loss, turns a chair around. That is why the viewpoint needs more than a
-# gradient: a prior that spreads azimuths, the mirrored image, and in our recipe `small` quarter turns that are tried
-# out in full (notebook 06). It is also why that recipe begins with normals alone: faces in three directions tell the
-# azimuth up to quarter turns before there is any shape.
+# finished silhouette, only faces. And no local pull, of either loss, turns a chair around. That is why the viewpoint
+# needs more than a gradient: a prior that spreads azimuths, the mirrored image, and in our recipe `small` quarter turns
+# that are tried out in full (notebook 06). It is also why that recipe begins with normals alone: faces in three
+# directions tell the azimuth up to quarter turns before there is any shape.
 #
 # ## Questions
 #

@@ -96,7 +96,8 @@ figure = case_sheet(cases)
 #
 # $$x = -0.6 + 1.2 \, \frac{i}{N - 1}$$
 #
-# because the indices run from $0$ to $N-1$. The released code of ShapeClipper, Cat3D and SDF-SRN divides by $N$ where
+# because the indices run from $0$ to $N-1$. (Our meshes look as far as 0.7, since a predicted camera may stand farther
+# away and make a chair taller; the formula is the same.) The released code of ShapeClipper, Cat3D and SDF-SRN divides by $N$ where
 # its indices end at $N - 1$. The mesh shrinks by $(N-1)/N$ and moves towards the corner at $-0.6$. ShapeClipper's
 # protocol scales and centres afterwards and hardly notices. The other two do not: at $N = 100$ the far side of an
 # object moves by 0.011, more than the whole tolerance of FS@1, and its middle by half of it.
