@@ -73,6 +73,6 @@ RECIPES = {
     "small-given": Recipe(replace(SMALL, viewpoint="given"), _SMALL_TRAINING),
     "quick": Recipe(
         replace(SMALL, viewpoint="given", rays=96, neighbor_rays=48, samples=20),
-        replace(_SMALL_TRAINING, steps=220, pretrain_steps=40, validate_every=1000, save_every=100, log_every=5),
+        replace(_SMALL_TRAINING, steps=170, pretrain_steps=40, validate_every=1000, save_every=100, log_every=5),
     ),
 }

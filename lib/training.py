@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lib.checkpoints import load_training, save_training, save_weights, write_json
+from lib.checkpoints import load_training, read_json, save_training, save_weights, write_json
 from lib.data.loading import Batch, PreparedDataset
 from lib.data.neighbors import NEIGHBOR_FILE, read_neighbors
 from lib.errors import InputError
@@ -218,7 +218,8 @@ def _optimizer(system: nn.Module, config: TrainingConfig) -> torch.optim.Adam:
     backbone = list(system.backbone_parameters())
     slow = {id(p) for p in backbone}
     rest = [p for p in system.parameters() if p.requires_grad and id(p) not in slow]
-    rates = (config.learning_rate, config.backbone_learning_rate or config.learning_rate)
+    slower = config.backbone_learning_rate
+    rates = (config.learning_rate, config.learning_rate if slower is None else slower)
     groups = [{"params": p, "lr": r, "initial_lr": r} for p, r in zip((rest, backbone), rates, strict=True) if p]
     return torch.optim.Adam(groups, fused=True)
 
@@ -273,10 +274,15 @@ def _resume(run: Path, system: nn.Module, optimizer, about: dict) -> tuple[int, 
     if not state.is_file():
         write_json(plan, about)
         return 0, None
-    before = json.loads(plan.read_text())
-    for part in ("system", "training", "dataset", "samples"):
-        if before[part] != json.loads(json.dumps(about[part])):
-            raise InputError(f"{run} holds a run with another {part} setting; choose another run folder or delete it")
+    before = read_json(plan)
+    for part, what in (
+        ("system", "system"),
+        ("training", "training"),
+        ("dataset", "dataset"),
+        ("samples", "data size"),
+    ):
+        if not isinstance(before, dict) or before.get(part) != json.loads(json.dumps(about[part])):
+            raise InputError(f"{run} holds a run with another {what} setting; choose another run folder or delete it")
     saved = load_training(state, system, optimizer)
     return saved["step"], saved["best"]
 
