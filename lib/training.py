@@ -275,13 +275,15 @@ def _resume(run: Path, system: nn.Module, optimizer, about: dict) -> tuple[int, 
         write_json(plan, about)
         return 0, None
     before = read_json(plan)
+    if not isinstance(before, dict):
+        raise InputError(f"{plan} does not describe a run; choose another run folder or delete it")
     for part, what in (
         ("system", "system"),
         ("training", "training"),
         ("dataset", "dataset"),
         ("samples", "data size"),
     ):
-        if not isinstance(before, dict) or before.get(part) != json.loads(json.dumps(about[part])):
+        if before.get(part) != json.loads(json.dumps(about[part])):
             raise InputError(f"{run} holds a run with another {what} setting; choose another run folder or delete it")
     saved = load_training(state, system, optimizer)
     return saved["step"], saved["best"]
