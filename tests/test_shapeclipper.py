@@ -77,6 +77,7 @@ PAPER_VALUES = {
     "pretrain_points": 10_000,
     "pretrain_shape": "sphere",
     "pretrain_prior_weight": 1.0,
+    "pretrain_axis_weight": 0.0,
     "axis_weight": 0.0,
     "augment_mirrored": False,
     "hypotheses": 1,
@@ -313,7 +314,7 @@ def test_forward_chooses_between_training_and_pretraining():
 
 
 def test_pretraining_on_axes_teaches_the_viewpoint_from_normals():
-    system = make_system(replace(TINY, axis_weight=1.0, augment_mirrored=True))
+    system = make_system(replace(TINY, pretrain_axis_weight=1.0, augment_mirrored=True))
     losses = system.pretrain_losses(make_batch(), generator())
     assert set(losses) == {"shape", "azimuth_prior", "axes", "mirror"}
     losses["axes"].backward()

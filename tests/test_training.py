@@ -24,7 +24,15 @@ from lib.training import Interrupted, TrainingConfig, _Batches, learning_rate_fa
 from lib.validation import validate
 
 # batch normalisation, random augmentation and hypotheses: all that could remember something between steps
-SYSTEM = replace(TINY, mirror_weight=0.1, axis_weight=0.1, augment_mirrored=True, hypotheses=2, hypotheses_from=0.0)
+SYSTEM = replace(
+    TINY,
+    mirror_weight=0.1,
+    pretrain_axis_weight=0.1,
+    axis_weight=0.1,
+    augment_mirrored=True,
+    hypotheses=2,
+    hypotheses_from=0.0,
+)
 CONFIG = TrainingConfig(
     steps=6,
     pretrain_steps=2,

@@ -243,7 +243,7 @@ class ShapeClipper(nn.Module):
 
     def _pretrain_viewpoint(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         config = self.config
-        if config.axis_weight == 0:  # the paper: only the head learns, from the azimuth prior alone
+        if config.pretrain_axis_weight == 0:  # the paper: only the head learns, from the azimuth prior alone
             with torch.no_grad():
                 features = (self.viewpoint_backbone or self.backbone)(batch.rgb)
             return {"azimuth_prior": azimuth_prior_loss(self.viewpoint_head(features).azimuth, power=1)}
@@ -253,7 +253,7 @@ class ShapeClipper(nn.Module):
         azimuth = torch.cat([viewpoint.azimuth, mirrored.azimuth])
         return {
             "azimuth_prior": config.pretrain_prior_weight * azimuth_prior_loss(azimuth, power=1),
-            "axes": config.axis_weight * axis_alignment_loss(batch.normal, batch.mask, viewpoint),
+            "axes": config.pretrain_axis_weight * axis_alignment_loss(batch.normal, batch.mask, viewpoint),
             "mirror": mirror_loss(viewpoint, mirrored),
         }
 

@@ -65,7 +65,8 @@ class ShapeClipperConfig:
     mirror_weight: float = 0.0
     pretrain_points: int = 10_000
     pretrain_prior_weight: float = 1.0
-    axis_weight: float = 0.0  # normals lie along the axes, in pretraining and training (ours; 0: off)
+    pretrain_axis_weight: float = 0.0  # normals lie along the axes, in pretraining (ours; 0: off)
+    axis_weight: float = 0.0  # the same in training
     augment_mirrored: bool = False  # the mirrored image also changes colour and size (ours)
     pretrain_shape: Literal["sphere", "box"] = "sphere"  # "box" (ours): its normals tell a viewpoint where it stands
     # viewpoint hypotheses (ours; 1: off, as in the paper)
