@@ -15,8 +15,9 @@ from lib.errors import InputError
 from lib.listeners import TensorBoard
 from lib.paths import FURNITURE
 from lib.recipes import RECIPES
+from lib.run_log import Interrupted
 from lib.systems import SYSTEMS
-from lib.training import Interrupted, train
+from lib.training import train
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,10 +8,6 @@ moments and the step are enough.
 import json
 import math
 import os
-import signal
-import time
-from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +22,7 @@ from lib.data.loading import Batch, PreparedDataset
 from lib.data.neighbors import NEIGHBOR_FILE, read_neighbors
 from lib.errors import InputError
 from lib.losses.semantic import choose_neighbors, neighbor_probabilities
+from lib.run_log import Interrupted, Listener, RunLog, interruptible
 from lib.validation import validate
 
 
@@ -73,13 +70,6 @@ class TrainingConfig:
             raise InputError(f"select: {self.select!r} is none of 'images', 'shapes', 'last'")
 
 
-Listener = Callable[[nn.Module, dict], None]
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training was stopped by the user after its state had been saved."""
-
-
 def train(
     system: nn.Module,
     config: TrainingConfig,
@@ -121,11 +111,11 @@ def train(
     first, best = _resume(run, system, optimizer, about)
     model, optimizer = accelerator.prepare(system, optimizer)
     batches = _Batches(system, config, data, accelerator)
-    log = _Log(run, first, listeners, enabled=accelerator.is_main_process)
+    log = RunLog(run, first, listeners, enabled=accelerator.is_main_process)
     total = config.pretrain_steps + config.steps
     quiet = bool(os.environ.get("TQDM_DISABLE")) or not accelerator.is_main_process
     bar = tqdm(total=total, initial=first, unit="step", disable=quiet)
-    with _interruptible() as interrupted, bar, log:
+    with interruptible() as interrupted, bar, log:
         for step in range(first, total):
             losses = _step(model, system, optimizer, config, batches, step, accelerator)
             done = step + 1
@@ -233,7 +223,9 @@ def _row(system: nn.Module, losses: dict[str, Tensor], step: int, config: Traini
     terms = {name: round(float(value.detach()), 6) for name, value in losses.items()}
     phase = "pretraining" if step < config.pretrain_steps else "training"
     row = {"step": step + 1, "phase": phase, "loss": round(sum(terms.values()), 6), **terms}
-    return row | {"beta": round(float(system.beta()), 6)} if hasattr(system, "beta") else row
+    if hasattr(system, "beta"):
+        row["beta"] = round(float(torch.as_tensor(system.beta()).detach()), 6)
+    return row
 
 
 def _due(step: int, every: int, config: TrainingConfig) -> bool:
@@ -287,67 +279,3 @@ def _resume(run: Path, system: nn.Module, optimizer, about: dict) -> tuple[int, 
             raise InputError(f"{run} holds a run with another {what} setting; choose another run folder or delete it")
     saved = load_training(state, system, optimizer)
     return saved["step"], saved["best"]
-
-
-class _Log:
-    """``log.jsonl``: a row a line, cut back to the step that a resumed run starts from."""
-
-    def __init__(self, run: Path, first: int, listeners: tuple[Listener, ...], enabled: bool):
-        self.path, self.listeners, self.enabled, self.last = run / "log.jsonl", listeners, enabled, {"loss": math.nan}
-        self.before = 0.0
-        if enabled:
-            rows = read_log(self.path) if self.path.is_file() else []
-            kept = [row for row in rows if row["step"] <= first]
-            self.before = kept[-1]["seconds"] if kept else 0.0
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-
-    def __enter__(self):
-        self.start = time.perf_counter()
-        self.file = self.path.open("a") if self.enabled else None
-        return self
-
-    def __exit__(self, *error):
-        if self.file:
-            self.file.close()
-
-    def write(self, system: nn.Module, row: dict):
-        row = row | {"seconds": round(self.before + time.perf_counter() - self.start, 2)}
-        self.last = row if "loss" in row else self.last
-        if self.enabled:
-            self.file.write(json.dumps(row) + "\n")
-            self.file.flush()
-            for listener in self.listeners:
-                listener(system, row)
-
-
-def read_log(path: Path | str) -> list[dict]:
-    """Rows of a ``log.jsonl``; a last line cut off by a kill is dropped."""
-    rows = []
-    for line in Path(path).read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-@contextmanager
-def _interruptible():
-    """Turn Ctrl-C into a question that the loop asks after each step; a second Ctrl-C stops at once."""
-    pressed = []
-
-    def note(number, frame):
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not in the main thread: leave the signal alone
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -56,4 +56,4 @@ def _chamfer_distance(system: nn.Module, data: PreparedDataset, rows: Tensor, se
     """The released code's way to choose a checkpoint: 3D ground truth of the validation samples."""
     from lib.evaluation import validation_chamfer_distance
 
-    return validation_chamfer_distance(system, data, rows, seed)
+    return validation_chamfer_distance(system, data, rows.tolist(), seed)

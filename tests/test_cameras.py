@@ -189,6 +189,8 @@ def test_selection_keeps_the_batch_axis_and_the_order():
     cameras = Viewpoint.from_angles(azimuth, azimuth * 2, distance=azimuth + 4, projection="weak_perspective")
     assert len(cameras) == 3 and len(cameras[1]) == 1
     torch.testing.assert_close(cameras[1].distance, torch.tensor([4.2]))
+    for last in (-1, 2, np.int64(2)):
+        torch.testing.assert_close(cameras[last].distance, torch.tensor([4.3]))
     picked = cameras[torch.tensor([2, 0])]
     torch.testing.assert_close(picked.angles()[0], torch.tensor([0.3, 0.1]))
     torch.testing.assert_close(picked.angles()[1], torch.tensor([0.6, 0.2]))

@@ -14,13 +14,16 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from tiny import TINY, make_system, write_prepared
+from tiny_dataset import write_tiny_dataset
 
 import lib.checkpoints
 from lib.checkpoints import load_system, read_about
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
+from lib.evaluation import evaluate_instances
+from lib.run_log import Interrupted, read_log
 from lib.train import main
-from lib.training import Interrupted, TrainingConfig, _Batches, learning_rate_factor, read_log, seeded, train
+from lib.training import TrainingConfig, _Batches, learning_rate_factor, seeded, train
 from lib.validation import validate
 
 # batch normalisation, random augmentation and hypotheses: all that could remember something between steps
@@ -386,6 +389,19 @@ def test_a_better_first_score_is_kept_though_later_ones_are_worse(go, validation
     assert len(set(scores.values())) > 1
     assert json.loads((tmp_path / "config.json").read_text())["step"] == best
     assert validate(system, validation)["image_loss"] == pytest.approx(scores[best], abs=1e-5)
+
+
+def test_best_shapes_decide_where_that_is_asked(go, tmp_path):
+    shapes = PreparedDataset(write_tiny_dataset(tmp_path / "data"), "train")
+    system = replace(TINY, semantic_weight=0.0, normal_weight=0.0)
+    trained = go(tmp_path / "run", system=system, data=shapes, validation=shapes, select="shapes")
+    distances = {r["step"]: r["chamfer_distance"] for r in rows(tmp_path / "run") if r["phase"] == "validation"}
+    best = json.loads((tmp_path / "run/config.json").read_text())["best"]
+    assert best == {"score": min(distances.values()), "step": min(distances, key=distances.get)}
+    # the score is what evaluation gives for the same weights and samples
+    measured = evaluate_instances(trained, shapes, protocols=["view"], resolution=64, points=10_000)
+    value = measured.loc[measured["metric"] == "chamfer_distance", "value"].mean()
+    assert best["score"] == pytest.approx(value, abs=1e-5)
 
 
 def test_last_weights_stay_where_that_is_asked(go, tmp_path):

@@ -184,7 +184,7 @@ def validation_chamfer_distance(
     points: int = 10_000,
 ) -> float:
     """Mean Chamfer distance (``view``) on some samples, by a coarse grid and few points: for early validation."""
-    rows = [int(row) for row in rows]
+    rows = list(rows)
     batch = dataset.batch(torch.as_tensor(rows))
     rotations = batch.viewpoint.rotation().double().cpu().numpy()
     pairs = zip(rows, system_predictor(system, resolution)(batch), rotations, strict=True)

@@ -7,6 +7,7 @@ one of a square image, and the centre of pixel ``i`` of ``n`` is ``(i + 0.5) / n
 """
 
 from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -108,7 +109,8 @@ class Viewpoint:
 
     def __getitem__(self, index) -> "Viewpoint":
         """Select samples with a slice, a mask or an index tensor (an int keeps the batch axis)."""
-        index = slice(index, index + 1) if isinstance(index, int) else index
+        if isinstance(index, Integral):
+            index = slice(index, index + 1 or None)
         return self._map(lambda tensor: tensor[index])
 
     def _map(self, function) -> "Viewpoint":

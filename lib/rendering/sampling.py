@@ -31,3 +31,11 @@ def sample_pixels(
     """Row-major indices of `rays` different pixels an image, drawn with probability proportional to the weights."""
     flat = weights.flatten(1).to(generator.device)
     return torch.multinomial(flat, min(rays, flat.shape[1]), generator=generator).to(weights.device)
+
+
+def values_at(
+    maps: Float[Tensor, "batch height width *channels"], index: Int[Tensor, "batch rays"]
+) -> Float[Tensor, "batch rays *channels"]:
+    """Values of images at row-major pixel indices."""
+    flat = maps.flatten(1, 2)
+    return flat[torch.arange(len(flat), device=flat.device)[:, None], index]

@@ -35,7 +35,8 @@ class RenderedMaps:
     mask : Tensor, shape (...)
         Accumulated weight in [0, 1].
     normal : Tensor, shape (..., 3)
-        Unit outward normal in the world (canonical) frame; zero where nothing was hit.
+        Unit outward normal in the world (canonical) frame, as in Eq. 4 whatever the mask: it means nothing where the
+        mask is near 0.
     depth : Tensor, shape (...)
         Mean depth of what was hit, along the unit ray, in world units; the far depth where nothing was hit.
     """

@@ -16,11 +16,12 @@ from lib.fields.texture import TextureField
 from lib.geometry.cameras import Viewpoint, camera_rays, index_to_pixel
 from lib.losses.camera import axis_alignment_loss, azimuth_prior_loss, camera_margin_loss, mirror_loss
 from lib.losses.field import box_sdf, eikonal_loss, sphere_sdf
-from lib.losses.normal import normal_loss, to_canonical
-from lib.losses.reprojection import mask_loss, rgb_loss, soft_iou
-from lib.rendering.sampling import sample_pixels
+from lib.losses.normal import normal_loss
+from lib.losses.reprojection import mask_loss, rgb_loss
+from lib.rendering.sampling import sample_pixels, values_at
 from lib.rendering.volume import RenderedMaps, render_rays, sample_depths
 from lib.systems.base import Reconstruction
+from lib.systems.hypotheses import best_turn
 from lib.systems.shapeclipper_config import PAPER, ShapeClipperConfig
 
 
@@ -153,27 +154,10 @@ class ShapeClipper(nn.Module):
         """
         views, pulls = [], []
         for target, reading in zip(targets, readings, strict=True):
-            turn = self._best_turn(target, reading.shape.detach(), reading.viewpoint.detach(), generator)
+            turn = best_turn(self._render, target, reading.shape, reading.viewpoint, self.config, generator)
             views.append(reading.viewpoint.turned(turn))
             pulls.append(1 - (reading.viewpoint.azimuth * views[-1].azimuth.detach()).sum(-1))
         return views, {"hypotheses": self.config.hypothesis_weight * torch.cat(pulls).mean()}
-
-    @torch.no_grad()
-    def _best_turn(self, target: Batch, shape: Tensor, viewpoint: Viewpoint, generator) -> Float[Tensor, " batch"]:
-        """The angle to add to each azimuth: 0 unless another hypothesis wins by a margin."""
-        config = self.config
-        index = sample_pixels(target.ray_weights, config.hypothesis_rays, generator)
-        mask, normal = _pick(target.mask, index), _pick(target.normal, index)
-        turns = torch.arange(config.hypotheses, device=mask.device) * (2 * math.pi / config.hypotheses)
-        scores = []
-        for turn in turns:  # all with the same pixels and depths: equal hypotheses must score equally
-            view = viewpoint.turned(turn.expand(len(mask)))
-            maps = self._render(shape, None, view, index, target.rgb.shape[1], None, config.hypothesis_samples)
-            angular = 1 - (maps.normal * to_canonical(normal, view.rotation())).sum(-1) * maps.mask
-            scores.append(1 - soft_iou(maps.mask, mask) + (angular * mask).sum(-1) / (mask.sum(-1) + 1e-6))
-        scores = torch.stack(scores, dim=-1)
-        scores[:, 0] -= config.hypothesis_margin
-        return turns[scores.argmin(dim=-1)]
 
     def _reprojection(
         self, target: Batch, shape_code: Tensor, texture_code: Tensor, viewpoint: Viewpoint, rays: int, generator
@@ -182,14 +166,14 @@ class ShapeClipper(nn.Module):
         config = self.config
         index = sample_pixels(target.ray_weights, rays, generator)
         maps = self._render(shape_code, texture_code, viewpoint, index, target.rgb.shape[1], generator)
-        mask = _pick(target.mask, index)
+        mask = values_at(target.mask, index)
         losses = {
-            "rgb": config.rgb_weight * rgb_loss(maps.rgb, _pick(target.rgb, index)),
+            "rgb": config.rgb_weight * rgb_loss(maps.rgb, values_at(target.rgb, index)),
             "mask": config.mask_weight * mask_loss(maps.mask, mask),
         }
         if config.normal_weight > 0:
             visible = (mask > 0.5) & (maps.mask > 0.5)
-            normal, rotation = _pick(target.normal, index), viewpoint.rotation()
+            normal, rotation = values_at(target.normal, index), viewpoint.rotation()
             loss = normal_loss(maps.normal, normal, rotation, visible, config.normal_keep, config.normal_l1_weight)
             losses["normal"] = config.normal_weight * loss
         return losses
@@ -303,12 +287,6 @@ class ShapeClipper(nn.Module):
         if batch.viewpoint is None:
             raise InputError("viewpoint='given' needs a dataset whose metadata holds azimuth, elevation and tilt")
         return batch.viewpoint
-
-
-def _pick(maps: Tensor, index: Tensor) -> Tensor:
-    """Values of images (B, H, W, ...) at row-major pixel indices (B, N)."""
-    flat = maps.flatten(1, 2)
-    return flat[torch.arange(len(flat), device=flat.device)[:, None], index]
 
 
 def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:

@@ -36,7 +36,8 @@ from lib.plots.source import show_source
 from lib.recipes import RECIPES
 from lib.systems.shapeclipper import ShapeClipper
 from lib.train import choose_device
-from lib.training import read_log, train
+from lib.run_log import read_log
+from lib.training import train
 
 name = "quick" if profile == "quick" else recipe
 chosen = RECIPES[name].changed(seed=seed)
