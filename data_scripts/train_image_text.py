@@ -1,0 +1,277 @@
+"""Train the small contrastive image-text model on captioned renders of furniture.
+
+    python data_scripts/prepare_furniture.py --output runs/furniture128 --image-size 128 --variants 20
+    python data_scripts/train_image_text.py runs/furniture128
+
+Only models of the split "train" are learnt from; the measures in ``results.json`` are of the others. Every random
+draw depends on the seed and the step alone, so a run that was stopped goes on as if it had not been.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data_scripts.image_text_results import measure
+from data_scripts.phrases import ANYTHING, OPENINGS, vary
+from lib.checkpoints import load_training, read_json, save_training, write_atomically, write_json
+from lib.data.images import read_sample_images
+from lib.data.prepared import Prepared, read_prepared
+from lib.errors import InputError
+from lib.evaluation.results import write_results
+from lib.image_text import (
+    FIRST_WORD,
+    FOLDER,
+    UNKNOWN,
+    ImageTextConfig,
+    build_network,
+    load_image_text,
+    normalize_pixels,
+    save_image_text,
+    split_words,
+    tokenize,
+)
+from lib.paths import FURNITURE, RUNS
+from lib.run_log import read_log
+from lib.training import seeded
+
+WARMUP = 40  # steps
+RATES = {"backbone": 3e-4, "rest": 1e-3}
+WEIGHT_DECAY = 0.05
+LARGEST_SCALE = math.log(100)  # of the logits, as in open_clip's training
+FORGET = 0.03  # share of words that are read as unknown, so that this token learns to mean nothing
+SAVE_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Renders:
+    """What is learnt from: pictures (N, 3, S, S) as uint8 and a row of metadata for each."""
+
+    rgb: UInt8[Tensor, "images 3 size size"]
+    table: pd.DataFrame
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    try:
+        run(parse(arguments))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on where this one was.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path, help="prepared folder with captions, to learn from")
+    parser.add_argument("--evaluate", type=Path, default=FURNITURE, help="prepared folder to measure on")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the finished model")
+    parser.add_argument("--run", type=Path, default=RUNS / "image-text-furniture", help="state; a stopped run goes on")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch-size", type=int, default=64, help="images of as many models a step")
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--backbone", choices=("imagenet", "random"), default="imagenet", help="first weights")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, export and measure."""
+    if min(options.steps, options.batch_size - 1, options.image_size - 15) < 1:
+        raise InputError("--steps must be at least 1, --batch-size 2 and --image-size 16")
+    data, held_out = read_prepared(options.data), read_prepared(options.evaluate)
+    table = training_table(data, held_out, options.batch_size)
+    config = ImageTextConfig(vocabulary(table), options.image_size)
+    plan = _plan(options, data, len(table))
+    network, seconds = train(config, table, data, options, plan)
+    log = read_log(options.run / "log.jsonl")
+    write_atomically(options.output / "train.jsonl", lambda p: p.write_text("".join(json.dumps(r) + "\n" for r in log)))
+    save_image_text(options.output, network, config, {"training": plan, "seconds": round(seconds)})
+    rows = measure(load_image_text(options.output), held_out, options.seed, options.steps)
+    write_results(options.output / "results.json", rows)
+    for row in rows:
+        if row["category"] == "all":
+            print(f"{row['system']:24} {row['protocol']:14} {row['metric']:22} {row['value']:.3f}")
+
+
+def training_table(data: Prepared, held_out: Prepared, batch_size: int) -> pd.DataFrame:
+    """Rows to learn from; none of a model that is measured on.
+
+    Raises
+    ------
+    InputError
+        No captions, too few models for a batch, or a model on both sides.
+    """
+    table = data.metadata[data.metadata["split"] == "train"].reset_index(drop=True)
+    if len(table) == 0 or table["caption"].isna().any():
+        raise InputError(
+            f"{data.folder} lacks training images with captions; prepare_furniture.py writes such a folder"
+        )
+    measured = held_out.metadata[held_out.metadata["split"] != "train"]
+    if len(measured) == 0 or measured["caption"].isna().any():
+        raise InputError(f"{held_out.folder} lacks held-out images with captions; choose another --evaluate")
+    both = sorted(set(table["model"]) & set(measured["model"]))
+    if both:
+        raise InputError(f"model {both[0]!r} is for training in {data.folder} and held out in {held_out.folder}")
+    if table["model"].nunique() < batch_size:
+        count = table["model"].nunique()
+        raise InputError(f"--batch-size {batch_size}: {data.folder} has only {count} training models; take fewer")
+    return table
+
+
+def vocabulary(table: pd.DataFrame) -> tuple[str, ...]:
+    """Every word that `data_scripts.phrases.vary` can say about these rows."""
+    words = set(split_words(" ".join((ANYTHING, "a an", *OPENINGS, *table["category"], *table["caption"]))))
+    return tuple(sorted(words))
+
+
+def train(config: ImageTextConfig, table: pd.DataFrame, data: Prepared, options, plan: dict) -> tuple[nn.Module, float]:
+    """The trained network and the seconds that it took, earlier parts of a stopped run included."""
+    torch.manual_seed(options.seed)
+    network = build_network(config, options.backbone)
+    optimizer = _optimizer(network)
+    first, log = _resume(options.run, network, optimizer, plan)
+    before, start = log[-1]["seconds"] if log else 0.0, time.perf_counter()
+    renders = (
+        Renders(read_images(data, table, round(config.image_size * 4 / 3)), table) if first < options.steps else None
+    )
+    for step in tqdm(range(first, options.steps), initial=first, total=options.steps, unit="step"):
+        loss = _step(network, optimizer, config, renders, step, options)
+        seconds = before + time.perf_counter() - start
+        log.append({"step": step + 1, "loss": round(loss, 5), "seconds": round(seconds, 1)})
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == options.steps:
+            _save(options.run, network, optimizer, log)
+    return network.eval(), log[-1]["seconds"]
+
+
+def read_images(data: Prepared, table: pd.DataFrame, size: int) -> UInt8[Tensor, "images 3 size size"]:
+    """Pictures on white, all at one size."""
+    result = torch.empty(len(table), 3, size, size, dtype=torch.uint8)
+    for place, row in enumerate(tqdm(table.itertuples(), total=len(table), desc="read", unit="image")):
+        rgb, _, _ = read_sample_images(data.path(row.image), data.path(row.mask) if row.mask else None)
+        image = Image.fromarray(rgb).resize((size, size), Image.Resampling.BOX)
+        result[place] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return result
+
+
+def draw(renders: Renders, size: int, seed: int, step: int) -> np.ndarray:
+    """Rows of one image each of `size` different models: two of one model would be each other's false negative."""
+    rng = np.random.default_rng((seed, step))
+    groups = list(renders.table.groupby("model").indices.values())
+    return np.array([rng.choice(groups[place]) for place in rng.choice(len(groups), size, replace=False)])
+
+
+def augment(
+    rgb: UInt8[Tensor, "batch 3 source source"], grey: Tensor, size: int, generator: torch.Generator
+) -> Float[Tensor, "batch 3 size size"]:
+    """Moved, zoomed, mirrored, brighter or darker, half of them at half the sharpness, some without colour.
+
+    Nothing that a caption speaks of changes but the colour of those where `grey` (B,) is set.
+    """
+
+    def uniform(low, high):
+        return low + (high - low) * torch.rand(len(rgb), generator=generator)
+
+    ink = 1 - rgb.float() / 255  # so that what comes in from outside is white
+    coarse = F.interpolate(F.avg_pool2d(ink, 2), size=ink.shape[-1], mode="bilinear")
+    ink = torch.where(uniform(0, 1)[:, None, None, None] < 0.5, coarse, ink)
+    zoom, side = uniform(0.85, 1.2), torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    zero = torch.zeros(len(rgb))
+    rows = [zoom * side, zero, uniform(-0.08, 0.08), zero, zoom, uniform(-0.08, 0.08)]
+    grid = F.affine_grid(torch.stack(rows, dim=-1).view(-1, 2, 3), [len(rgb), 3, size, size], align_corners=False)
+    moved = (1 - F.grid_sample(ink, grid, align_corners=False)).clamp(0, 1)
+    moved = torch.where(grey[:, None, None, None], moved.mean(dim=1, keepdim=True), moved)
+    return moved ** uniform(-0.3, 0.3).exp()[:, None, None, None]
+
+
+def _step(network, optimizer, config: ImageTextConfig, renders: Renders, step: int, options) -> float:
+    import open_clip
+
+    rows, generator = draw(renders, options.batch_size, options.seed, step), seeded(options.seed, 1, step)
+    grey = torch.rand(len(rows), generator=generator) < 0.15
+    pixels = augment(renders.rgb[rows], grey, config.image_size, generator)
+    tokens = tokenize(_captions(renders.table.iloc[rows], grey, options.seed, step), config)
+    forgotten = torch.rand(tokens.shape, generator=generator) < FORGET
+    tokens[forgotten & (tokens >= FIRST_WORD) & (tokens < config.end)] = UNKNOWN
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * rate_factor(step, options.steps)
+    network.train()
+    image, text, scale = network(normalize_pixels(pixels).contiguous(memory_format=torch.channels_last), tokens)
+    loss = open_clip.ClipLoss()(image, text, scale)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        network.logit_scale.clamp_(0, LARGEST_SCALE)
+    return loss.item()
+
+
+def rate_factor(step: int, steps: int) -> float:
+    """The learning rate over its largest value: a linear rise, then half a cosine to 0."""
+    return min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+
+def _captions(table: pd.DataFrame, grey: Tensor, seed: int, step: int) -> list[str]:
+    rng = np.random.default_rng((seed, step, 1))
+    rows = zip(table["caption"], table["category"], grey.tolist(), strict=True)
+    return [vary(caption, category, rng, is_grey) for caption, category, is_grey in rows]
+
+
+def _optimizer(network: nn.Module) -> torch.optim.AdamW:
+    """Slower for what was pretrained; no decay for gains, biases and the scale."""
+    groups: dict[tuple[str, float], list] = {}
+    for name, parameter in network.named_parameters():
+        part = "backbone" if name.startswith("visual.trunk.") else "rest"
+        groups.setdefault((part, WEIGHT_DECAY if parameter.ndim > 1 else 0.0), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": RATES[part], "initial_lr": RATES[part], "weight_decay": decay}
+            for (part, decay), parameters in groups.items()
+        ]
+    )
+
+
+def _plan(options: argparse.Namespace, data: Prepared, images: int) -> dict:
+    settings = {name: getattr(options, name) for name in ("steps", "batch_size", "image_size", "backbone", "seed")}
+    return {**settings, "dataset": data.info["name"], "metadata_sha256": data.info["metadata_sha256"], "images": images}
+
+
+def _save(run: Path, network: nn.Module, optimizer, log: list[dict]) -> None:
+    write_atomically(run / "log.jsonl", lambda p: p.write_text("".join(json.dumps(row) + "\n" for row in log)))
+    save_training(run / "state.safetensors", network, optimizer, {"step": log[-1]["step"]})
+
+
+def _resume(run: Path, network: nn.Module, optimizer, plan: dict) -> tuple[int, list[dict]]:
+    """Step to go on with, and the log up to there."""
+    if not (run / "state.safetensors").is_file():
+        write_json(run / "plan.json", plan)
+        return 0, []
+    if read_json(run / "plan.json") != plan:
+        raise InputError(f"{run} holds a run with other settings or data; delete it or choose another --run")
+    step = load_training(run / "state.safetensors", network, optimizer)["step"]
+    with suppress(FileNotFoundError):
+        return step, [row for row in read_log(run / "log.jsonl") if row["step"] <= step]
+    raise InputError(f"{run} lacks log.jsonl; delete the folder and train again")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
