@@ -1,0 +1,117 @@
+"""Prepare ETH-80: eight kinds of objects on a turntable, 41 photos of each, with masks and known viewpoints.
+
+    python data_scripts/prepare_eth80.py ETH-80 --output runs/data/eth80
+
+Leibe and Schiele, "Analyzing appearance and contour based methods for object categorization", CVPR 2003. The official
+layout is ``<class>/<instance>/<name>.png`` beside ``maps/<name>-map.png``; ``<class>/img/<name>.jpg`` beside
+``mask/<name>.png`` is read as well. A name like ``car3-066-153`` says which object, the camera's angle from straight
+above, and its azimuth. No licence comes with the photos: use them where you may, and pass none of them on.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
+
+from PIL import Image
+
+from data_scripts.photo_sets import (
+    Photo,
+    add_common_options,
+    open_upright,
+    prepare_photo_set,
+    run_command,
+    with_article,
+)
+from lib.errors import InputError
+
+NAME = re.compile(r"(?P<kind>[a-z]+)(?P<number>\d+)-(?P<polar>\d{3})-(?P<azimuth>\d{3})")
+FRONT = 90  # their azimuth of the camera that faces the front; both count counter-clockwise seen from above
+SUFFIXES = (".png", ".jpg", ".jpeg")
+MASK_FOLDERS = ("maps", "mask")
+INFO = {
+    "name": "eth80",
+    "source": "ETH-80 (Leibe and Schiele, CVPR 2003)",
+    "licence": "none stated; for study only, not to be passed on",
+    "version": "1.0",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_command(prepare, parse(arguments))
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_common_options(parser)
+    return parser.parse_args(arguments)
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Make the prepared folder that the options ask for.
+
+    Raises
+    ------
+    InputError
+        If the source is no folder, or holds no photo that is named as in ETH-80.
+    """
+    if not options.source.is_dir():
+        raise InputError(f"There is no folder {options.source}; give the one that ETH-80 was unpacked to.")
+    photos = list(find_photos(options.source))
+    if not photos:
+        raise InputError(f"{options.source} holds no photo with a name like car3-066-153.png; is it ETH-80?")
+    known = {photo.image for photo in photos}
+    strays = [(path, "is not named like car3-066-153.png.") for path in image_files(options.source)]
+    prepare_photo_set(photos, read_map, options, INFO, [stray for stray in strays if stray[0] not in known])
+
+
+def find_photos(source: Path) -> Iterator[Photo]:
+    """All photos below a folder, in the order of their paths, with masks where these should be."""
+    for path in image_files(source):
+        found = NAME.fullmatch(path.stem)
+        if found:
+            flat = path.parent.name == "img"
+            mask = path.parent.with_name("mask") / path.stem if flat else path.parent / "maps" / f"{path.stem}-map"
+            model = found["kind"] + found["number"]
+            angles = viewpoint(int(found["polar"]), int(found["azimuth"]))
+            about = {**angles, "caption": f"a photo of {with_article(found['kind'])}"}
+            yield Photo(path.stem, found["kind"], model, path, about, mask.with_name(f"{mask.name}.png"))
+
+
+def image_files(source: Path) -> Iterator[Path]:
+    """Files below a folder that are images by their endings, except those in folders of masks."""
+    for path in sorted(source.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and path.parent.name not in MASK_FOLDERS:
+            yield path
+
+
+def viewpoint(polar: int, azimuth: int) -> dict[str, float]:
+    """Angles of the prepared format from those in a name, all in degrees; distance and lens are not known.
+
+    Examples
+    --------
+    >>> viewpoint(90, 180)  # from the side, the front on the left
+    {'azimuth': 90.0, 'elevation': 0.0, 'tilt': 0.0}
+    """
+    return {"azimuth": float((azimuth - FRONT) % 360), "elevation": float(90 - polar), "tilt": 0.0}
+
+
+def read_map(photo: Photo, rgb: np.ndarray) -> np.ndarray:
+    """The mask that comes with a photo, white on black: uint8, 0 or 255."""
+    if not photo.mask.is_file():
+        raise InputError(f"The mask {photo.mask.name} of {photo.image.name} is missing; unpack ETH-80 again.")
+    mask = open_upright(photo.mask).convert("L")
+    if mask.size != (rgb.shape[1], rgb.shape[0]):  # some copies have photos and masks at different sizes
+        mask = mask.resize((rgb.shape[1], rgb.shape[0]), Image.Resampling.NEAREST)
+    return (np.asarray(mask) > 127).astype(np.uint8) * 255
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""The ETH-80 script, run on a tiny folder that has the official layout, with seeded defects."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from data_scripts import photo_sets, prepare_eth80
+from lib.data.images import read_sample_images
+from lib.data.prepared import read_prepared
+
+VIEWS = ("000-000", "035-045", "066-153", "090-000", "090-090", "090-180")
+SIZE = 40
+BOX = (8, 12, 27, 23)  # of the disc, corners included
+
+
+def write_photo(path: Path, mask: Path, color=(200, 30, 30)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    photo, silhouette = Image.new("RGB", (SIZE, SIZE), (20, 40, 200)), Image.new("L", (SIZE, SIZE))
+    ImageDraw.Draw(photo).ellipse(BOX, fill=color)
+    ImageDraw.Draw(silhouette).ellipse(BOX, fill=255)
+    photo.save(path)
+    silhouette.save(mask)
+
+
+def write_eth80(folder: Path, instances: int = 10, flat: bool = False) -> Path:
+    for kind in ("apple", "car"):
+        for number in range(1, instances + 1):
+            for view in VIEWS:
+                name = f"{kind}{number}-{view}"
+                place = folder / kind / (f"{kind}{number}" if not flat else "img")
+                mask = folder / kind / "mask" / f"{name}.png" if flat else place / "maps" / f"{name}-map.png"
+                write_photo(place / f"{name}.png", mask, (200, 20 * number, 30))
+    return folder
+
+
+def run(source: Path, output: Path, *more: str) -> int:
+    return prepare_eth80.main([str(source), "--output", str(output), "--image-size", "32", *more])
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_eth80(tmp_path_factory.mktemp("eth80") / "ETH-80")
+
+
+@pytest.fixture(scope="module")
+def folder(source, tmp_path_factory):
+    output = tmp_path_factory.mktemp("prepared") / "eth80"
+    assert run(source, output) == 0
+    return output
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def rejected(folder: Path) -> dict[str, str]:
+    rows = list(csv.reader((folder / "rejected.csv").open(encoding="utf-8")))
+    assert rows[0] == ["file", "reason"]
+    return {Path(file).name: reason for file, reason in rows[1:]}
+
+
+def test_every_photo_has_its_row_and_instances_share_a_split(folder):
+    table = read_prepared(folder).metadata
+    assert len(table) == 2 * 10 * len(VIEWS)
+    assert (table.groupby("model")["split"].nunique() == 1).all()
+    counts = table.drop_duplicates("model").groupby(["category", "split"]).size().unstack()
+    assert counts.loc["apple"].to_dict() == counts.loc["car"].to_dict() == {"test": 2, "train": 7, "val": 1}
+    assert rejected(folder) == {}
+    assert set(table["caption"]) == {"a photo of an apple", "a photo of a car"}
+
+
+def test_angles_are_those_of_the_name(folder):
+    table = read_prepared(folder).metadata.set_index("id")
+    # from the front: theirs 90; front on the left: theirs 180, and the camera of the format's 90 stands at -x
+    expected = {"000-000": (270, 90), "035-045": (315, 55), "066-153": (63, 24), "090-090": (0, 0), "090-180": (90, 0)}
+    for view, angles in expected.items():
+        assert tuple(table.loc[f"car3-{view}", ["azimuth", "elevation"]]) == angles
+    assert (table["tilt"] == 0).all()
+    assert table["distance"].isna().all()
+
+
+def test_crop_is_square_with_margin_and_without_the_background(folder):
+    prepared = read_prepared(folder)
+    row = prepared.metadata.set_index("id").loc["apple4-090-000"]
+    rgb, mask, _ = read_sample_images(prepared.path(row["image"]))
+    assert rgb.shape == (32, 32, 3)
+    columns = np.flatnonzero((mask > 127).any(axis=0))
+    rows = np.flatnonzero((mask > 127).any(axis=1))
+    # the disc is 20 x 12 pixels, so the crop is 24 a side
+    assert abs(np.ptp(columns) + 1 - 32 * 20 / 24) <= 1
+    assert abs(np.ptp(rows) + 1 - 32 * 12 / 24) <= 1
+    assert abs(columns.min() + columns.max() - 31) <= 1
+    np.testing.assert_array_equal(rgb[mask == 255], np.tile([200, 80, 30], ((mask == 255).sum(), 1)))
+    assert (rgb[mask == 0] == 255).all()
+
+
+def test_flat_layout_gives_the_same_images(folder, tmp_path):
+    assert run(write_eth80(tmp_path / "flat", flat=True), tmp_path / "out") == 0
+    ours, theirs = contents(tmp_path / "out"), contents(folder)
+    assert ours == theirs
+
+
+def test_masks_of_another_size_and_numbered_folders_are_read(tmp_path, folder):
+    place = tmp_path / "in" / "3" / "1"
+    for view in VIEWS:
+        write_photo(place / f"car1-{view}.png", place / "maps" / f"car1-{view}-map.png")
+    large = Image.open(place / "maps" / "car1-090-000-map.png").resize((80, 80), Image.Resampling.NEAREST)
+    large.save(place / "maps" / "car1-090-000-map.png")
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    images = [tmp_path / "out" / f"images/car/car1/car1-{view}.png" for view in ("090-000", "090-090")]
+    masks = [read_sample_images(path)[1] for path in images]
+    np.testing.assert_array_equal(*masks)
+
+
+DEFECTS = {
+    "car1-090-000.png": ("is empty", lambda path: path.write_bytes(b"")),
+    "car1-090-090.png": ("damaged or no image", lambda path: path.write_text("not an image")),
+    "car1-090-180.png": ("damaged", lambda path: path.write_bytes(path.read_bytes()[:120])),
+    "car1-000-000.png": ("only 1 x 1 pixels", lambda path: Image.new("RGB", (1, 1)).save(path)),
+    "car1-035-045.png": (
+        "animated",
+        lambda path: Image.new("RGB", (40, 40)).save(
+            path, save_all=True, append_images=[Image.new("RGB", (40, 40), "red")]
+        ),
+    ),
+    "car1-066-153.png": (
+        "mask car1-066-153-map.png",
+        lambda path: (path.parent / "maps" / f"{path.stem}-map.png").unlink(),
+    ),
+    "car2-090-000.png": (
+        "empty",
+        lambda path: Image.new("L", (40, 40)).save(path.parent / "maps" / f"{path.stem}-map.png"),
+    ),
+    "car2-090-090.png": (
+        "all foreground",
+        lambda path: Image.new("L", (40, 40), 255).save(path.parent / "maps" / f"{path.stem}-map.png"),
+    ),
+}
+
+
+def test_bad_photos_are_listed_and_the_rest_goes_on(source, tmp_path, monkeypatch, capsys):
+    damaged = tmp_path / "ETH-80"
+    shutil.copytree(source, damaged)
+    for name, (_, spoil) in DEFECTS.items():
+        spoil(damaged / "car" / name.split("-")[0] / name)
+    Image.new("RGB", (9000, 6000)).save(damaged / "apple/apple1/apple1-090-000.png")
+    shutil.copy(damaged / "apple/apple2/apple2-090-000.png", damaged / "apple/apple1/apple2-090-000.png")
+    shutil.copytree(damaged / "apple/apple2/maps", damaged / "apple/apple1/maps", dirs_exist_ok=True)
+    Image.new("RGB", (40, 40)).save(damaged / "apple/holiday.png")
+    assert run(damaged, tmp_path / "out") == 0
+    found = rejected(tmp_path / "out")
+    assert set(found) == {*DEFECTS, "apple1-090-000.png", "apple2-090-000.png", "holiday.png"}
+    for name, (words, _) in DEFECTS.items():
+        assert words in found[name]
+        assert "\n" not in found[name]
+    assert "50 megapixels" in found["apple1-090-000.png"]
+    assert "a second photo" in found["apple2-090-000.png"]
+    table = read_prepared(tmp_path / "out").metadata
+    assert len(table) == 2 * 10 * len(VIEWS) - len(DEFECTS) - 1
+    assert "11 rejected, see rejected.csv" in capsys.readouterr().out
+
+
+def test_exif_and_unusual_colours_are_made_ordinary(tmp_path):
+    rgb = np.zeros((20, 30, 3), np.uint8)
+    rgb[:, :15] = 255  # the left half is white; turned by orientation 6, the upper half is
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rgb).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    upright = np.asarray(photo_sets.open_upright(tmp_path / "turned.jpg")).astype(int)
+    assert upright.shape == (30, 20, 3)
+    assert upright[:13].mean() > 250
+    assert upright[17:].mean() < 5
+    Image.new("CMYK", (20, 20), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=95)
+    assert np.abs(np.asarray(photo_sets.open_upright(tmp_path / "print.jpg")).astype(int) - [255, 0, 0]).max() < 20
+    Image.fromarray(np.full((20, 20), 200 * 257, np.uint16)).save(tmp_path / "deep.png")
+    assert np.asarray(photo_sets.open_upright(tmp_path / "deep.png")).mean() == pytest.approx(200, abs=1)
+
+
+def test_interrupted_run_goes_on_and_gives_the_same_bytes(source, folder, tmp_path, monkeypatch, capsys):
+    real, seen = photo_sets._cut_out_one, []
+
+    def interrupted(photo, *rest):
+        if len(seen) == 30:
+            raise KeyboardInterrupt
+        seen.append(photo.id)
+        return real(photo, *rest)
+
+    monkeypatch.setattr(photo_sets, "_cut_out_one", interrupted)
+    assert run(source, tmp_path / "out", "--workers", "1") == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    done = list((tmp_path / "out.partial" / "parts").glob("car*.json")) + list(
+        (tmp_path / "out.partial/parts").glob("apple*")
+    )
+    assert len(done) == 5
+    again = []
+    monkeypatch.setattr(photo_sets, "_cut_out_one", lambda photo, *rest: again.append(photo.id) or real(photo, *rest))
+    assert run(source, tmp_path / "out", "--workers", "3") == 0
+    assert len(again) == 15 * len(VIEWS)
+    assert contents(tmp_path / "out") == contents(folder)
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_other_settings_begin_anew(source, tmp_path):
+    stray = tmp_path / "out.partial" / "parts" / "run.txt"
+    stray.parent.mkdir(parents=True)
+    stray.write_text(json.dumps(["other settings"]))
+    (stray.parent / "car1.json").write_text('{"rows": [], "rejected": []}')
+    assert run(source, tmp_path / "out") == 0
+    assert (read_prepared(tmp_path / "out").metadata["model"] == "car1").sum() == len(VIEWS)
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "other", "masks gone"])
+def test_unusable_folders_are_one_sentence(tmp_path, capsys, what):
+    place = tmp_path / "in"
+    if what != "missing":
+        place.mkdir()
+    if what == "other":
+        Image.new("RGB", (30, 30)).save(place / "holiday.jpg")
+    if what == "masks gone":
+        write_photo(place / "car1-090-000.png", tmp_path / "elsewhere.png")
+    words = {
+        "missing": "There is no folder",
+        "empty": "no photo with a name like car3-066-153.png",
+        "other": "no photo with a name like car3-066-153.png",
+        "masks gone": "None of the 1 photos can be used; the first: The mask car1-090-000-map.png",
+    }
+    assert run(place, tmp_path / "out") == 2
+    error = capsys.readouterr().err.strip().split("\n")[-1]
+    assert error.startswith("error: ")
+    assert words[what] in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_splits_do_not_depend_on_the_order():
+    models = [("car", f"car{i}") for i in range(10)] + [("cup", f"cup{i}") for i in range(4)]
+    splits = photo_sets.split_of_models(models)
+    assert splits == photo_sets.split_of_models(reversed(models))
+    assert sorted(splits[f"car{i}"] for i in range(10)) == ["test"] * 2 + ["train"] * 7 + ["val"]
+    assert sorted(splits[f"cup{i}"] for i in range(4)) == ["test"] + ["train"] * 3
