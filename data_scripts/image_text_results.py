@@ -65,7 +65,7 @@ def _retrieval(model: ImageText, images: Float[Tensor, "images size"], captions:
     similarity = images @ model.encode_text(distinct).T  # (images, distinct captions)
     fits = torch.arange(len(distinct))[None] == own[:, None]
     for k in RANKS:
-        yield f"image_to_text@{k}", hit_in_first(similarity, fits, k), np.full(len(own), min(1, k / len(distinct)))
+        yield f"image_to_text@{k}", hit_in_first(similarity, fits, k), np.full(len(own), min(1.0, k / len(distinct)))
         hits, count = hit_in_first(similarity.T, fits.T, k), fits.sum(dim=0)
         chance = np.array([chance_of_hit(len(images), n, k) for n in count.tolist()])
         yield f"text_to_image@{k}", hits[own], chance[own]
@@ -85,6 +85,7 @@ def chance_of_hit(items: int, fitting: int, k: int) -> float:
     >>> chance_of_hit(4, 1, 2)
     0.5
     """
+    k = min(k, items)
     return 1 - comb(items - fitting, k) / comb(items, k)
 
 
