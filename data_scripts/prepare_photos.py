@@ -1,0 +1,261 @@
+"""A folder of plain photos -> a prepared data set: masks, crops, normals, embeddings, neighbours, a contact sheet.
+
+    python data_scripts/prepare_photos.py FOLDER --output OUT
+
+Look at OUT/contact_sheet/index.html before you train on it. Photos that cannot be used are listed in OUT/rejected.csv
+with the reason, and the rest goes on. Unfinished work is kept in ``OUT.partial``: the same command goes on where a
+killed one was, and gives the same result. Masks come from a folder of masks, else from a photo's own transparency,
+else from a salient-object network; normals are a small network's guesses.
+"""
+
+import argparse
+import csv
+import errno
+import json
+import shutil
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data_scripts.contact_sheet import write_contact_sheet
+from data_scripts.photo_folder import (
+    DETAIL,
+    Item,
+    Settings,
+    assign_splits,
+    chunks,
+    list_items,
+    part_path,
+    prepare_chunk,
+    read_parts,
+    tools,
+)
+from lib.checkpoints import write_atomically
+from lib.data.normals import CONVENTIONS, NORMALS
+from lib.data.prepared import publish, write_metadata
+from lib.data.silhouettes import U2NETP
+from lib.errors import InputError
+
+SPLITS = ("train", "val", "test")
+REJECTED = "rejected.csv"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = parse(arguments)
+    try:
+        prepare(options)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("Stopped; the same command goes on where this one was.", 130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        return _fail(f"{options.output} cannot be written ({error.strerror}); then run the same command again.", 2)
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("folder", type=Path, help="photos, also in folders; a folder's name becomes the category")
+    add("--output", type=Path, required=True, help="prepared folder to make or replace")
+    add("--category", default="", help="of all photos, whatever folder they are in")
+    add("--model-separator", default="", help="photos whose names agree up to this character show one object")
+    add("--image-size", type=_positive, default=64, help="pixels a side (default: %(default)s)")
+    add("--masks", type=Path, help="folder of masks (white on black) with the names of the photos")
+    add("--split", type=_shares, default=_shares("0.8,0.1,0.1"), help="shares of train, val, test (0.8,0.1,0.1)")
+    add("--allow", type=_names, default=(), help="checks that reject nothing, e.g. truncated,several_parts")
+    add("--silhouettes", type=Path, default=U2NETP, help="salient-object network, ONNX (default: %(default)s)")
+    add("--normals", type=Path, default=NORMALS, help="normal network: folder, TorchScript or ONNX")
+    add("--convention", choices=sorted(CONVENTIONS), default="ours", help="how it writes normals")
+    add("--embedding", default="efficientnet_lite0", help="model for neighbours, or none (default: %(default)s)")
+    add("--count", type=_positive, default=5, help="neighbours of a photo (default: %(default)s)")
+    add("--limit", type=_positive, help="take the first so many files only")
+    add("--workers", type=_positive, default=1, help="processes (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the split")
+    return parser.parse_args(arguments)
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Make the prepared folder that the options ask for.
+
+    Raises
+    ------
+    InputError
+        The folder or a network cannot be used, or not one photo can.
+    """
+    settings, items = plan(options)
+    work = options.output.with_name(options.output.name + ".partial")
+    parts = chunks(items)
+    _open_work(work, settings, items)
+    prepare_all(parts, settings, work, options.workers)
+    rows, rejected = read_parts(work, len(parts))
+    write_rejected(work / REJECTED, rejected)
+    if not rows:
+        raise InputError(f"None of the {len(items)} files can be used; {work / REJECTED} says why.")
+    write_metadata(work, assign_splits(rows, options.split, options.seed), describe(options, settings))
+    if options.embedding != "none":
+        add_neighbors(work, options.embedding, options.count)
+    write_contact_sheet(work, options.embedding, rejected)
+    publish(work, options.output)
+    shutil.rmtree(options.output / "parts")
+    print(f"{len(rows)} samples in {options.output}, {len(rejected)} files rejected ({REJECTED})")
+    print(f"look at {options.output / 'contact_sheet' / 'index.html'}")
+
+
+def plan(options: argparse.Namespace) -> tuple[Settings, list[Item]]:
+    """What is to be done, checked as far as it can be before anything is decoded."""
+    folder, output = options.folder.resolve(), options.output.resolve()
+    if output == folder or folder in output.parents:
+        raise InputError(f"--output {options.output} lies in the folder of the photos; choose a place outside.")
+    if options.masks and not options.masks.is_dir():
+        raise InputError(f"There is no folder of masks {options.masks}; leave --masks out to have them guessed.")
+    items = list_items(folder, options.category, options.model_separator)[: options.limit]
+    masks = str(options.masks.resolve()) if options.masks else ""
+    networks = str(options.silhouettes), str(options.normals), options.convention
+    settings = Settings(str(folder), masks, options.image_size, *networks, options.allow)
+    silhouettes, normals = tools(settings)
+    blank = np.full((1, DETAIL, DETAIL, 3), 255, dtype=np.uint8)
+    silhouettes.predict(blank[0])  # a network that cannot be used is better known now
+    normals.estimate(blank, blank[..., 0])
+    if options.embedding != "none":
+        _embedder(options.embedding)
+    return settings, items
+
+
+def prepare_all(parts: list[list[Item]], settings: Settings, work: Path, workers: int) -> None:
+    """Prepare the chunks that are not done yet, in this process or in several; the files are the same."""
+    todo = [number for number in range(len(parts)) if not part_path(work, number).is_file()]
+    done = sum(map(len, parts)) - sum(len(parts[number]) for number in todo)
+    with tqdm(total=sum(map(len, parts)), initial=done, unit="photo", desc="photos") as bar:
+        if workers == 1:
+            _start_worker(keep_interrupt=True)
+            for number in todo:
+                prepare_chunk(parts[number], number, settings, work)
+                bar.update(len(parts[number]))
+            return
+        # Fresh processes behave alike on every system; forking a process with threads does not.
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+        try:
+            futures = {pool.submit(prepare_chunk, parts[n], n, settings, work): len(parts[n]) for n in todo}
+            for future in as_completed(futures):
+                future.result()
+                bar.update(futures[future])
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def add_neighbors(folder: Path, name: str, count: int) -> None:
+    """Embed the samples and write the neighbours of each among other models of its split and category."""
+    from lib.data.embeddings import embed_dataset, read_embeddings
+    from lib.data.neighbors import find_neighbors, save_neighbors
+    from lib.data.prepared import read_prepared
+
+    table = read_prepared(folder).metadata
+    embed_dataset(folder, _embedder(name))
+    embeddings = read_embeddings(folder, name)
+    groups = (table["split"] + " " + table["category"]).to_numpy()
+    found = find_neighbors(
+        embeddings.vectors, count, groups=groups, exclude=table["model"].to_numpy(), fill=True
+    )
+    save_neighbors(folder / "neighbors" / f"{name}.parquet", table["id"], found, name, embeddings.checksum)
+    few = int((found.index < 0).any(dim=1).sum())
+    if few:
+        print(f"note: {few} of {len(table)} samples have fewer than {count} neighbours in their split and category")
+
+
+def describe(options: argparse.Namespace, settings: Settings) -> dict:
+    """What ``dataset.json`` says of the data."""
+    silhouettes, normals = tools(settings)
+    return {
+        "name": options.output.name,
+        "source": f"the photos of a folder named {options.folder.resolve().name}",
+        "licence": "that of the photos",
+        "version": "1.0",
+        "image_size": options.image_size,
+        "masks": "a folder of masks" if settings.masks else f"opacity of the files, else {silhouettes.name}",
+        "masks_sha256": silhouettes.checksum,
+        "normals": f"guessed by {normals.name} (convention {normals.convention})",
+        "seed": options.seed,
+    }
+
+
+def write_rejected(path: Path, rejected: list[list[str]]) -> None:
+    """CSV with the columns file and reason."""
+
+    def write(temporary: Path):
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["file", "reason"], *rejected])
+
+    write_atomically(path, write)
+
+
+def _embedder(name: str):
+    from lib.data.embeddings import make_embedder
+
+    return make_embedder(name)
+
+
+def _open_work(work: Path, settings: Settings, items: list[Item]) -> None:
+    """Take up the work folder of an interrupted run over the same files, or begin a new one."""
+    note = work / "parts" / "run.json"
+    wanted = json.dumps([asdict(settings), [[asdict(item), _stamp(settings, item)] for item in items]])
+    if note.is_file() and note.read_text() == wanted:
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    write_atomically(note, lambda path: path.write_text(wanted))
+
+
+def _stamp(settings: Settings, item: Item) -> list[int]:
+    """Size and time of a file: another photo of the same name is prepared anew."""
+    try:
+        status = (Path(settings.folder) / item.file).stat()
+    except OSError:  # a link that leads nowhere; it will be rejected
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _start_worker(keep_interrupt: bool = False) -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    if not keep_interrupt:  # Ctrl-C reaches every process; only the first one handles it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _shares(text: str) -> dict[str, float]:
+    values = [float(part) for part in text.split(",")]
+    if len(values) != len(SPLITS) or min(values) < 0 or sum(values) <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not three shares of train, val and test, e.g. 0.8,0.1,0.1")
+    return {split: value / sum(values) for split, value in zip(SPLITS, values, strict=True)}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(sorted(name for name in text.split(",") if name))
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""Train the small network that guesses surface normals, on renders with known normals.
+
+    python data_scripts/train_normals.py --data FOLDER --run runs/normals --output lib/weights/normals-furniture
+
+FOLDER is a prepared data set with normals (data_scripts/prepare_furniture.py). Only its training models are learned
+from. The run folder keeps the state: the same command goes on where a killed one was, with the same result. At the
+end the errors on held-out models are measured, and the output folder appears.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from data_scripts.normal_augment import augmented
+from data_scripts.normal_errors import measure_network
+from lib.checkpoints import load_training, read_about, save_training, write_atomically, write_json
+from lib.data.loading import PreparedDataset
+from lib.data.normal_network import NormalNetwork, NormalNetworkConfig, describe
+from lib.errors import InputError
+from lib.evaluation import write_results
+from lib.paths import FURNITURE, WEIGHTS
+
+CLIP = 1.0  # largest norm of the gradient
+COSINE_LIMIT = 1 - 1e-5  # the slope of arccos is infinite at 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the network is trained.
+
+    Attributes
+    ----------
+    steps, batch_size, warmup : int
+    lr, encoder_lr : float
+        Largest learning rates of decoder and encoder; a cosine takes them to 0.
+    seed : int
+    """
+
+    steps: int = 1300
+    batch_size: int = 16
+    warmup: int = 60
+    lr: float = 2e-3
+    encoder_lr: float = 7e-4
+    seed: int = 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = parse(arguments)
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    try:
+        run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on where this one was.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=FURNITURE, help="prepared folder (default: %(default)s)")
+    parser.add_argument("--run", type=Path, required=True, help="folder for the state of the run")
+    parser.add_argument("--output", type=Path, default=WEIGHTS / "normals-furniture", help="folder of the result")
+    parser.add_argument("--steps", type=_positive, default=Settings.steps)
+    parser.add_argument("--batch-size", type=_positive, default=Settings.batch_size)
+    parser.add_argument("--image-size", type=_positive, default=NormalNetworkConfig.image_size, help="multiple of 32")
+    parser.add_argument("--backbone-weights", default="imagenet", help="imagenet, random, or a state dict")
+    parser.add_argument("--save-every", type=_positive, default=100, help="steps between saved states")
+    parser.add_argument("--threads", type=_positive, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, or go on training; then measure and write the result.
+
+    Raises
+    ------
+    InputError
+        The data has no normals or no training models, or the run folder belongs to other settings.
+    """
+    if options.image_size % 32:
+        raise InputError(f"--image-size {options.image_size} is no multiple of 32; use 64, 96 or 128.")
+    settings = Settings(options.steps, options.batch_size, seed=options.seed)
+    dataset = PreparedDataset(options.data, "train")
+    if dataset.normal is None:
+        raise InputError(f"{options.data} has images without normals; prepare them with prepare_furniture.py.")
+    network = NormalNetwork(NormalNetworkConfig(options.image_size), options.backbone_weights)
+    network = network.to(memory_format=torch.channels_last)
+    about = {"settings": vars(settings), "dataset": dataset.prepared.info["metadata_sha256"]}
+    rows = train(network, dataset, settings, options.run, about, options.save_every)
+    write_output(network, options, about, rows)
+
+
+def train(
+    network: NormalNetwork, dataset: PreparedDataset, settings: Settings, folder: Path, about: dict, save_every: int
+) -> list[dict]:
+    """Train from the saved state, if there is one, to the last step; gives the rows of the log."""
+    optimizer = make_optimizer(network, settings)
+    state, rows, first = folder / "state.safetensors", [], 0
+    if state.is_file():
+        saved = read_about(state)
+        if saved["about"] != about:
+            raise InputError(f"{folder} holds a run with other settings or data; choose another --run.")
+        saved = load_training(state, network, optimizer)
+        rows, first = saved["rows"], saved["step"]
+    spent, start = rows[-1]["cpu_seconds"] if rows else 0.0, time.process_time()
+    network.train()
+    progress = tqdm(range(first, settings.steps), initial=first, total=settings.steps, desc="normals")
+    for step in progress:
+        loss = train_step(network, dataset, optimizer, settings, step)
+        done = step + 1
+        if done % 20 == 0 or done == settings.steps:
+            seconds = round(spent + time.process_time() - start, 1)
+            rows.append({"step": done, "degrees": round(math.degrees(loss), 3), "cpu_seconds": seconds})
+            progress.set_postfix(degrees=rows[-1]["degrees"])
+        if done % save_every == 0 or done == settings.steps:
+            save_training(state, network, optimizer, {"about": about, "rows": rows, "step": done})
+    return rows
+
+
+def train_step(
+    network: NormalNetwork, dataset: PreparedDataset, optimizer: torch.optim.Optimizer, settings: Settings, step: int
+) -> float:
+    """One step, whose random numbers depend on seed and step only; gives the mean angle in radians."""
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    batch = dataset.batch(torch.randint(len(dataset), (settings.batch_size,), generator=generator))
+    rgb, mask, normal = _resized(batch.rgb, batch.mask, batch.normal, network.config.image_size)
+    rgb, mask, normal = augmented(rgb, mask, normal, generator)
+    for group, rate in zip(optimizer.param_groups, (settings.encoder_lr, settings.lr), strict=True):
+        group["lr"] = rate * schedule(step, settings)
+    optimizer.zero_grad()
+    loss = angular_loss(network(rgb, mask), normal, mask)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+    optimizer.step()
+    return loss.item()
+
+
+def angular_loss(predicted: torch.Tensor, normal: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean angle, radians, between unit normals over pixels that are mostly object."""
+    cosine = (predicted * normal).sum(dim=-1)[mask > 0.5]
+    return torch.arccos(cosine.clamp(-COSINE_LIMIT, COSINE_LIMIT)).mean()
+
+
+def schedule(step: int, settings: Settings) -> float:
+    """Factor of the learning rates: a linear start, then a cosine to 0."""
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    part = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return 0.5 * (1 + math.cos(math.pi * part))
+
+
+def make_optimizer(network: NormalNetwork, settings: Settings) -> torch.optim.Optimizer:
+    """AdamW with a smaller rate for the encoder, which begins with ImageNet's weights."""
+    encoder = list(network.encoder.parameters())
+    decoder = [*network.steps.parameters(), *network.head.parameters()]
+    groups = [{"params": encoder, "lr": settings.encoder_lr}, {"params": decoder, "lr": settings.lr}]
+    return torch.optim.AdamW(groups, weight_decay=1e-3)
+
+
+def write_output(network: NormalNetwork, options: argparse.Namespace, about: dict, rows: list[dict]) -> None:
+    """Weights as float16, settings, log, and errors on held-out models, measured with the weights as written."""
+    state = {name: _half(tensor.detach().contiguous()) for name, tensor in network.state_dict().items()}
+    write_atomically(options.output / "weights.safetensors", lambda path: save_file(state, path))
+    seconds = rows[-1]["cpu_seconds"]
+    write_json(options.output / "config.json", describe(network) | about | {"cpu_seconds": seconds})
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    write_atomically(options.output / "train.jsonl", lambda path: path.write_text(lines))
+    source = {"seed": options.seed, "steps": options.steps, "seconds": seconds}
+    datasets = list(dict.fromkeys([FURNITURE.resolve(), options.data.resolve()]))
+    results = measure_network(options.output, datasets, options.data, source)
+    write_results(options.output / "results.json", results)
+
+
+def _resized(rgb: torch.Tensor, mask: torch.Tensor, normal: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    if rgb.shape[1] == size:
+        return rgb, mask, normal
+    maps = torch.cat([rgb, mask[..., None], normal], dim=-1).permute(0, 3, 1, 2)
+    maps = F.interpolate(maps, size=(size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+    return maps[..., :3], maps[..., 3], F.normalize(maps[..., 4:], dim=-1)
+
+
+def _half(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Read photos that anybody may have put into a folder: upright, 8-bit, not too large, or one sentence why not."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lib.errors import InputError
+
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF")  # only what needs no other program to read
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+SMALLEST = 16  # pixels a side: less shows no object
+LARGEST = 64e6  # pixels that are decoded; JPEG is decoded at 1/2, 1/4 or 1/8 of its size and may be larger
+WORKING = 1024  # larger photos are reduced to this many pixels along their longer side
+PNG_DEPTH_BYTE = 24  # of the file: bits a channel (PNG specification, 11.2.2)
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF: how the camera was held; values that swap width and height
+TIFF_BITS = 258  # tag: bits of each channel
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo in memory.
+
+    Attributes
+    ----------
+    rgb : array, shape (H, W, 3)
+        uint8, upright, at most ``WORKING`` pixels along the longer side.
+    alpha : array, shape (H, W), or None
+        uint8 opacity, where the file has one that is not opaque everywhere.
+    size : tuple of int
+        Width and height of the upright photo in the file.
+    """
+
+    rgb: UInt8[np.ndarray, "height width 3"]
+    alpha: UInt8[np.ndarray, "height width"] | None
+    size: tuple[int, int]
+
+
+def read_photo_file(path: Path | str, working: int = WORKING) -> Photo:
+    """Decode one photo.
+
+    Raises
+    ------
+    InputError
+        Empty, no image, animated, CMYK or another colour space, 16-bit, tiny, huge, truncated, or unreadable.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise InputError("the file is empty (0 bytes); copy it again")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits here are our own
+            with Image.open(path, formats=FORMATS) as image:
+                return _decoded(image, path, working)
+    except UnidentifiedImageError as error:
+        raise InputError("this is no image of a known kind; give PNG, JPEG, WebP, BMP, TIFF or GIF") from error
+    except Image.DecompressionBombError as error:
+        raise InputError("the image is far too large to be decoded safely; make it smaller") from error
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:  # what Pillow's decoders raise
+        raise InputError(f"the image is damaged or cannot be read ({_reason(error)}); replace it") from error
+
+
+def _decoded(image: Image.Image, path: Path, working: int) -> Photo:
+    check_kind(image, path)
+    width, height = image.size
+    image.draft("RGB", (2 * working, 2 * working))  # JPEG only: cheap, and still sharper than what is needed
+    if image.width * image.height > LARGEST:
+        millions = image.width * image.height / 1e6
+        raise InputError(f"the image has {millions:.0f} megapixels, more than {LARGEST / 1e6:.0f}; make it smaller")
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+    transparent = upright.has_transparency_data
+    upright = upright.convert("RGBA" if transparent else "RGB")
+    upright.thumbnail((working, working), Image.Resampling.BOX if transparent else Image.Resampling.LANCZOS)
+    pixels = np.array(upright)
+    alpha = pixels[..., 3].copy() if transparent and pixels[..., 3].min() < 255 else None
+    return Photo(pixels[..., :3].copy(), alpha, (height, width) if turned else (width, height))
+
+
+def check_kind(image: Image.Image, path: Path) -> None:
+    """Refuse, before anything is decoded, images of a kind that would be read wrongly."""
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # phones' MPO: a photo and its preview
+        raise InputError(f"the image is animated ({image.n_frames} frames); save one frame")
+    if deep(image, path):
+        raise InputError("the image has more than 8 bits a channel; convert it to 8 bits")
+    if image.mode not in MODES:
+        raise InputError(f"the image's colours are {image.mode}; convert it to RGB")
+    if min(image.size) < SMALLEST:
+        size = f"{image.width} x {image.height}"
+        raise InputError(f"the image has {size} pixels; at least {SMALLEST} x {SMALLEST} are needed")
+
+
+def deep(image: Image.Image, path: Path) -> bool:
+    """Whether a channel has more than 8 bits, which Pillow would cut off silently in some formats."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(PNG_DEPTH_BYTE + 1)[PNG_DEPTH_BYTE] > 8
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(TIFF_BITS, (8,))
+        return max(bits if isinstance(bits, tuple) else (bits,)) > 8
+    return False
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,202 @@
+"""Masks of photos: the rule that cleans them, the checks that name what is wrong, and the network that ships."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from lib.data import silhouettes
+from lib.data.onnx import open_onnx
+from lib.data.silhouettes import (
+    U2NETP,
+    border_contact,
+    check_silhouette,
+    find_silhouette,
+    largest_part,
+    load_silhouette_model,
+    network_input,
+)
+from lib.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_silhouette_model()
+
+
+def canvas(*boxes, size=100) -> np.ndarray:
+    inside = np.zeros((size, size), dtype=bool)
+    for top, left, height, width in boxes:
+        inside[top : top + height, left : left + width] = True
+    return inside
+
+
+def flooded(inside: np.ndarray, start: tuple[int, int], steps) -> set:
+    """Pixels that can be reached from one through pixels of its kind: written out, to test against."""
+    found, waiting = {start}, [start]
+    while waiting:
+        row, column = waiting.pop()
+        for down, right in steps:
+            at = row + down, column + right
+            if at in found or not (0 <= at[0] < inside.shape[0] and 0 <= at[1] < inside.shape[1]):
+                continue
+            if inside[at] == inside[start]:
+                found.add(at)
+                waiting.append(at)
+    return found
+
+
+EIGHT = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
+FOUR = [(0, 1), (1, 0), (0, -1), (-1, 0)]
+
+
+def by_hand(inside: np.ndarray, share: float) -> np.ndarray:
+    """The rule of `largest_part`, pixel by pixel."""
+    padded = np.pad(inside, 1)
+    parts, seen = [], set()
+    for at in zip(*np.nonzero(padded), strict=True):
+        if at not in seen:
+            parts.append(flooded(padded, at, EIGHT))
+            seen |= parts[-1]
+    part = max(parts, key=len)  # the first of equals
+    only = np.zeros_like(padded)
+    only[tuple(np.array(sorted(part)).T)] = True
+    outside, result = flooded(only, (0, 0), FOUR), only.copy()
+    for at in zip(*np.nonzero(~only), strict=True):
+        hole = flooded(only, at, FOUR)
+        if at not in outside and len(hole) < share * len(part):
+            result[at] = True
+    return result[1:-1, 1:-1]
+
+
+def test_largest_part_follows_its_rule_on_random_masks(monkeypatch):
+    monkeypatch.setattr(silhouettes, "HOLE", 0.05)
+    rng = np.random.default_rng(0)
+    filled = 0
+    for density in (0.45, 0.6, 0.75, 0.9):
+        inside = rng.random((14, 17)) < density
+        expected = by_hand(inside, 0.05)
+        filled += (expected & ~inside).sum()
+        np.testing.assert_array_equal(largest_part(inside) > 0, expected)
+    assert filled > 0
+
+
+def test_small_holes_are_filled_and_large_ones_kept():
+    inside = canvas((20, 20, 60, 60))  # 3600 pixels: holes below 36 are filled
+    inside[30:35, 30:37] = False  # 35
+    inside[50:56, 50:56] = False  # 36
+    mask = largest_part(inside)
+    assert (mask[30:35, 30:37] == 255).all()
+    assert (mask[50:56, 50:56] == 0).all()
+    assert set(np.unique(mask)) == {0, 255}
+
+
+def test_a_notch_open_to_the_border_is_no_hole():
+    inside = canvas((0, 0, 100, 90))
+    inside[0, 10] = False
+    assert largest_part(inside)[0, 10] == 0
+
+
+@pytest.mark.parametrize(
+    ("inside", "problems"),
+    [
+        (canvas((20, 20, 50, 50)), []),
+        (canvas(), ["no_foreground"]),
+        (canvas((0, 0, 100, 100)), ["all_foreground", "truncated"]),
+        (canvas((1, 1, 98, 98)), ["large"]),
+        (canvas((50, 50, 9, 9)), ["small"]),
+        (canvas((40, 40, 60, 30)), ["truncated"]),
+        (canvas((0, 40, 100, 8), (40, 0, 8, 100)), ["truncated"]),
+        (canvas((20, 20, 30, 30), (60, 60, 20, 20)), ["several_parts"]),
+        (canvas((20, 20, 30, 30), (60, 60, 15, 15)), []),  # exactly a quarter is still dirt
+    ],
+)
+def test_each_check_has_its_name(inside, problems):
+    assert list(check_silhouette(inside).problems) == problems
+
+
+def test_sentences_say_which_border_and_how_much():
+    assert "(bottom)" in check_silhouette(canvas((40, 40, 60, 30))).problems["truncated"]
+    assert (
+        "(left, top, right, bottom)" in check_silhouette(canvas((0, 40, 100, 8), (40, 0, 8, 100))).problems["truncated"]
+    )
+    assert "44%" in check_silhouette(canvas((20, 20, 30, 30), (60, 60, 20, 20))).problems["several_parts"]
+
+
+def test_contact_counts_pixels_of_each_side():
+    contact = border_contact(largest_part(canvas((0, 10, 50, 30))))
+    assert contact == {"left": 0, "top": 0.3, "right": 0, "bottom": 0, "share": 0.075}
+
+
+def test_the_input_is_that_of_u2net():
+    grey = network_input(np.full((50, 70, 3), 100, dtype=np.uint8), 320)
+    assert grey.shape == (1, 3, 320, 320)
+    # divided by its largest value, a constant picture is 1 everywhere
+    np.testing.assert_allclose(grey[0, :, 7, 9], [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225], 1e-5)
+    assert np.isfinite(network_input(np.zeros((50, 70, 3), dtype=np.uint8), 320)).all()
+
+
+def ball_photo(width=260, height=200, box=(70, 40, 190, 160)) -> tuple[np.ndarray, np.ndarray]:
+    """A shaded red ball on a grey gradient, and its true mask."""
+    y, x = np.mgrid[:height, :width] + 0.5
+    photo = np.dstack([120 + 60 * y / height] * 3)
+    u, v = (2 * x - box[0] - box[2]) / (box[2] - box[0]), (2 * y - box[1] - box[3]) / (box[3] - box[1])
+    inside = u**2 + v**2 < 1
+    light = 0.4 + 0.6 * np.clip(-0.5 * u - 0.5 * v + 0.7 * np.sqrt(np.clip(1 - u**2 - v**2, 0, None)), 0, 1)
+    photo[inside] = (light[..., None] * [220, 50, 40])[inside]
+    return photo.astype(np.uint8), inside
+
+
+def test_the_shipped_network_finds_a_ball(model):
+    photo, inside = ball_photo()
+    silhouette = find_silhouette(photo, model)
+    mask = silhouette.mask > 0
+    assert silhouette.problems == {}
+    assert (mask & inside).sum() / (mask | inside).sum() > 0.95
+    assert model.name == "u2netp"
+    assert len(model.checksum) == 64
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_an_empty_photo_has_no_object(model, level):
+    photo = np.full((90, 120, 3), level, dtype=np.uint8)
+    assert list(find_silhouette(photo, model).problems) == ["no_foreground"]
+
+
+def test_a_cut_off_object_is_noticed(model):
+    photo, _ = ball_photo(box=(-80, 20, 100, 200))
+    assert "truncated" in find_silhouette(photo, model).problems
+
+
+def test_two_objects_are_noticed():
+    image = Image.new("1", (120, 80))
+    ImageDraw.Draw(image).ellipse((10, 20, 50, 60), fill=1)
+    ImageDraw.Draw(image).ellipse((70, 20, 105, 55), fill=1)
+    assert list(check_silhouette(np.asarray(image)).problems) == ["several_parts"]
+
+
+def test_weights_with_another_checksum_are_refused(tmp_path):
+    copy = tmp_path / "u2netp.onnx"
+    content = bytearray(U2NETP.read_bytes())
+    content[len(content) // 2] ^= 1
+    copy.write_bytes(content)
+    shutil.copy(U2NETP.with_name("u2netp.onnx.sha256"), tmp_path)
+    with pytest.raises(InputError, match="checksum"):
+        load_silhouette_model(copy)
+
+
+def test_files_that_are_no_models(tmp_path):
+    with pytest.raises(InputError, match="no ONNX file"):
+        load_silhouette_model(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(InputError, match="no ONNX model"):
+        load_silhouette_model(tmp_path / "text.onnx")
+    (tmp_path / "cut.onnx").write_bytes(U2NETP.read_bytes()[:100_000])
+    with pytest.raises(InputError, match="no ONNX model"):
+        load_silhouette_model(tmp_path / "cut.onnx")
+
+
+def test_any_path_serves(tmp_path):
+    shutil.copy(U2NETP, tmp_path / "other.onnx")  # without a checksum beside it
+    assert open_onnx(tmp_path / "other.onnx", threads=2).get_inputs()[0].shape == [1, 3, 320, 320]
