@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from tiny_dataset import write_tiny_dataset
 
+from lib.plots import embedding_maps
 from lib.plots import neighbors as plots
 from lib.studies.retrieval import azimuth_differences, distance_rows, read_pictures
 from lib.widgets.neighbors import draw_query, query_controls, query_row
@@ -81,18 +82,29 @@ def test_curves_are_drawn_a_panel_an_embedding():
     preference = pd.DataFrame({**curve, "preference": [0.9, 0.4]})
     axis = plots.preference_figure({"a": preference, "b": preference}).axes[0]
     np.testing.assert_allclose(axis.lines[0].get_ydata(), [0.9, 0.4])
-    assert len(axis.lines) == 3
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b", "no preference"]
 
 
 def test_spread_says_how_many_show_another_side():
     azimuth = np.array([0.0, 30.0, 90.0, 180.0])
     index = np.array([[1, 2], [0, 2], [3, 0], [2, -1]])
-    axis = plots.spread_figure({"near": azimuth_differences(index, azimuth), "random": np.array([10.0, 100.0])}).axes[0]
+    axis = plots.spread_figure(
+        {"near": azimuth_differences(index, azimuth), "random, any": np.array([10.0, 100.0])}
+    ).axes[0]
     # 30, 90, 30, 60, 90, 90, 90: five of seven are over 45 degrees
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["near: 71 %", "random: 50 %"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["near: 71 %", "random, any: 50 %"]
     x, y = axis.lines[0].get_data()
     assert y[x == 60] == pytest.approx(100 * 3 / 7)
     assert y[-1] == 100
+
+
+def test_wishes_are_both_drawn():
+    columns = {"distance": [0.07, 0.14], "low": [0.06, 0.13], "high": [0.08, 0.15]}
+    sides = {"new_side": [0.6, 0.8], "new_side_low": [0.5, 0.7], "new_side_high": [0.7, 0.9]}
+    axis = plots.wishes_figure(pd.DataFrame(columns | sides, index=["a", "random, any category"])).axes[0]
+    dots = [line.get_xydata()[0] for line in axis.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(dots, [[60, 0.7], [80, 1.4]])
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "random, any category"]
 
 
 def test_sweep_draws_a_panel_a_measure():
@@ -105,14 +117,14 @@ def test_sweep_draws_a_panel_a_measure():
 
 def test_map_shows_a_dot_an_image_and_some_pictures(pictures):
     places = np.random.default_rng(0).random((len(pictures.rgb), 2))
-    axis = plots.map_figure(pictures, places, [0, 5]).axes[0]
+    axis = embedding_maps.map_figure(pictures, places, [0, 5]).axes[0]
     assert sum(len(line.get_xdata()) for line in axis.lines) == len(pictures.rgb)
     assert len(axis.artists) == 2
 
 
 def test_hover_map_holds_the_pictures_and_needs_nothing_else(pictures):
     places = np.random.default_rng(0).random((len(pictures.rgb), 2))
-    page = plots.hover_map(pictures, places, [0, 9])
+    page = embedding_maps.hover_map(pictures, places, [0, 9])
     assert not re.search(r"<script|https?:|on\w+=", page)
     found = re.findall(r'src="data:image/jpeg;base64,([^"]+)" alt="([^"]+)"', page)
     assert [name for _, name in found] == pictures.labels("model")[[0, 9]].tolist()
@@ -126,11 +138,11 @@ def test_hover_map_holds_the_pictures_and_needs_nothing_else(pictures):
 
 def test_two_hundred_points_are_small(pictures):
     rows = list(range(len(pictures.rgb))) * 10
-    assert len(plots.hover_map(pictures, np.zeros((len(pictures.rgb), 2)), rows[:200])) < 400_000
+    assert len(embedding_maps.hover_map(pictures, np.zeros((len(pictures.rgb), 2)), rows[:200])) < 400_000
 
 
 def test_texts_label_their_rows(pictures):
-    figure = plots.text_figure(
+    figure = embedding_maps.text_figure(
         pictures, ["a ball", "a box"], np.array([[9, 10], [0, 1]]), np.array([[0.5, 0.4], [0.3, 0.2]])
     )
     axes = np.array(figure.axes).reshape(2, 2)

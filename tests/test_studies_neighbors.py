@@ -1,6 +1,7 @@
 """What notebook 01 measures about neighbours, against brute force and closed forms."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,11 @@ import pytest
 import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file
 from tiny_dataset import AZIMUTHS, MODELS, write_tiny_dataset
 
+from lib.data.embeddings import embed_dataset
 from lib.errors import InputError
 from lib.studies import retrieval, robustness
 
@@ -259,6 +263,32 @@ def test_texts_find_the_images_nearest_to_them():
         every = sorted((-float(text @ image), i) for i, image in enumerate(images))
         assert line.tolist() == [i for _, i in every[:3]]
         np.testing.assert_allclose(values, [-s for s, _ in every[:3]], atol=1e-6)
+
+
+def test_captions_that_have_all_words_of_a_text_count():
+    captions = np.array(["a round table on one leg", "a round lamp", None, "a low table on four legs"], dtype=object)
+    rows = np.array([[0, 1], [3, 2], [0, 1]])
+    table = retrieval.caption_shares(["a round table", "table on legs", "the round"], captions, rows)
+    assert table["found"].tolist() == [0.5, 0.5, 1.0]
+    assert table["chance"].tolist() == [0.25, 0.25, 0.5]
+
+
+def test_vectors_that_lie_in_the_folder_are_used_and_names_not_at_hand_are_said(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    pictures = retrieval.read_pictures(tmp_path / "data")
+    embedders, vectors, left_out = retrieval.embed_pictures(pictures, ["pixels", "open_clip-ViT-B-32"], {})
+    assert set(embedders) == set(vectors) == {"pixels"}
+    assert len(left_out) == 1
+    assert left_out[0].startswith("open_clip-ViT-B-32 is left out: weights:")
+    expected = embedders["pixels"].encode([Image.fromarray(rgb) for rgb in pictures.rgb])
+    np.testing.assert_allclose(vectors["pixels"], expected)
+    path = embed_dataset(tmp_path / "data", embedders["pixels"])
+    stored = load_file(path)["embeddings"]
+    rows = [pictures.prepared.metadata["id"].tolist().index(i) for i in pictures.labels("id")]
+    np.testing.assert_array_equal(retrieval.embed_pictures(pictures, ["pixels"], {})[1]["pixels"], stored[rows])
+    assert rows != list(range(len(rows)))
+    with pytest.raises(InputError, match="none is at hand"):
+        retrieval.embed_pictures(pictures, ["open_clip-ViT-B-32"], {})
 
 
 def test_map_puts_like_by_like_and_repeats():

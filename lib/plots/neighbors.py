@@ -1,14 +1,10 @@
-"""Neighbours in pictures: queries and what is near them, how much they share, a map of all images (notebook 01)."""
+"""Neighbours in pictures: queries and what is near them, and how much they have in common (notebook 01)."""
 
-import base64
-import html
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from PIL import Image
 
 from lib.plots.style import BLUE, GREY, ORANGE, PALETTE, plain, styled
 from lib.studies.retrieval import Pictures
@@ -16,15 +12,6 @@ from lib.studies.retrieval import Pictures
 MARKS = {"same model": ORANGE, "same category": BLUE, "other category": "0.6"}
 LINES = ("-", "--", "-.", ":")
 Found = tuple[Sequence[int] | np.ndarray, Sequence[float] | np.ndarray]  # rows of neighbours, -1: none; similarities
-THUMBNAIL = 32  # pixels a side in the map
-MAP_STYLE = (
-    ".nbmap{position:relative;max-width:100%;background:#fff;margin:50px}"
-    ".nbmap i{position:absolute;width:11px;height:11px;margin:-5px;border-radius:6px;opacity:.75}"
-    ".nbmap i:hover{z-index:9;opacity:1;outline:2px solid #000}"
-    ".nbmap img{display:none;position:absolute;left:-38px;bottom:14px;width:88px;max-width:none;pointer-events:none;"
-    "border:1px solid #888;background:#fff}"
-    ".nbmap i:hover img{display:block}"
-)
 
 
 @styled()
@@ -122,11 +109,9 @@ def distance_figure(rows: pd.DataFrame, distances: pd.DataFrame):
     for place, (kind, row) in enumerate(rows[::-1].iterrows()):
         values = 10 * distances[distances["kind"] == kind].groupby("query")["distance"].mean()
         axis.plot(values, place + spread.uniform(-0.18, 0.18, len(values)), ".", ms=3.5, color="0.75")
-        mean, ends = (
-            10 * row["distance"],
-            [[10 * (row["distance"] - row["low"])], [10 * (row["high"] - row["distance"])]],
-        )
-        axis.errorbar([mean], [place], xerr=ends, fmt="o", capsize=3, color=GREY if kind.startswith("random") else BLUE)
+        mean, low, high = 10 * row["distance"], 10 * row["low"], 10 * row["high"]
+        color = GREY if kind.startswith("random,") else BLUE
+        axis.errorbar([mean], [place], xerr=[[mean - low], [high - mean]], fmt="o", capsize=3, color=color)
         axis.annotate(f"{mean:.2f}", (mean, place), (0, 6), textcoords="offset points", ha="center")
     axis.set(yticks=range(len(rows)), yticklabels=rows.index[::-1], ylim=(-0.6, len(rows) - 0.3), xlim=(0, None))
     axis.set_xlabel("10 x Chamfer distance to the query's shape (1 = longest side)")
@@ -144,7 +129,7 @@ def robustness_figure(curves: Mapping[str, pd.DataFrame]):
     """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(curves), figsize=(2.2 * len(curves) + 0.8, 3.1), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(1, len(curves), figsize=(2.3 * len(curves) + 0.6, 3.1), squeeze=False)
     figure.set_layout_engine("constrained")
     for axis, (name, table) in zip(axes[0], curves.items(), strict=True):
         for kind, color in (("same object", BLUE), ("other object", ORANGE)):
@@ -167,10 +152,9 @@ def preference_figure(curves: Mapping[str, pd.DataFrame]):
     figure, axis = plt.subplots(figsize=(6.8, 3.1), layout="constrained")
     for (name, table), color, style in zip(curves.items(), PALETTE * 2, LINES * 4, strict=False):
         _band(axis, table, "preference", color, name, style)
-    axis.axhline(0.5, color="0.4", lw=0.8)
-    axis.annotate("a turn counts as much as another object", (179, 0.505), ha="right", va="bottom", fontsize=8)
+    axis.axhline(0.5, color="0.4", lw=1, label="no preference")
     axis.set(xlim=(0, 180), ylim=(0, 1.02), xlabel="by how much the object is turned (°)", xticks=range(0, 181, 30))
-    axis.set_ylabel("own object preferred")
+    axis.set_ylabel("own object preferred (share)")
     axis.legend(loc="lower left", bbox_to_anchor=(1, 0))
     return figure
 
@@ -182,7 +166,7 @@ def spread_figure(differences: Mapping[str, Float[np.ndarray, "..."]]):
     Parameters
     ----------
     differences : mapping
-        Name -> azimuth differences in degrees; names that begin with "random" are drawn grey.
+        Name -> azimuth differences in degrees; names that begin with "random," are drawn grey.
     """
     import matplotlib.pyplot as plt
 
@@ -192,7 +176,7 @@ def spread_figure(differences: Mapping[str, Float[np.ndarray, "..."]]):
     for place, (name, values) in enumerate(differences.items()):
         known = np.sort(values[np.isfinite(values)])
         share = np.searchsorted(known, steps, side="right") / len(known)
-        color, style = ("0.5", "-") if name.startswith("random") else (next(colors), LINES[place % 4])
+        color, style = ("0.5", "-") if name.startswith("random,") else (next(colors), LINES[place % 4])
         axis.plot(steps, 100 * share, color=color, ls=style, lw=2, label=f"{name}: {100 * (known > 45).mean():.0f} %")
     axis.axvspan(0, 45, color="0.95", zorder=0)
     axis.annotate("known side", (22, 97), ha="center", va="top", fontsize=8, color="0.35")
@@ -231,74 +215,27 @@ def sweep_figure(panels: Mapping[str, Mapping[str, Mapping[int, float]]], refere
 
 
 @styled()
-def map_figure(pictures: Pictures, places: Float[np.ndarray, "images 2"], rows: Sequence[int]):
-    """Every image as a dot in its category's colour, and the images of some rows at their places."""
-    import matplotlib.pyplot as plt
-    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-
-    figure, axis = plt.subplots(figsize=(7.6, 6.2), layout="constrained")
-    plain(axis)
-    for category, color in category_colors(pictures).items():
-        own = pictures.labels("category") == category
-        axis.plot(*places[own].T, "o", ms=4, color=color, alpha=0.6, label=category)
-    for row in rows:
-        image = pictures.rgb[row].copy()
-        clear = np.dstack([image, np.where((image > 250).all(axis=-1), 0, 255).astype(np.uint8)])
-        axis.add_artist(AnnotationBbox(OffsetImage(clear, zoom=30 / len(image)), places[row], frameon=False))
-    axis.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
-    axis.legend(loc="lower left", bbox_to_anchor=(1, 0))
-    return figure
-
-
-def hover_map(pictures: Pictures, places: Float[np.ndarray, "images 2"], rows: Sequence[int], side: int = 560) -> str:
-    """The map as HTML whose points show their picture under the pointer: elements and style, no script, no network.
+def wishes_figure(rows: pd.DataFrame):
+    """Both wishes at once: neighbours should have the query's shape (low) and show another side of it (right).
 
     Parameters
     ----------
-    rows : sequence of int
-        Images that are drawn; about 1.5 kB each.
-    side : int
-        Pixels of the map.
+    rows : DataFrame
+        Indexed by kind, with distance, low, high, and new_side, new_side_low, new_side_high in [0, 1].
     """
-    colors = category_colors(pictures)
-    categories, models = pictures.labels("category"), pictures.labels("model")
-    points = "".join(
-        f'<i style="left:{places[row, 0]:.1%};top:{1 - places[row, 1]:.1%};background:{colors[categories[row]]}">'
-        f'<img src="{thumbnail(pictures.rgb[row])}" alt="{_escape(models[row])}" title="{_escape(models[row])}"></i>'
-        for row in rows
-    )
-    keys = "".join(f'<span style="color:{c}">&#9679;</span> {_escape(name)} &nbsp; ' for name, c in colors.items())
-    frame = f"width:{side}px;height:{side}px"
-    return f'<div><style>{MAP_STYLE}</style><div class="nbmap" style="{frame}">{points}</div><div>{keys}</div></div>'
-
-
-def thumbnail(rgb, side: int = THUMBNAIL) -> str:
-    """A small JPEG of an 8-bit image as a data URL."""
-    stream = io.BytesIO()
-    Image.fromarray(np.asarray(rgb)).resize((side, side), Image.Resampling.BOX).save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def category_colors(pictures: Pictures) -> dict[str, str]:
-    """A colour for each category; more than there are colours begin again."""
-    names = sorted(set(pictures.labels("category")))
-    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
-
-
-@styled()
-def text_figure(pictures: Pictures, texts: Sequence[str], rows, scores, size: float = 1.15):
-    """What a text finds: a row a text, the images nearest to it with their similarities, best first."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(
-        len(texts), len(rows[0]), figsize=(size * len(rows[0]) + 2.4, (size + 0.25) * len(texts)), squeeze=False
-    )
-    figure.set_layout_engine("constrained")
-    for line, text, found, values in zip(axes, texts, rows, scores, strict=True):
-        for axis, row, value in zip(line, found, values, strict=True):
-            plain(axis).imshow(pictures.rgb[row])
-            axis.set_title(f"{value:.2f}", fontsize=8)
-        line[0].set_ylabel(f"“{text}”", fontsize=9, rotation=0, ha="right", va="center", wrap=True)
+    figure, axis = plt.subplots(figsize=(6.8, 3.4), layout="constrained")
+    colors = iter(PALETTE * 2)
+    for kind, row in rows.iterrows():
+        x, y = 100 * row["new_side"], 10 * row["distance"]
+        across = [[x - 100 * row["new_side_low"]], [100 * row["new_side_high"] - x]]
+        along = [[y - 10 * row["low"]], [10 * row["high"] - y]]
+        color = GREY if kind.startswith("random,") else next(colors)
+        axis.errorbar([x], [y], xerr=across, yerr=along, fmt="o", color=color, capsize=2, lw=1, label=kind)
+    axis.annotate("what we want", (0.97, 0.04), xycoords="axes fraction", ha="right", color="0.35", style="italic")
+    axis.set(xlabel="neighbours that show another side (%)", ylabel="10 x CD to the query's shape")
+    axis.legend(loc="lower left", bbox_to_anchor=(1, 0))
     return figure
 
 
@@ -319,7 +256,3 @@ def _frame(axis, color: str) -> None:
 def _band(axis, table: pd.DataFrame, column: str, color: str, label: str, style: str = "-") -> None:
     axis.plot(table["angle"], table[column], color=color, ls=style, lw=1.8, marker="o", ms=3, label=label)
     axis.fill_between(table["angle"], table["low"], table["high"], color=color, alpha=0.15, lw=0)
-
-
-def _escape(text: str) -> str:
-    return html.escape(str(text), quote=True)

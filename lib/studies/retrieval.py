@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped, UInt8
+from torch import Tensor
 
+from lib.data.embeddings import Embedder, embed_images, make_embedder, read_embeddings
 from lib.data.images import read_sample_images
 from lib.data.prepared import Prepared, load_mesh, read_prepared
 from lib.errors import InputError
@@ -21,6 +23,7 @@ from lib.geometry.metrics import chamfer_distance, nearest_distances, wrap_degre
 # share of the 5 nearest of 136 thousand car photos that show the query's car model (Huang et al., 2023, Sec. 3.2)
 PAPER_MATCHES = {"CLIP, CompCars (paper)": 0.512, "ImageNet ViT, CompCars (paper)": 0.278}
 HELD_OUT = ("val", "test")
+FILLERS = {"a", "an", "the", "on", "with", "of"}
 
 Index = Int[np.ndarray, "images neighbors"]
 Labels = Shaped[np.ndarray, " images"]
@@ -71,6 +74,38 @@ def read_pictures(folder: Path | str, split: str = "held-out", count: int = 0, s
     if len({image.shape for image in images}) > 1:
         raise InputError(f"{folder}: images differ in size; prepare them at one size")
     return Pictures(prepared, table, np.stack(images))
+
+
+def embed_pictures(
+    pictures: Pictures, names: Sequence[str], weights: Mapping[str, str], allow_download: bool = False
+) -> tuple[dict[str, Embedder], dict[str, Float[Tensor, "images size"]], list[str]]:
+    """Embedders by name, their vectors of the pictures, and a sentence for each name that is not at hand.
+
+    Vectors that lie in the prepared folder (`lib.data.embeddings.embed_dataset`) are taken from there.
+
+    Parameters
+    ----------
+    weights : mapping
+        Name -> path of a local checkpoint.
+
+    Raises
+    ------
+    InputError
+        None of the names is at hand.
+    """
+    embedders, vectors, left_out = {}, {}, []
+    for name in names:
+        try:
+            embedders[name] = make_embedder(name, weights.get(name), allow_download)
+        except InputError as error:
+            left_out.append(f"{name} is left out: {error}")
+            continue
+        vectors[name] = _stored_vectors(pictures, name)
+        if vectors[name] is None:
+            vectors[name] = embed_images(embedders[name], pictures.rgb)
+    if not vectors:
+        raise InputError(f"embeddings: none is at hand. {left_out[0] if left_out else 'Name at least one.'}")
+    return embedders, vectors, left_out
 
 
 def match_share(index: Index, labels: Labels) -> Float[np.ndarray, " images"]:
@@ -196,6 +231,20 @@ def closest_texts(
     return order, np.take_along_axis(similarity, order, axis=1)
 
 
+def caption_shares(texts: Sequence[str], captions: Labels, rows: Int[np.ndarray, "texts count"]) -> pd.DataFrame:
+    """For each text the share of images whose caption has all its words: of those found, and of all (chance).
+
+    Articles and prepositions do not count; rows without a caption have no words.
+    """
+    words = [set(str(caption).split()) if isinstance(caption, str) else set() for caption in captions]
+    lines = []
+    for text, found in zip(texts, rows, strict=True):
+        wanted = set(text.split()) - FILLERS
+        right = np.array([wanted <= own for own in words])
+        lines.append((text, right[found].mean(), right.mean()))
+    return pd.DataFrame(lines, columns=["text", "found", "chance"]).set_index("text")
+
+
 def flat_map(vectors: Float[np.ndarray, "images size"], seed: int = 0) -> Float[np.ndarray, "images 2"]:
     """t-SNE of the vectors (van der Maaten and Hinton, 2008) with cosine distances, scaled to [0, 1]."""
     from sklearn.manifold import TSNE
@@ -213,6 +262,15 @@ def _some_models(models: pd.Series, count: int, seed: int) -> set[str]:
     sizes = models.value_counts().sort_index()
     drawn = sizes.sample(frac=1, random_state=seed)
     return set(drawn.index[: max(1, int((drawn.cumsum() <= count).sum()))])
+
+
+def _stored_vectors(pictures: Pictures, name: str) -> Float[Tensor, "images size"] | None:
+    folder = pictures.prepared.folder
+    if not (folder / "embeddings" / f"{name}.safetensors").is_file():
+        return None
+    stored = read_embeddings(folder, name)
+    row_of = {id_: row for row, id_ in enumerate(stored.ids)}
+    return stored.vectors[[row_of[id_] for id_ in pictures.metadata["id"]]]
 
 
 def _read(prepared: Prepared, row) -> UInt8[np.ndarray, "height width 3"]:
