@@ -168,7 +168,8 @@ def read_neighbors(
         raise InputError(f"{path} lacks neighbours of sample {metadata['id'].iloc[row]!r}; write it again")
     place = table.groupby("id").cumcount().to_numpy()
     result = torch.full((len(metadata), int(place.max(initial=-1)) + 1), -1)
-    result[row_of.loc[table["id"]].to_numpy(), place] = torch.tensor(row_of.loc[table["neighbor"]].to_numpy())
+    rows, others = (torch.tensor(row_of.loc[table[name]].to_numpy()) for name in ("id", "neighbor"))
+    result[rows, torch.tensor(place)] = others
     return result
 
 

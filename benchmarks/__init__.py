@@ -1,0 +1,1 @@
+"""Measurements of what the course claims about time, memory and recall."""

@@ -1,0 +1,93 @@
+"""What `benchmarks/README.md` says of the neighbour search: tables and a plan, from measured rows alone."""
+
+from pathlib import Path
+
+MANY = 10_000_000
+BUDGET_MB = 4000  # memory that a machine of the plan may use
+HEAD = """# Benchmarks
+
+Written by `python -m benchmarks.neighbors` from the rows it measured; do not edit.
+
+## Neighbours
+
+The five nearest of every vector by cosine, self excluded. Each line is a process of its own; memory is its peak, with
+Python, torch, FAISS and the vectors themselves. `search` is wall-clock time; `CPU` is the processor time of
+building, tuning and searching together, all threads added, which says more on a machine that does other work besides
+(`load`: processes that wanted a core when the line began). Recall is that of 1,000 queries that the index was not
+tuned on, against brute force. `ratio`: how many times as fast as the exact search, a query.
+
+- *real*: embeddings (ImageNet EfficientNet-Lite0, 64 pixels, 1,280 numbers projected to 512) of random crops and
+  flips of the shipped furniture renders and of ETH-80's photographs, each picture as often as the others{pictures};
+- *clustered*: Gaussian noise about sqrt(N) centres, which flatters an index;
+- *uniform*: directions without any structure, which defeats it.
+
+`exact` takes each product once, for its row and for its column; `flat` is FAISS's exact index, which takes it twice
+(timed on the queries shown).
+"""
+
+
+def write_report(rows: list[dict], path: Path) -> None:
+    """Write the report of all rows."""
+    million = [row for row in rows if row["shape"][0] == 1_000_000]
+    pictures = max((row.get("pictures", 0) for row in rows), default=0)
+    head = HEAD.replace("{pictures}", f" ({pictures:,} different ones)" if pictures else "")
+    parts = [head, table([row for row in rows if row not in million])]
+    parts += [plan(row) for row in million]
+    path.write_text("\n".join(parts))
+
+
+def table(rows: list[dict]) -> str:
+    """One line a variant."""
+    names = ["", "vectors", "queries", "search s", "build s", "tune s", "CPU s", "memory MB", "recall", "ratio", "load"]
+    lines = ["| " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) - 1)]
+    for row in rows:
+        keys = ("seconds", "build_seconds", "tune_seconds", "cpu_seconds")
+        times = [f"{row[key]:.1f}" if key in row else "" for key in keys]
+        size = f"{row['shape'][0]:,} x {row['shape'][1]}"
+        rest = [f"{row['memory_mb']:,}", f"{row['recall']:.3f}", f"{row['ratio']:.2g}", f"{row['load']:.1f}"]
+        lines.append("| " + " | ".join([row["variant"], size, f"{row['queries']:,}", *times, *rest]) + " |")
+    machines = sorted({f"{row['threads']} threads on {row['machine']}" for row in rows})
+    return "\n".join(lines) + f"\n\nMeasured with {'; '.join(machines)}.\n"
+
+
+def plan(row: dict) -> str:
+    """Ten million vectors, extrapolated from one measured million, with the arithmetic."""
+    size, factor = row["shape"][1], MANY // row["shape"][0]
+    query = row["seconds"] / row["queries"]  # of one query in one million
+    build = row["build_seconds"]
+    raw = MANY * size * 4 / 2**20
+    per_shard = row["memory_mb"]
+    one = factor**0.5 * query * MANY / 3600
+    sharded = factor * query * MANY / 3600
+    categories = 20
+    part = factor / categories
+    grouped = part**0.5 * query * MANY / 3600
+    return f"""
+## Ten million
+
+Measured at a million ({row["variant"]}, {row["threads"]} threads on {row["machine"]}, load {row["load"]:.1f}): build
+{build:.0f} s, tuning {row["tune_seconds"]:.0f} s, {row["queries"]:,} queries in {row["seconds"]:.1f} s
+({query * 1e3:.2f} ms each), recall {row["recall"]:.3f}, peak memory {row["memory_mb"]:,} MB, of which the vectors are
+{row["shape"][0] * size * 4 / 2**20:,.0f} MB and the index's copy of them as much.
+
+What follows is arithmetic from that line. An index of N has 4 sqrt(N) clusters, so a query compares itself with a
+number of centres and of members that both grow as sqrt(N); the build assigns N vectors to 4 sqrt(N) centres, so it
+grows as N^1.5. Vectors take {MANY:,} x {size} x 4 bytes = {raw:,.0f} MB on disk, and an index as much in memory.
+
+| way | shards | memory a shard | build | search, all queries |
+|---|---:|---:|---:|---:|
+| one index | 1 | {factor * per_shard:,} MB | {build:.0f} s x {factor}^1.5 = {build * factor**1.5 / 3600:.1f} h \
+| {query * 1e3:.2f} ms x sqrt({factor}) x 10^7 = {one:.1f} h |
+| shards at random, each asked by all | {factor} | {per_shard:,} MB | {factor} x {build:.0f} s = \
+{factor * build / 3600:.1f} h | {query * 1e3:.2f} ms x {factor} x 10^7 = {sharded:.1f} h |
+| a shard a category (say {categories} equal ones) | {categories} | {per_shard * part:,.0f} MB \
+| {categories} x {build:.0f} s x {part:g}^1.5 = {categories * build * part**1.5 / 3600:.1f} h \
+| {query * 1e3:.2f} ms x sqrt({part:g}) x 10^7 = {grouped:.1f} h |
+
+Neighbours are asked for within a split and category, so the last way is what `find_neighbors` does by itself: a group
+is an index, one after the other, and only the largest has to fit. A category of more than
+{BUDGET_MB / per_shard:.1f} million needs more than {BUDGET_MB:,} MB: cut it into shards of at most that many, ask
+each, and keep the best K of the lists. Shards are independent, so M machines take 1/M of the time. The exact search
+would take {MANY:,}^2 x {size} multiplications and additions (half the pairs, two operations each) =
+{MANY**2 * size / 1e15:,.0f} x 10^15 operations, that is {MANY**2 * size / 1e12 / 3600:,.1f} h a TFLOP/s.
+"""
