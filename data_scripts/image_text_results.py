@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from data_scripts.phrases import without_colour
+from data_scripts.phrases import OPPOSITES, contradict, without_colour
 from lib.data.images import read_sample_images
 from lib.data.prepared import Prepared
 from lib.evaluation.results import commit, machine
@@ -27,6 +27,8 @@ def measure(model: ImageText, data: Prepared, seed: int, steps: int) -> list[dic
     Metrics are fractions of held-out images: ``zero_shot_accuracy`` (nearest of the phrases "a bed", "a cabinet", ...),
     ``image_to_text@k`` (its caption is among the k nearest of all distinct captions) and ``text_to_image@k`` (one of
     the k images nearest to its caption has this caption). The last two also with the word for the colour left out.
+    ``true_words``: the image is nearer to its caption than to the caption with its words for the size, the outline, the
+    number of legs or of boards made wrong (of the images whose captions have such words).
     """
     from PIL import Image
 
@@ -35,19 +37,24 @@ def measure(model: ImageText, data: Prepared, seed: int, steps: int) -> list[dic
     pictures = (read_sample_images(data.path(r.image), r.mask and data.path(r.mask))[0] for r in table.itertuples())
     images = torch.cat([model.encode_images([Image.fromarray(rgb)]) for rgb in pictures])
     hits, chances = _zero_shot(model, images, table["category"])
-    found = [("a {category}", "zero_shot_accuracy", hits, chances)]
+    found = [("a {category}", "zero_shot_accuracy", table, hits, chances)]
     for protocol, change in (("full caption", str), ("without colour", without_colour)):
-        found += [(protocol, *rest) for rest in _retrieval(model, images, table["caption"].map(change).tolist())]
+        captions = table["caption"].map(change).tolist()
+        found += [(protocol, metric, table, *rest) for metric, *rest in _retrieval(model, images, captions)]
+    for kind in OPPOSITES:
+        part, hits = _true_words(model, images, table["caption"], kind)
+        if len(hits):
+            found.append((kind, "true_words", table[part], hits, np.full(len(hits), 0.5)))
     common = {
         "dataset": data.info["name"], "split": "+".join(sorted(set(table["split"]))), "unit": "fraction",
         "seed": seed, "profile": "small", "steps": steps, "commit": commit(), "machine": machine(),
         "seconds": round(time.perf_counter() - start, 2),
     }  # fmt: skip
     rows = []
-    for protocol, metric, hits, chance in found:
+    for protocol, metric, part, hits, chance in found:
         for system, values in ((NAME, hits), ("chance", chance)):
             named = {"system": system, "protocol": protocol, "metric": metric}
-            rows += [common | named | row for row in _rows(values, table, metric, seed)]
+            rows += [common | named | row for row in _rows(values, part, metric, seed)]
     return rows
 
 
@@ -69,6 +76,15 @@ def _retrieval(model: ImageText, images: Float[Tensor, "images size"], captions:
         hits, count = hit_in_first(similarity.T, fits.T, k), fits.sum(dim=0)
         chance = np.array([chance_of_hit(len(images), n, k) for n in count.tolist()])
         yield f"text_to_image@{k}", hits[own], chance[own]
+
+
+def _true_words(model: ImageText, images: Float[Tensor, "images size"], captions, kind: str):
+    """Which images have such words (bool), and for each of them 1 where it prefers its own caption."""
+    wrong = [contradict(caption, kind) for caption in captions]
+    part = (captions != wrong).to_numpy()
+    own, other = (model.encode_text(texts)[part] for texts in (captions.tolist(), wrong))
+    mine = images[part]
+    return part, ((mine * own).sum(dim=1) > (mine * other).sum(dim=1)).numpy().astype(float)
 
 
 def hit_in_first(

@@ -16,6 +16,16 @@ COLOURS = (
 )  # fmt: skip
 ANYTHING = "thing"  # for a noun that is left out
 OPENINGS = ("a picture of ", "a photo of ")
+OPPOSITES = {
+    "size": {"tall": "low", "low": "tall", "wide": "narrow", "narrow": "wide"},
+    "outline": {"round": "rectangular", "rectangular": "round"},
+    "legs": {"one leg": "four legs", "two legs": "four legs", "three legs": "one leg", "four legs": "one leg"},
+    "boards": {
+        "two boards": "four boards", "three boards": "five boards", "four boards": "six boards",
+        "five boards": "seven boards", "six boards": "four boards", "seven boards": "five boards",
+        "eight boards": "six boards",
+    },
+}  # fmt: skip
 TAIL = re.compile(r" (on|with) \w+ (legs?|boards)$")
 
 
@@ -60,6 +70,16 @@ def put_together(phrase: Phrase) -> str:
 def without_colour(caption: str) -> str:
     """The same caption without its word for the colour."""
     return put_together(replace(take_apart(caption), colour=""))
+
+
+def contradict(caption: str, kind: str) -> str:
+    """The same caption with its words of one kind of `OPPOSITES` made wrong; unchanged if it has none.
+
+    >>> contradict("a tall narrow lamp on one leg", "size")
+    'a low wide lamp on one leg'
+    """
+    wrong = OPPOSITES[kind]
+    return re.sub(rf"\b({'|'.join(wrong)})\b", lambda found: wrong[found.group()], caption)
 
 
 def vary(caption: str, category: str, rng: np.random.Generator, grey: bool = False) -> str:

@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
     write_results(options.output / "results.json", rows)
     for row in rows:
         if row["category"] == "all":
-            print(f"{row['system']:24} {row['protocol']:14} {row['metric']:22} {row['value']:.3f}")
+            print(f"{row['system']:24} {row['protocol']:14} {row['metric']:20} {row['value']:.3f}")
 
 
 def training_table(data: Prepared, held_out: Prepared, batch_size: int) -> pd.DataFrame:
