@@ -81,7 +81,7 @@ def _retrieval(model: ImageText, images: Float[Tensor, "images size"], captions:
 def _true_words(model: ImageText, images: Float[Tensor, "images size"], captions, kind: str):
     """Which images have such words (bool), and for each of them 1 where it prefers its own caption."""
     wrong = [contradict(caption, kind) for caption in captions]
-    part = (captions != wrong).to_numpy()
+    part = (captions != wrong).to_numpy(copy=True)  # torch wants to be able to write to it
     own, other = (model.encode_text(texts)[part] for texts in (captions.tolist(), wrong))
     mine = images[part]
     return part, ((mine * own).sum(dim=1) > (mine * other).sum(dim=1)).numpy().astype(float)
