@@ -38,15 +38,21 @@ def write_report(rows: list[dict], path: Path) -> None:
 
 def table(rows: list[dict]) -> str:
     """One line a variant."""
+    rows = sorted(rows, key=lambda row: (*row["shape"], row["variant"].split(", ")[::-1]))
     names = ["", "vectors", "queries", "search s", "build s", "tune s", "CPU s", "memory MB", "recall", "ratio", "load"]
     lines = ["| " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) - 1)]
     for row in rows:
         keys = ("seconds", "build_seconds", "tune_seconds", "cpu_seconds")
         times = [f"{row[key]:.1f}" if key in row else "" for key in keys]
         size = f"{row['shape'][0]:,} x {row['shape'][1]}"
-        rest = [f"{row['memory_mb']:,}", f"{row['recall']:.3f}", f"{row['ratio']:.2g}", f"{row['load']:.1f}"]
+        rest = [
+            f"{row['memory_mb']:,}",
+            f"{row['recall']:.3f}",
+            f"{row['ratio']:.2g}" if row["ratio"] else "",
+            f"{row['load']:.1f}",
+        ]
         lines.append("| " + " | ".join([row["variant"], size, f"{row['queries']:,}", *times, *rest]) + " |")
-    machines = sorted({f"{row['threads']} threads on {row['machine']}" for row in rows})
+    machines = sorted({f"{row['threads']} thread{'s' * (row['threads'] > 1)} on {row['machine']}" for row in rows})
     return "\n".join(lines) + f"\n\nMeasured with {'; '.join(machines)}.\n"
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tiny import write_prepared
 
-from lib.data import neighbor_index
+from lib.data import neighbor_exact
 from lib.data.loading import PreparedDataset
 from lib.data.neighbors import (
     NEIGHBOR_FILE,
@@ -100,8 +100,8 @@ def naive(vectors, count, group, label, least, duplicate) -> list[list[int]]:
 
 @pytest.fixture(params=[(1024, 32), (32, 8)], ids=["one tile", "many tiles"])
 def tiles(request, monkeypatch):
-    monkeypatch.setattr(neighbor_index, "TILE", request.param[0])
-    monkeypatch.setattr(neighbor_index, "STRIP", request.param[1])
+    monkeypatch.setattr(neighbor_exact, "TILE", request.param[0])
+    monkeypatch.setattr(neighbor_exact, "STRIP", request.param[1])
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])

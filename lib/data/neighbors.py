@@ -22,7 +22,8 @@ from jaxtyping import Float, Int
 from safetensors import safe_open
 from torch import Tensor
 
-from lib.data.neighbor_index import Neighbors, find_neighbors, random_neighbors, recall
+from lib.data.neighbor_exact import Neighbors, recall
+from lib.data.neighbor_index import find_neighbors, random_neighbors
 from lib.errors import InputError
 
 __all__ = [
