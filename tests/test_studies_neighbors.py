@@ -266,7 +266,9 @@ def test_texts_find_the_images_nearest_to_them():
 
 
 def test_captions_that_have_all_words_of_a_text_count():
-    captions = np.array(["a round table on one leg", "a round lamp", None, "a low table on four legs"], dtype=object)
+    captions = np.array(
+        ["a round table on one leg", "a round, red lamp", None, "a low table on four legs"], dtype=object
+    )
     rows = np.array([[0, 1], [3, 2], [0, 1]])
     table = retrieval.caption_shares(["a round table", "table on legs", "the round"], captions, rows)
     assert table["found"].tolist() == [0.5, 0.5, 1.0]

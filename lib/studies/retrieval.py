@@ -3,6 +3,7 @@
 A row of ``index`` holds the rows of an image's neighbours, best first; -1 stands where there were fewer.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,10 +237,10 @@ def caption_shares(texts: Sequence[str], captions: Labels, rows: Int[np.ndarray,
 
     Articles and prepositions do not count; rows without a caption have no words.
     """
-    words = [set(str(caption).split()) if isinstance(caption, str) else set() for caption in captions]
+    words = [set(re.findall(r"\w+", caption)) if isinstance(caption, str) else set() for caption in captions]
     lines = []
     for text, found in zip(texts, rows, strict=True):
-        wanted = set(text.split()) - FILLERS
+        wanted = set(re.findall(r"\w+", text)) - FILLERS
         right = np.array([wanted <= own for own in words])
         lines.append((text, right[found].mean(), right.mean()))
     return pd.DataFrame(lines, columns=["text", "found", "chance"]).set_index("text")
