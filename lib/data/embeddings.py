@@ -90,11 +90,8 @@ def embed_dataset(
     """
     prepared = read_prepared(folder)
     path = _path(prepared.folder, embedder.name)
-    header = {
-        "model": embedder.name,
-        "weights_sha256": embedder.checksum,
-        "metadata_sha256": prepared.info["metadata_sha256"],
-    }
+    header = {"model": embedder.name, "weights_sha256": embedder.checksum}
+    header["metadata_sha256"] = prepared.info["metadata_sha256"]
     if _is_done(path, header):
         return path
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
@@ -103,10 +100,7 @@ def embed_dataset(
         _open_partial(partial, header | {"batch_size": batch_size, "size": embedder.size})
     _wait(accelerator)
     parts = [partial / f"{start:09d}.safetensors" for start in range(0, len(prepared.metadata), PART)]
-    for part in tqdm(parts[rank::world], unit="part", desc=embedder.name, disable=_quiet(rank)):
-        if not _is_readable(part):
-            vectors = _embed_part(prepared, embedder, int(part.stem), batch_size)
-            write_atomically(part, lambda p, v=vectors: save_file({"embeddings": v}, p))
+    _write_parts(parts[rank::world], prepared, embedder, batch_size, _quiet(rank))
     _wait(accelerator)
     if rank == 0:
         vectors = torch.cat([read_tensors(part)["embeddings"] for part in parts])
@@ -140,10 +134,17 @@ def read_embeddings(folder: Path | str, name: str) -> Embeddings:
     return Embeddings(name, ids, vectors, header.get("weights_sha256", ""))
 
 
-def _embed_part(prepared: Prepared, embedder: Embedder, start: int, batch_size: int) -> Tensor:
+def _write_parts(parts: list[Path], prepared: Prepared, embedder: Embedder, batch_size: int, quiet: bool) -> None:
+    for part in tqdm(parts, unit="part", desc=embedder.name, disable=quiet):
+        if not _is_readable(part):
+            vectors = _embed_part(prepared, embedder, int(part.stem), batch_size, quiet)
+            write_atomically(part, lambda p, v=vectors: save_file({"embeddings": v}, p))
+
+
+def _embed_part(prepared: Prepared, embedder: Embedder, start: int, batch_size: int, quiet: bool) -> Tensor:
     rows = list(prepared.metadata.iloc[start : start + PART].itertuples())
     vectors = []
-    for first in tqdm(range(0, len(rows), batch_size), unit="batch", leave=False, disable=_quiet(0)):
+    for first in tqdm(range(0, len(rows), batch_size), unit="batch", leave=False, disable=quiet):
         batch = rows[first : first + batch_size]
         vectors.append(embedder.encode([_picture(prepared, row) for row in batch]))
     return torch.cat(vectors).contiguous()
