@@ -105,14 +105,15 @@ figure = plots.match_figure(matches, {f"random, {name}": c for name, c in chance
 # to do without. On ETH-80, where every toy keeps its colour, even a network with *random* weights scores 66 %, and an
 # ImageNet one 74 %. So the share measures whether an embedding recognises *objects*, by whatever means. The bet was about
 # *shapes*, so from here on the query's own model is not admitted, and neighbours come from its category, as in training.
-#
+
+# %% [markdown]
 # ## The bet itself: is the shape nearer?
 #
 # Where true shapes are known, the bet can be settled: the Chamfer distance (notebook **07**) from the query's shape to
 # those of its neighbours, both in the canonical frame, beside that to random images. Each grey dot is one query. (Two
 # draws of a thousand points from one and the same surface are 0.21 apart in these units: that is the floor.)
 
-# %% tags=["shapes"] alt="Chamfer distance from queries to their neighbours in each embedding and to random images"
+# %% tags=["results"] alt="Chamfer distance from queries to their neighbours in each embedding and to random images"
 distances = None
 if pictures.knows("mesh"):
     queries = np.random.default_rng(seed).permutation(len(models))[: 80 if profile == "quick" else None]
@@ -124,22 +125,20 @@ if pictures.knows("mesh"):
     distances = retrieval.shape_distances(retrieval.surface_points(pictures), queries, found)
     nearest = distances[distances["rank"] < K]
     shapes = retrieval.distance_rows(nearest, models, seed)
-    figure = plots.distance_figure(shapes, nearest)
-else:
-    print("This data has no meshes: the shapes of neighbours cannot be compared.")
-
-# %% tags=["results"]
-if distances is not None:
-    print("neighbours against random images of the category: how much smaller is the Chamfer distance?")
+    print("against random images of the category, neighbours are nearer in shape by")
     for name in vectors:
         gain = retrieval.gain_row(nearest, name, "random, same category", models, seed)
         print(f"{name:24} {gain['gain']:+.0%}, 95 % within {gain['low']:+.0%} and {gain['high']:+.0%}")
+    figure = plots.distance_figure(shapes, nearest)
+else:
+    print("This data has no meshes: the shapes of neighbours cannot be compared.")
 
 # %% [markdown]
 # The category does most of the work: a random image *of the category* is about half as far away as any image. What an
 # embedding adds to that is small, and one that wins the paper's test need not win here: pixels know nothing of
 # furniture, but images of like outline are near in them, and like outlines from like sides come from like shapes.
-#
+
+# %% [markdown]
 # ## The other half of the bet: a turn must not matter
 #
 # A neighbour is useful from *another* side, so the embedding should not change when the object turns. Take two images
@@ -175,7 +174,8 @@ if knows_views:
 # after a turn of 30°, in **39 %** after 90°, and in 89 % after 170°. The paper says that CLIP's embeddings have "some
 # robustness to viewpoint changes". Whatever embedding you use, measure it, and at a quarter turn: that is where most of
 # what is new would be seen.
-#
+
+# %% [markdown]
 # ## Do neighbours show another side?
 #
 # By how many degrees do the cameras of query and neighbour differ on the circle around the object?
@@ -250,20 +250,7 @@ for name, encode_text in readers.items():
 if not readers:
     print("No embedding at hand reads texts.")
 
-# %% [markdown]
-# ## Questions
-#
-# 1. Which embedding would you give to SSC? Which would you have chosen by the paper's test alone?
-# 2. Browse with *any other image* admitted. When is a neighbour of another category the better shape?
-# 3. Raise K to 20. What happens to chairs, and what to a category with four models?
-# 4. Run the notebook on real photographs. What is different about the middle of the preference curves?
-#
-# ```bash
-# python data_scripts/prepare_eth80.py ETH-80 --output runs/data/eth80
-# make run NOTEBOOKS=01 PARAMS="-p data_root runs/data/eth80 -p split all"
-# ```
-
-# %%
+# %% slug="write-results"
 from lib.evaluation import write_results
 from lib.evaluation.studies import study_row
 
@@ -290,7 +277,7 @@ for name, table in preferred.items() if knows_views else ():
     )
 write_results(run / "results.json", results)
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output"] slug="summary"
 print(f"{len(models)} images, {len(set(models))} models; a random image shows the query's: {chance['any image']:.1%}")
 if {"efficientnet_lite0", "pixels"} <= set(vectors):
     better = matches.loc["efficientnet_lite0", "low"] > matches.loc["pixels", "high"]
@@ -302,6 +289,18 @@ if distances is not None:
     print("neighbours are nearer still:", bool(distance[list(vectors)].max() < distance["random, same category"]))
 
 # %% [markdown]
+# ## Questions
+#
+# 1. Which embedding would you give to SSC? Which would you have chosen by the paper's test alone?
+# 2. Browse with *any other image* admitted. When is a neighbour of another category the better shape?
+# 3. Raise K to 20. What happens to chairs, and what to a category with four models?
+# 4. Run the notebook on real photographs. What is different about the middle of the preference curves?
+#
+# ```bash
+# python data_scripts/prepare_eth80.py ETH-80 --output runs/data/eth80
+# make run NOTEBOOKS=01 PARAMS="-p data_root runs/data/eth80 -p split all"
+# ```
+#
 # ## Where to read on
 #
 # - Huang et al., *ShapeClipper*, 2023, Sec. 3.2, Fig. 2 and the CompCars study that ends that section.
