@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from lib.data.images import crop_to_mask
+from lib.data.photos_reading import read_photo_file
 from lib.data.prepared import publish, write_metadata
 from lib.errors import InputError
 
 MARGIN = 1.2
 SHARES = {"test": 0.2, "val": 0.1}  # of the models of a category; the rest is for training
-MAX_PIXELS = 50_000_000
-MIN_SIDE = 16
+FULL = 16_384  # pixels: photos of a collection are not reduced before they are cut out
 REJECTED = "rejected.csv"
 
 
@@ -125,27 +125,20 @@ def positive(text: str) -> int:
     return value
 
 
-def open_upright(path: Path) -> Image.Image:
-    """A photo as RGB, turned as its EXIF says.
+def open_upright(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """Colours of a photo, upright, in its full size: boxes count its pixels.
 
     Raises
     ------
     InputError
-        If it is empty, no image, animated, of over 50 megapixels or hardly any pixels.
+        See `lib.data.photos_reading.read_photo_file`.
     """
-    try:
-        with Image.open(path) as image:
-            _check_image(image, path)
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            return upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        empty = path.is_file() and path.stat().st_size == 0
-        reason = "is empty" if empty else f"is damaged or no image ({type(error).__name__})"
-        raise InputError(f"{path.name} {reason}; replace it.") from error
+    return read_photo_file(path, FULL).rgb
+
+
+def open_mask(path: Path) -> UInt8[np.ndarray, "height width"]:
+    """A mask as grey levels."""
+    return np.asarray(Image.fromarray(open_upright(path)).convert("L"))
 
 
 def split_of_models(models: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -163,16 +156,6 @@ def split_of_models(models: Iterable[tuple[str, str]]) -> dict[str, str]:
 def with_article(noun: str) -> str:
     """The noun after "a" or "an", by its first letter."""
     return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
-
-
-def _check_image(image: Image.Image, path: Path) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{path.name} has {width} x {height} pixels; make it smaller than 50 megapixels.")
-    if min(width, height) < MIN_SIDE:
-        raise InputError(f"{path.name} has only {width} x {height} pixels; at least {MIN_SIDE} a side are needed.")
-    if getattr(image, "n_frames", 1) > 1:
-        raise InputError(f"{path.name} is animated; give a single picture.")
 
 
 def _by_model(photos: list[Photo]) -> tuple[dict[str, list[Photo]], list[list[str]]]:
@@ -226,7 +209,7 @@ def _cut_out(model: str, group: list[Photo], mask_of: MaskOf, work: Path, size: 
 
 
 def _cut_out_one(photo: Photo, mask_of: MaskOf, work: Path, size: int) -> dict[str, Any]:
-    rgb = np.asarray(open_upright(photo.image))
+    rgb = open_upright(photo.image)
     colour, mask = crop_to_mask(rgb, mask_of(photo, rgb), MARGIN, size)
     relative = f"images/{photo.category}/{photo.model}/{photo.id}.png"
     (work / relative).parent.mkdir(parents=True, exist_ok=True)

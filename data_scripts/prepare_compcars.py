@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 from data_scripts.photo_sets import (
     Photo,
     add_common_options,
-    open_upright,
+    open_mask,
     prepare_photo_set,
     run_command,
     with_article,
@@ -176,7 +176,7 @@ def _whole(photo: Photo, rgb: Rgb, box: Box) -> Mask:
 def _stored_mask(photo: Photo, rgb: Rgb, box: Box) -> Mask:
     if not photo.mask.is_file():
         raise InputError(f"The mask of {photo.image.name} is missing from the folder of masks.")
-    mask = np.asarray(open_upright(photo.mask).convert("L"))
+    mask = open_mask(photo.mask)
     if mask.shape != rgb.shape[:2]:
         raise InputError(f"The mask of {photo.image.name} is of another size than the photo.")
     return mask

@@ -23,7 +23,7 @@ from PIL import Image
 from data_scripts.photo_sets import (
     Photo,
     add_common_options,
-    open_upright,
+    open_mask,
     prepare_photo_set,
     run_command,
     with_article,
@@ -107,9 +107,8 @@ def read_map(photo: Photo, rgb: np.ndarray) -> np.ndarray:
     """The mask that comes with a photo, white on black: uint8, 0 or 255."""
     if not photo.mask.is_file():
         raise InputError(f"The mask {photo.mask.name} of {photo.image.name} is missing; unpack ETH-80 again.")
-    mask = open_upright(photo.mask).convert("L")
-    if mask.size != (rgb.shape[1], rgb.shape[0]):  # some copies have photos and masks at different sizes
-        mask = mask.resize((rgb.shape[1], rgb.shape[0]), Image.Resampling.NEAREST)
+    mask = Image.fromarray(open_mask(photo.mask))  # some copies have photos and masks at different sizes
+    mask = mask.resize((rgb.shape[1], rgb.shape[0]), Image.Resampling.NEAREST)
     return (np.asarray(mask) > 127).astype(np.uint8) * 255
 
 
