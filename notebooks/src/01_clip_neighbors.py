@@ -102,9 +102,10 @@ figure = plots.match_figure(matches, {f"random, {name}": c for name, c in chance
 # **What goes wrong.** Look at the orange frames above. They are the *same object*, recoloured or turned. On CompCars too,
 # a neighbour that shows the query's model may be the same car, in the same advertisement, from the same side. It scores
 # full marks, and teaches nothing: for SSC, many photos of one object are multi-view supervision, which the method claims
-# to do without. On ETH-80, where every toy keeps its colour, even a network with *random* weights scores 66 %, and an
-# ImageNet one 74 %. So the share measures whether an embedding recognises *objects*, by whatever means. The bet was about
-# *shapes*, so from here on the query's own model is not admitted, and neighbours come from its category, as in training.
+# to do without. On ETH-80, where every toy keeps its colour, a tiny network with *random* weights scores 66 %, and a large
+# one trained on ImageNet 74 %. So the share measures whether an embedding recognises *objects*, by whatever means. The
+# bet was about *shapes*, so from here on the query's own model is not admitted, and neighbours come from its category, as
+# in training.
 
 # %% [markdown]
 # ## The bet itself: is the shape nearer?
