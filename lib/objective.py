@@ -45,9 +45,8 @@ TERMS = (
     Term("azimuth_prior", "—", "Sec. 3.4", "paper", "azimuth_prior_weight", "azimuths of a batch spread evenly"),
     Term("mirror", "—", "—", "released code", "mirror_weight", "the mirrored image has the mirrored viewpoint"),
     Term("camera_margin", "—", "—", "released code", "camera_margin_weight", "elevation and roll stay below 85°"),
-    Term("hypotheses", "—", "—", "ours", "hypothesis_weight", "pull towards a turned viewpoint that explains more"),
-    Term("axes", "—", "—", "ours", "axis_weight", "given normals lie along the axes of the world"),
-    Term("shape", "—", "Sec. 3.4", "paper", "", "pretraining: every code gives a sphere (ours: or a box)"),
+    Term("guess", "—", "—", "ours", "guess_weight", "pull towards the viewpoint guessed from normals"),
+    Term("shape", "—", "Sec. 3.4", "paper", "", "pretraining: every code gives a sphere"),
 )
 
 # the rows of the paper's Tables 2 and 3, and what else can be taken away, as changes of the configuration
@@ -60,7 +59,7 @@ ABLATIONS = {
     "w/o azimuth prior": {"azimuth_prior_weight": 0.0},
     "viewpoint given": {"viewpoint": "given"},
 }
-OF_THE_VIEWPOINT = ("azimuth_prior", "mirror", "camera_margin", "hypotheses", "axes")
+OF_THE_VIEWPOINT = ("azimuth_prior", "mirror", "camera_margin", "guess")
 IN_THE_PAPER = ("w/o L_SSC", "w/o normal", "w/o noise-tol")
 
 
@@ -69,8 +68,6 @@ def term_weight(term: Term, config: ShapeClipperConfig) -> float:
     if term.name == "shape":
         return 1.0
     if term.name in OF_THE_VIEWPOINT and config.viewpoint == "given":
-        return 0.0
-    if term.name == "hypotheses" and config.hypotheses < 2:
         return 0.0
     if term.name.startswith("neighbor_"):
         return config.semantic_weight * getattr(config, term.weight)
@@ -102,7 +99,7 @@ def ablation_table() -> pd.DataFrame:
 
 def recipe_table() -> pd.DataFrame:
     """The named trainings side by side: what a step computes and how many there are."""
-    system = ("backbone", "image_size", "viewpoint", "rays", "neighbor_rays", "samples", "pretrain_shape")
+    system = ("backbone", "image_size", "viewpoint", "rays", "neighbor_rays", "samples", "guess_weight")
     training = ("steps", "pretrain_steps", "batch_size", "learning_rate", "schedule", "select")
     columns = {
         name: {key: getattr(recipe.system, key) for key in system}

@@ -52,22 +52,12 @@ _SMALL_UNKNOWN = replace(
     rays=96,
     samples=20,
     normal_weight=0.03,
-    azimuth_prior_weight=1.0,
     start_elevation=15.0,
-    mirror_weight=0.5,
     augment_mirrored=True,
-    pretrain_axis_weight=2.0,
-    axis_weight=0.2,
-    pretrain_prior_weight=4.0,
-    pretrain_shape="box",
-    hypotheses=4,
-    hypotheses_from=0.1,
-    hypothesis_weight=2.0,
-    beta_from=0.2,
-    beta_until=0.9,
+    guess_weight=1.0,
 )
 _UNKNOWN_TRAINING = replace(
-    _SMALL_TRAINING, steps=2600, pretrain_steps=1200, warmup=100, validate_every=400, save_every=200
+    _SMALL_TRAINING, steps=2600, pretrain_steps=500, warmup=100, validate_every=400, save_every=200
 )
 RECIPES = {
     "paper": Recipe(PAPER, TrainingConfig()),

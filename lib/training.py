@@ -106,6 +106,8 @@ def train(
     run = Path(run)
     accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
     system.to(accelerator.device)
+    if hasattr(system, "prepare"):
+        system.prepare(data)
     optimizer = _optimizer(system, config)
     about = {"training": asdict(config), "dataset": data.name, "samples": len(data), "system": asdict(system.config)}
     first, best = _resume(run, system, optimizer, about)

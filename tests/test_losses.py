@@ -11,8 +11,8 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from lib.geometry.cameras import Viewpoint, unit_pair
-from lib.losses.camera import axis_alignment_loss, azimuth_prior_loss, camera_margin_loss, mirror_loss
-from lib.losses.field import box_sdf, eikonal_loss, sphere_sdf
+from lib.losses.camera import axis_alignment, azimuth_prior_loss, camera_margin_loss, mirror_loss, viewpoint_distance
+from lib.losses.field import eikonal_loss, sphere_sdf
 from lib.losses.normal import inliers, normal_errors, normal_loss, to_canonical
 from lib.losses.reprojection import mask_loss, rgb_loss, soft_iou
 from lib.losses.semantic import choose_neighbors, neighbor_probabilities
@@ -214,28 +214,12 @@ def test_eikonal_loss_is_the_square_of_the_excess_slope(scale):
     assert eikonal_loss(scale * directions(0, 2, 9)).item() == pytest.approx((scale - 1) ** 2, abs=1e-12)
 
 
-def nearest_on_faces(points: Tensor, half: float, steps: int = 101) -> Tensor:
-    """Distance to the faces of a cube by brute force, to within half a step of the grids on the faces."""
-    axis = torch.linspace(-half, half, steps, dtype=torch.float64)
-    u, v = torch.meshgrid(axis, axis, indexing="ij")
-    face = torch.stack([u.flatten(), v.flatten(), torch.full((steps**2,), half, dtype=torch.float64)], dim=-1)
-    faces = torch.cat([sign * face.roll(turn, dims=-1) for turn in range(3) for sign in (1, -1)])
-    return torch.cdist(points, faces).amin(dim=-1)
-
-
 def test_sphere_sdf_is_the_distance_to_the_nearest_of_its_points():
     points = 2 * numbers(0, 40, 3) - 1
     surface = 0.4 * directions(1, 100_000)
     sdf = sphere_sdf(points, 0.4)
     np.testing.assert_allclose(sdf.abs(), torch.cdist(points, surface).amin(dim=-1), atol=0.01)
     assert ((sdf < 0) == (points.square().sum(-1) < 0.16)).all() and (sdf < 0).any()
-
-
-def test_box_sdf_is_the_distance_to_the_nearest_of_its_faces():
-    points = torch.cat([2 * numbers(0, 150, 3) - 1, 0.8 * numbers(1, 50, 3) - 0.4])
-    sdf = box_sdf(points, 0.5)
-    np.testing.assert_allclose(sdf.abs(), nearest_on_faces(points, 0.4), atol=0.004)
-    assert ((sdf < 0) == (points.abs() < 0.4).all(dim=-1)).all()
 
 
 def test_eikonal_loss_has_the_gradient_of_finite_differences():
@@ -328,39 +312,20 @@ def test_mirror_loss_has_the_gradient_of_finite_differences_on_both_sides():
     assert_gradient(lambda *a: mirror_loss(pose(*a[:3]), pose(*a[3:])), *start)
 
 
-def seen_normals(world: list[list[float]], view: Viewpoint) -> tuple[Tensor, Tensor]:
-    """Camera-frame normals and mask of an image of one row that shows these world-frame normals."""
-    unit = torch.nn.functional.normalize(torch.tensor([[world]], dtype=torch.float64), dim=-1)
-    return unit @ view.rotation().mT[:, None], torch.ones(1, 1, len(world), dtype=torch.float64)
+def test_axis_alignment_is_1_along_the_axes_except_downwards():
+    normals = torch.tensor([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1], [0.6, 0.8, 0]])
+    assert axis_alignment(normals).tolist() == pytest.approx([1, 1, 1, 1, 1, 0, 0.8])
+    up = torch.tensor([1.0, 1.0, 1.0]) / 3**0.5
+    assert axis_alignment(up).item() == pytest.approx(3**-0.5)
 
 
-def test_axis_alignment_is_0_for_faces_along_the_axes_except_downwards():
-    view = pose(*torch.tensor([[0.7], [0.3], [-0.2]], dtype=torch.float64))
-    aligned = [[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1.0]]
-    assert axis_alignment_loss(*seen_normals(aligned, view), view).item() == pytest.approx(0, abs=1e-12)
-    assert axis_alignment_loss(*seen_normals([[0, 0, -1.0]], view), view).item() == pytest.approx(1)
-    assert axis_alignment_loss(*seen_normals([[1, 1, 0.0]], view), view).item() == pytest.approx(1 - 0.5**0.5)
-    normal, mask = seen_normals([[1, 1, 1.0], [0, 0, -1.0]], view)
-    mask[0, 0, 1] = 0
-    assert axis_alignment_loss(normal, mask, view).item() == pytest.approx(1 - 3**-0.5)
-    assert axis_alignment_loss(normal, 0 * mask, view).item() == 0
-
-
-def test_axis_alignment_does_not_see_quarter_turns():
-    views = pose(*torch.tensor([[0.7], [0.3], [0.0]], dtype=torch.float64))
-    normal, mask = directions(0, 1, 4, 4), torch.ones(1, 4, 4, dtype=torch.float64)
-    turned = views.turned(torch.tensor([math.pi / 2], dtype=torch.float64))
-    expected = axis_alignment_loss(normal, mask, views).item()
-    assert axis_alignment_loss(normal, mask, turned).item() == pytest.approx(expected)
-
-
-def test_axis_alignment_has_the_gradient_of_finite_differences():
-    mask = numbers(1, 2, 3, 3)
-
-    def loss(normal, *angles):
-        return axis_alignment_loss(torch.nn.functional.normalize(normal, dim=-1), mask, pose(*angles))
-
-    assert_gradient(loss, directions(2, 2, 3, 3), *(numbers(3 + i, 2) for i in range(3)))
+def test_viewpoint_distance_grows_with_each_angle():
+    zero, angle = torch.zeros(1, dtype=torch.float64), torch.tensor([0.7], dtype=torch.float64)
+    start, gap = pose(zero, zero, zero), 1 - math.cos(0.7)
+    assert viewpoint_distance(start, start).item() == 0
+    assert viewpoint_distance(pose(angle, zero, zero), start).item() == pytest.approx(gap)
+    assert viewpoint_distance(pose(zero, angle, zero), start).item() == pytest.approx(5 * gap)
+    assert viewpoint_distance(pose(angle, angle, angle), start).item() == pytest.approx(11 * gap)
 
 
 # --- semantic neighbours -------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from lib.recipes import RECIPES
     [
         TINY,
         EVERYTHING,
-        replace(EVERYTHING, viewpoint="given", hypotheses=1),
+        replace(EVERYTHING, viewpoint="given"),
         replace(TINY, semantic_weight=0.0, normal_weight=0.0),
     ],
     ids=["paper", "everything", "given", "reprojection alone"],

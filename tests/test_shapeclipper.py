@@ -11,14 +11,16 @@ from tiny import EVERYTHING, TINY, make_batch, make_system
 from lib.errors import InputError
 from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers
 from lib.geometry.meshes import first_hits, ray_scene
+from lib.losses.camera import viewpoint_distance
 from lib.systems import SYSTEMS
+from lib.systems.quarters import best_quarter
 from lib.systems.shapeclipper import Reading, ShapeClipper
 from lib.systems.shapeclipper_config import CONFIGS, ShapeClipperConfig
 
 QUERY = {"rgb", "mask", "normal", "eikonal"}
 NEIGHBOR = {"neighbor_rgb", "neighbor_mask", "neighbor_normal"}
-CAMERA = {"azimuth_prior", "camera_margin", "mirror", "axes"}
-ALL_TERMS = QUERY | NEIGHBOR | CAMERA | {"hypotheses"}
+CAMERA = {"azimuth_prior", "camera_margin", "mirror"}
+ALL_TERMS = QUERY | NEIGHBOR | CAMERA | {"guess"}
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -75,12 +77,8 @@ PAPER_VALUES = {
     "camera_margin_weight": 0.0,
     "mirror_weight": 0.0,
     "pretrain_points": 10_000,
-    "pretrain_shape": "sphere",
-    "pretrain_prior_weight": 1.0,
-    "pretrain_axis_weight": 0.0,
-    "axis_weight": 0.0,
     "augment_mirrored": False,
-    "hypotheses": 1,
+    "guess_weight": 0.0,
     "head_batchnorm": True,
     "freeze_batchnorm": False,
 }
@@ -131,9 +129,8 @@ def test_everything_on_has_every_term():
         ({"normal_weight": 0.0}, {"normal", "neighbor_normal"}),
         ({"mirror_weight": 0.0}, {"mirror"}),
         ({"camera_margin_weight": 0.0}, {"camera_margin"}),
-        ({"axis_weight": 0.0}, {"axes"}),
-        ({"hypotheses": 1}, {"hypotheses"}),
-        ({"viewpoint": "given", "hypotheses": 1}, CAMERA | {"hypotheses"}),
+        ({"guess_weight": 0.0}, {"guess"}),
+        ({"viewpoint": "given"}, CAMERA | {"guess"}),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -147,7 +144,6 @@ def test_each_switch_removes_exactly_its_terms(change, gone):
         ({"mirror_weight": 0.0}, {"mirror"}),
         ({"normal_weight": 0.0}, {"normal", "neighbor_normal"}),
         ({"camera_margin_weight": 0.0}, {"camera_margin"}),
-        ({"axis_weight": 0.0}, {"axes"}),
         ({"semantic_weight": 0.0}, NEIGHBOR | {"azimuth_prior"}),  # the prior counts the neighbours' azimuths too
         ({"normal_keep": 1.0}, {"normal", "neighbor_normal"}),
         ({"normal_l1_weight": 0.0}, {"normal", "neighbor_normal"}),
@@ -155,7 +151,7 @@ def test_each_switch_removes_exactly_its_terms(change, gone):
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_a_switch_leaves_the_other_terms_as_they_were(change, touched):
-    config = replace(EVERYTHING, hypotheses=1)
+    config = replace(EVERYTHING, guess_weight=0.0)
     before, after = terms_of(config), terms_of(replace(config, **change))
     for name in before.keys() - touched:
         assert after[name] == pytest.approx(before[name], rel=1e-4), name
@@ -174,11 +170,12 @@ def test_a_switch_leaves_the_other_terms_as_they_were(change, touched):
         ("azimuth_prior_weight", {"azimuth_prior"}),
         ("camera_margin_weight", {"camera_margin"}),
         ("mirror_weight", {"mirror"}),
-        ("axis_weight", {"axes"}),
     ],
 )
 def test_each_weight_multiplies_its_terms(weight, scaled):
-    config = replace(EVERYTHING, hypotheses=1, start_elevation=100.0)  # beyond the margin, so that it costs something
+    config = replace(
+        EVERYTHING, guess_weight=0.0, start_elevation=100.0
+    )  # beyond the margin, so that it costs something
     before = terms_of(config)
     after = terms_of(replace(config, **{weight: 3 * getattr(config, weight)}))
     for name, value in before.items():
@@ -198,7 +195,7 @@ def gradient_of(term: str, config: ShapeClipperConfig) -> tuple[torch.Tensor, to
     return tuple(torch.zeros(1) if g is None else g for g in gradients)
 
 
-GIVEN = replace(EVERYTHING, viewpoint="given", hypotheses=1)
+GIVEN = replace(EVERYTHING, viewpoint="given")
 
 
 def test_neighbours_mask_is_explained_by_the_querys_shape():
@@ -212,13 +209,13 @@ def test_neighbours_colours_come_from_the_querys_shape_and_the_neighbours_textur
 
 
 def test_neighbours_mask_teaches_the_neighbours_viewpoint_where_it_is_predicted():
-    query, neighbor = gradient_of("neighbor_mask", replace(EVERYTHING, hypotheses=1))
+    query, neighbor = gradient_of("neighbor_mask", replace(EVERYTHING, guess_weight=0.0))
     assert query.any() and neighbor.any()
 
 
 def test_query_terms_do_not_look_at_the_neighbour():
     for term in ("rgb", "mask", "normal"):
-        query, neighbor = gradient_of(term, replace(EVERYTHING, hypotheses=1))
+        query, neighbor = gradient_of(term, replace(EVERYTHING, guess_weight=0.0))
         assert query.any() and not neighbor.any()
 
 
@@ -231,7 +228,7 @@ def test_eikonal_term_teaches_the_field_and_not_the_encoder():
 
 
 def test_normal_term_teaches_the_viewpoint():
-    system = make_system(replace(EVERYTHING, hypotheses=1), shake=0.02)
+    system = make_system(replace(EVERYTHING, guess_weight=0.0), shake=0.02)
     system.losses(make_batch(), generator())["normal"].backward()
     assert system.viewpoint_head.angles[-1].weight.grad.any()
 
@@ -313,17 +310,50 @@ def test_forward_chooses_between_training_and_pretraining():
     assert set(system(batch, generator(), True)) == {"shape"}
 
 
-def test_pretraining_on_axes_teaches_the_viewpoint_from_normals():
-    system = make_system(replace(TINY, pretrain_axis_weight=1.0, augment_mirrored=True))
-    losses = system.pretrain_losses(make_batch(), generator())
-    assert set(losses) == {"shape", "azimuth_prior", "axes", "mirror"}
-    losses["axes"].backward()
+# --- guesses -------------------------------------------------------------------------------------------------------
+
+
+def test_pretraining_on_guesses_teaches_the_viewpoints_of_images_and_mirror_images():
+    system, batch = (
+        make_system(replace(TINY, guess_weight=1.0, head_batchnorm=False, freeze_batchnorm=True)),
+        make_batch(),
+    )
+    losses = system.pretrain_losses(batch, generator())
+    assert set(losses) == {"shape", "guess"}
+    guess = Viewpoint.from_angles(*system.guesses[:3].T)
+    read = [system.encode(images)[2] for images in (batch.rgb, batch.rgb.flip(2))]
+    expected = [viewpoint_distance(read[0], guess), viewpoint_distance(read[1], guess.mirrored())]
+    assert losses["guess"].item() == pytest.approx(torch.cat(expected).mean().item(), rel=1e-5)
+    losses["guess"].backward()
     assert system.viewpoint_head.angles[-1].weight.grad.any()
     assert any(p.grad is not None and p.grad.any() for p in system.viewpoint_backbone.parameters())
 
 
-def test_best_hypothesis_is_the_turn_that_explains_mask_and_normals():
-    config = replace(SOLID, hypotheses=4, hypothesis_rays=200, hypothesis_samples=64, beta=0.01, symmetric=False)
+def test_images_are_rendered_from_the_quarter_of_the_guess_that_the_estimator_means():
+    system = make_system(replace(TINY, guess_weight=2.0, quarters_from=1.0))
+    batch, code = make_batch(4), torch.zeros(4, TINY.code_size)
+    azimuth, elevation = system.guesses[:4].T
+    near = Viewpoint.from_angles(azimuth + torch.tensor([0.3, 1.8, -1.4, 3.4]), elevation + 0.1, distance=4.5)
+    (view,), losses = system._from_guesses([batch], [Reading(code, code, near)], generator())
+    expected = azimuth + torch.tensor([0, 1, -1, 2]) * torch.pi / 2
+    torch.testing.assert_close(view.azimuth, Viewpoint.from_angles(expected, elevation).azimuth, rtol=0, atol=1e-5)
+    torch.testing.assert_close(view.angles()[1], elevation)
+    torch.testing.assert_close(view.distance, near.distance)
+    off = torch.tensor([0.3, 1.8, -1.4, 3.4]) - torch.tensor([0, 1, -1, 2]) * torch.pi / 2
+    pull = (1 - off.cos() + 5 * (1 - np.cos(0.1))).mean().item()
+    assert losses["guess"].item() == pytest.approx(2 * pull, rel=1e-4)
+
+
+def test_guesses_end_before_the_training_does():
+    system = make_system(replace(TINY, guess_weight=1.0, guesses_until=0.5))
+    system.progress.fill_(0.4)
+    assert "guess" in system.losses(make_batch(), generator())
+    system.progress.fill_(0.6)
+    assert "guess" not in system.losses(make_batch(), generator())
+
+
+def test_best_quarter_is_the_turn_that_explains_mask_and_normals():
+    config = replace(SOLID, quarter_rays=200, quarter_samples=64, beta=0.01, symmetric=False)
     system = make_system(config, seed=1, shake=0.02).eval()
     code = torch.zeros(2, config.code_size)
     angle = torch.tensor([0.4, 1.1])
@@ -335,10 +365,8 @@ def test_best_hypothesis_is_the_turn_that_explains_mask_and_normals():
     target = replace(make_batch(2), mask=mask, normal=normal)
     for quarter in range(4):
         wrong = true.turned(torch.full((2,), -quarter * torch.pi / 2))
-        (view,), losses = system._search([target], [Reading(code, code, wrong)], generator())
+        view = best_quarter(system._render, target, code, wrong, config, generator())
         torch.testing.assert_close(view.azimuth, true.azimuth, rtol=0, atol=1e-5)
-        pull = 1 - np.cos(quarter * np.pi / 2)
-        assert losses["hypotheses"].item() == pytest.approx(config.hypothesis_weight * pull, abs=1e-5)
 
 
 # --- width of the surface ------------------------------------------------------------------------------------------

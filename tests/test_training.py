@@ -26,15 +26,13 @@ from lib.train import main
 from lib.training import TrainingConfig, _Batches, learning_rate_factor, seeded, train
 from lib.validation import validate
 
-# batch normalisation, random augmentation and hypotheses: all that could remember something between steps
+# batch normalisation, random augmentation and guesses: all that could remember something between steps
 SYSTEM = replace(
     TINY,
     mirror_weight=0.1,
-    pretrain_axis_weight=0.1,
-    axis_weight=0.1,
     augment_mirrored=True,
-    hypotheses=2,
-    hypotheses_from=0.0,
+    guess_weight=0.1,
+    quarters_from=0.0,
 )
 CONFIG = TrainingConfig(
     steps=6,

@@ -41,16 +41,21 @@ EVERYTHING = replace(
     freeze_batchnorm=True,
     camera_margin_weight=0.01,
     mirror_weight=0.1,
-    axis_weight=0.1,
-    hypotheses=4,
-    hypotheses_from=0.0,
+    guess_weight=0.1,
+    quarters_from=0.0,
 )
 
 
 def make_system(config=TINY, seed: int = 0, shake: float = 0.0) -> ShapeClipper:
-    """A system with random weights; `shake` moves every one, also those that start at zero."""
+    """A system with random weights; `shake` moves every one, also those that start at zero.
+
+    Where it takes guesses it has some for images 0 to 15.
+    """
     torch.manual_seed(seed)
     system = ShapeClipper(config)
+    if config.guess_weight > 0 and config.viewpoint == "predicted":
+        angles = torch.arange(16.0)
+        system.guesses = torch.stack([angles, 0.02 * angles], dim=-1)
     with torch.no_grad():
         for parameter in system.parameters():
             parameter.add_(shake * torch.randn_like(parameter))

@@ -44,18 +44,19 @@ def mirror_loss(viewpoint: Viewpoint, of_mirrored: Viewpoint) -> Float[Tensor, "
     return sum((getattr(of_mirrored, p) - getattr(expected, p)).square().mean() for p in pairs) / len(pairs)
 
 
-def axis_alignment_loss(
-    normal: Float[Tensor, "batch height width 3"], mask: Float[Tensor, "batch height width"], viewpoint: Viewpoint
-) -> Float[Tensor, ""]:
-    """Off-the-shelf normals should point along an axis of the world, and not downwards (ours).
+def axis_alignment(normal: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape"]:
+    """How well unit normals in the world frame point along an axis, but not downwards (ours).
 
-    Most made objects have faces along three directions, and a camera above the ground sees no face from below. So the
-    camera-frame normals of one image tell its elevation, its roll and its azimuth up to quarter turns, before any
-    shape is known. Mean of 1 - max(|n_x|, |n_y|, n_z) over the object's pixels, in [0, 1].
+    max(|n_x|, |n_y|, n_z): most made objects have faces along three directions, and a camera above the ground sees no
+    face from below. At most 1, for a normal along an axis; at least 1 / sqrt(3) for one that points upwards.
     """
-    world = (normal.flatten(1, 2) @ viewpoint.rotation()).unflatten(1, normal.shape[1:3])
-    best = torch.cat([world[..., :2].abs(), world[..., 2:]], dim=-1).amax(dim=-1)
-    return ((1 - best) * mask).sum() / mask.sum().clamp(min=1)
+    return torch.cat([normal[..., :2].abs(), normal[..., 2:]], dim=-1).amax(dim=-1)
+
+
+def viewpoint_distance(viewpoint: Viewpoint, target: Viewpoint) -> Float[Tensor, " batch"]:
+    """Sum of 1 - cos of the differences in azimuth, elevation and roll, the latter two counted five times (ours)."""
+    weights = {"azimuth": 1.0, "elevation": 5.0, "roll": 5.0}
+    return sum(w * (1 - (getattr(viewpoint, p) * getattr(target, p)).sum(-1)) for p, w in weights.items())
 
 
 def _projections(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:

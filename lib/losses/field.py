@@ -12,9 +12,3 @@ def eikonal_loss(gradient: Float[Tensor, "*points 3"]) -> Float[Tensor, ""]:
 def sphere_sdf(points: Float[Tensor, "*points 3"], radius: float = 0.5) -> Float[Tensor, "*points"]:
     """Signed distance of a centred sphere: the shape that training starts from (Sec. 3.4)."""
     return points.norm(dim=-1) - radius
-
-
-def box_sdf(points: Float[Tensor, "*points 3"], radius: float = 0.5) -> Float[Tensor, "*points"]:
-    """Signed distance of a centred cube whose half side is 0.8 of `radius`: about as large as the sphere."""
-    excess = points.abs() - 0.8 * radius
-    return excess.clamp(min=0).norm(dim=-1) + excess.amax(dim=-1).clamp(max=0)

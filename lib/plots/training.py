@@ -13,8 +13,7 @@ TERM_COLORS = {
     "azimuth_prior": RED,
     "mirror": YELLOW,
     "camera_margin": SKY,
-    "hypotheses": GREY,
-    "axes": "#8C564B",
+    "guess": GREY,
 }
 NOT_TERMS = ("step", "phase", "loss", "seconds", "beta")
 

@@ -1,27 +1,28 @@
 """ShapeClipper (Huang et al., CVPR 2023): shape from single views, with semantic neighbours and normals."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lib.data.augment import augmented
-from lib.data.loading import Batch
+from lib.data.loading import Batch, PreparedDataset
 from lib.encoders import Backbone, CameraPrior, CodeHead, ViewpointHead
 from lib.errors import InputError
 from lib.fields.sdf import SDFField
 from lib.fields.texture import TextureField
-from lib.geometry.cameras import Viewpoint, camera_rays, index_to_pixel
-from lib.losses.camera import axis_alignment_loss, azimuth_prior_loss, camera_margin_loss, mirror_loss
-from lib.losses.field import box_sdf, eikonal_loss, sphere_sdf
+from lib.geometry.cameras import Viewpoint, camera_rays, index_to_pixel, unit_pair
+from lib.losses.camera import azimuth_prior_loss, camera_margin_loss, mirror_loss, viewpoint_distance
+from lib.losses.field import eikonal_loss, sphere_sdf
 from lib.losses.normal import normal_loss
 from lib.losses.reprojection import mask_loss, rgb_loss
 from lib.rendering.sampling import sample_pixels, values_at
 from lib.rendering.volume import RenderedMaps, render_rays, sample_depths
 from lib.systems.base import Reconstruction
-from lib.systems.hypotheses import best_turn
+from lib.systems.guesses import guess_viewpoints
+from lib.systems.quarters import best_quarter, nearest_quarter
 from lib.systems.shapeclipper_config import PAPER, ShapeClipperConfig
 
 
@@ -62,7 +63,25 @@ class ShapeClipper(nn.Module):
             *shape, config.texture_layers, frequencies=config.frequencies, symmetric=config.symmetric
         )
         self.raw_beta = nn.Parameter(torch.tensor(config.beta), requires_grad=config.beta_final is None)
+        self.register_buffer("guesses", torch.zeros(0, 2), persistent=False)  # azimuth, elevation of training images
         self.register_buffer("progress", torch.zeros(()))  # share of the training that is done; training sets it
+
+    def prepare(self, data: PreparedDataset) -> None:
+        """Look at the whole training set once, before training: the viewpoint guesses come from all its normals.
+
+        Raises
+        ------
+        InputError
+            Guesses are asked for and the samples have no normals.
+        """
+        config = self.config
+        if config.viewpoint == "given" or config.guess_weight == 0:
+            return
+        if data.normal is None:
+            raise InputError("guess_weight > 0 needs a dataset whose samples have normals; or set it to 0")
+        models = data.metadata["model"].to_numpy()
+        guesses = guess_viewpoints(data.normal.float(), data.mask.float() / 255, models)
+        self.guesses = torch.stack([guesses.azimuth, guesses.elevation], dim=-1).to(self.guesses.device)
 
     def forward(self, batch: Batch, generator: torch.Generator, pretraining: bool = False) -> dict[str, Tensor]:
         """`losses`, or `pretrain_losses`: what a wrapper for several devices calls."""
@@ -110,10 +129,9 @@ class ShapeClipper(nn.Module):
         """
         query, neighbor, mirrored = self._read(batch, generator)
         targets, readings = ([batch, batch.neighbor], [query, neighbor]) if neighbor else ([batch], [query])
-        views, losses, config = [reading.viewpoint for reading in readings], {}, self.config
-        searches = config.viewpoint == "predicted" and config.hypotheses > 1
-        if searches and config.hypotheses_from <= self.progress < config.hypotheses_until:
-            views, losses = self._search(targets, readings, generator)
+        views, losses = [reading.viewpoint for reading in readings], {}
+        if len(self.guesses) and self.progress < self.config.guesses_until:
+            views, losses = self._from_guesses(targets, readings, generator)
         losses |= self._reprojection(batch, query.shape, query.texture, views[0], self.config.rays, generator)
         losses["eikonal"] = self.config.eikonal_weight * self._eikonal(query.shape, generator)
         if neighbor:  # SSC (Eq. 3): the query's shape explains the neighbour, with its texture and viewpoint
@@ -122,9 +140,6 @@ class ShapeClipper(nn.Module):
             losses |= {f"neighbor_{name}": weight * term for name, term in terms.items()}
         if self.config.viewpoint == "predicted":
             losses |= self._camera_losses(query.viewpoint, neighbor and neighbor.viewpoint, mirrored)
-            if self.config.axis_weight > 0:
-                axes = axis_alignment_loss(batch.normal, batch.mask, query.viewpoint)
-                losses["axes"] = self.config.axis_weight * axes
         return losses
 
     def _read(self, batch: Batch, generator: torch.Generator) -> tuple["Reading", "Reading | None", Viewpoint | None]:
@@ -145,19 +160,28 @@ class ShapeClipper(nn.Module):
         mirrored = viewpoint[parts[-1]] if len(images) > len(targets) else None
         return readings[0], readings[1] if len(readings) > 1 else None, mirrored
 
-    def _search(
+    def _from_guesses(
         self, targets: list[Batch], readings: list["Reading"], generator
     ) -> tuple[list[Viewpoint], dict[str, Tensor]]:
-        """Viewpoint hypotheses (ours): would another azimuth explain an image better?
+        """Viewpoints to render from, and the pull of the estimator towards them (ours).
 
-        Where a turned viewpoint wins, the step renders from it and the estimator is pulled towards it.
+        The guess, turned by as many quarters as bring it closest to the estimator's azimuth; and later by as many as
+        let the shape explain the image best.
         """
         views, pulls = [], []
         for target, reading in zip(targets, readings, strict=True):
-            turn = best_turn(self._render, target, reading.shape, reading.viewpoint, self.config, generator)
-            views.append(reading.viewpoint.turned(turn))
-            pulls.append(1 - (reading.viewpoint.azimuth * views[-1].azimuth.detach()).sum(-1))
-        return views, {"hypotheses": self.config.hypothesis_weight * torch.cat(pulls).mean()}
+            view = nearest_quarter(self._guess(target, reading.viewpoint), reading.viewpoint)
+            if self.progress >= self.config.quarters_from:
+                view = best_quarter(self._render, target, reading.shape, view, self.config, generator)
+            views.append(view)
+            pulls.append(viewpoint_distance(reading.viewpoint, view))
+        return views, {"guess": self.config.guess_weight * torch.cat(pulls).mean()}
+
+    def _guess(self, batch: Batch, viewpoint: Viewpoint) -> Viewpoint:
+        """The guessed angles, at the estimator's distance."""
+        azimuth, elevation = self.guesses[batch.index].unbind(-1)
+        roll = torch.zeros_like(azimuth)
+        return replace(viewpoint, azimuth=unit_pair(azimuth), elevation=unit_pair(elevation), roll=unit_pair(roll))
 
     def _reprojection(
         self, target: Batch, shape_code: Tensor, texture_code: Tensor, viewpoint: Viewpoint, rays: int, generator
@@ -219,27 +243,25 @@ class ShapeClipper(nn.Module):
         noise = torch.randn((size, self.config.latent_size), generator=generator, device=generator.device).to(device)
         code = self.codes.shape_projection(noise)
         points = _uniform((size, self.config.pretrain_points, 3), code, generator)
-        target = {"sphere": sphere_sdf, "box": box_sdf}[self.config.pretrain_shape](points, self.config.sphere_radius)
+        target = sphere_sdf(points, self.config.sphere_radius)
         losses = {"shape": (self.sdf_field(points, code)[0] - target).square().mean()}
         if self.config.viewpoint == "predicted":
             losses |= self._pretrain_viewpoint(batch, generator)
         return losses
 
     def _pretrain_viewpoint(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        config = self.config
-        if config.pretrain_axis_weight == 0:  # the paper: only the head learns, from the azimuth prior alone
+        if len(self.guesses) == 0:  # the paper: only the head learns, from the azimuth prior alone
             with torch.no_grad():
                 features = (self.viewpoint_backbone or self.backbone)(batch.rgb)
             return {"azimuth_prior": azimuth_prior_loss(self.viewpoint_head(features).azimuth, power=1)}
-        images = torch.cat([batch.rgb, self._flipped(batch.rgb, generator)])
-        both, count = self.encode(images)[2], len(batch.rgb)
-        viewpoint, mirrored = both[:count], both[count:]
-        azimuth = torch.cat([viewpoint.azimuth, mirrored.azimuth])
-        return {
-            "azimuth_prior": config.pretrain_prior_weight * azimuth_prior_loss(azimuth, power=1),
-            "axes": config.pretrain_axis_weight * axis_alignment_loss(batch.normal, batch.mask, viewpoint),
-            "mirror": mirror_loss(viewpoint, mirrored),
-        }
+        viewpoint = self.encode(torch.cat([batch.rgb, self._flipped(batch.rgb, generator)]))[2]
+        count = len(batch.rgb)
+        guess = self._guess(batch, viewpoint[:count])
+        distance = [
+            viewpoint_distance(viewpoint[:count], guess),
+            viewpoint_distance(viewpoint[count:], guess.mirrored()),
+        ]
+        return {"guess": self.config.guess_weight * torch.cat(distance).mean()}
 
     def reconstruct(
         self, images: Float[Tensor, "batch height width 3"], viewpoint: Viewpoint | None = None

@@ -64,19 +64,14 @@ class ShapeClipperConfig:
     camera_margin_weight: float = 0.0
     mirror_weight: float = 0.0
     pretrain_points: int = 10_000
-    pretrain_prior_weight: float = 1.0
-    pretrain_axis_weight: float = 0.0  # normals lie along the axes, in pretraining (ours; 0: off)
-    axis_weight: float = 0.0  # the same in training
     augment_mirrored: bool = False  # the mirrored image also changes colour and size (ours)
-    pretrain_shape: Literal["sphere", "box"] = "sphere"  # "box" (ours): its normals tell a viewpoint where it stands
-    # viewpoint hypotheses (ours; 1: off, as in the paper)
-    hypotheses: int = 1
-    hypotheses_from: float = 0.25  # shares of training
-    hypotheses_until: float = 0.7
-    hypothesis_weight: float = 0.2
-    hypothesis_margin: float = 0.05
-    hypothesis_rays: int = 96
-    hypothesis_samples: int = 16
+    # viewpoint guesses from normals (ours; weight 0: off, as in the paper), see lib.systems.guesses
+    guess_weight: float = 0.0
+    guesses_until: float = 0.7  # share of training; from then on images are rendered from the estimator's viewpoints
+    quarters_from: float = 0.1  # share of training; from then on the shape decides between quarter turns of a guess
+    quarter_margin: float = 0.05
+    quarter_rays: int = 96
+    quarter_samples: int = 16
 
     def __post_init__(self):
         if self.viewpoint not in ("predicted", "given"):
