@@ -29,11 +29,12 @@ from tqdm import tqdm
 
 from data_scripts.image_text_results import measure
 from data_scripts.phrases import ANYTHING, OPENINGS, vary
-from lib.checkpoints import load_training, read_json, save_training, write_atomically, write_json
+from lib.checkpoints import load_training, save_training
 from lib.data.images import read_sample_images
 from lib.data.prepared import Prepared, read_prepared
 from lib.errors import InputError
 from lib.evaluation.results import write_results
+from lib.files import read_json, write_atomically, write_json
 from lib.image_text import (
     FIRST_WORD,
     FOLDER,

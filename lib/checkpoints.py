@@ -1,49 +1,17 @@
 """Weights and training states on disk: safetensors and JSON, each file written whole or not at all."""
 
 import json
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib.errors import InputError
+from lib.files import load_state, read_json, read_tensors, write_atomically, write_json
 from lib.systems import SYSTEMS
-
-
-def write_atomically(path: Path, write) -> None:
-    """Call `write(temporary path)` and rename the result to `path`: a kill leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.chmod(0o644)  # safetensors writes files that only their owner may read
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"could not write {path} ({reason}); free some space or choose another folder") from error
-
-
-def write_json(path: Path, content) -> None:
-    """Write JSON atomically."""
-    write_atomically(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n"))
-
-
-def read_json(path: Path):
-    """Read JSON; one sentence if it is missing or broken."""
-    try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; is this the folder of a checkpoint or a run?") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from error
-    except ValueError as error:  # broken JSON, or bytes that are no text
-        raise InputError(f"{path} is not valid JSON ({error}); restore or delete it") from error
 
 
 def save_weights(folder: Path, system: nn.Module, about: dict, half: bool = False) -> None:
@@ -88,29 +56,6 @@ def load_system(folder: Path | str, device: str = "cpu", expected: str | None = 
         raise InputError(f"{folder / 'config.json'} does not describe a {name}: {error}") from error
     load_state(system, read_tensors(folder / "weights.safetensors"), folder)
     return system.to(device).eval()
-
-
-def load_state(system: nn.Module, state: dict[str, Tensor], source: Path) -> None:
-    """Copy tensors into a system; refuse those of another configuration."""
-    ours = system.state_dict()
-    odd = sorted(set(ours) ^ set(state)) or [name for name in ours if ours[name].shape != state[name].shape]
-    if odd:
-        raise InputError(f"{source} holds a checkpoint of another configuration (tensor {odd[0]!r} does not fit)")
-    with torch.no_grad():
-        for name, tensor in state.items():
-            ours[name].copy_(tensor)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file; one sentence if it is missing or cut off."""
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; give the folder of a checkpoint") from error
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}); restore it or train again") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error})") from error
 
 
 def save_training(path: Path, system: nn.Module, optimizer: torch.optim.Optimizer, about: dict) -> None:

@@ -17,11 +17,11 @@ from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lib.checkpoints import load_state, read_json, read_tensors, write_atomically, write_json
 from lib.compat import import_torchvision
 from lib.data.prepared import sha256
 from lib.encoders import LITE0, load_network
 from lib.errors import InputError
+from lib.files import load_state, read_json, read_tensors, write_atomically, write_json
 from lib.paths import WEIGHTS
 
 NAME = "image_text_furniture"

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lib.checkpoints import write_atomically
 from lib.data.images import crop_to_mask, read_sample_images
 from lib.errors import InputError
+from lib.files import write_atomically
 
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 

@@ -17,10 +17,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lib.checkpoints import load_training, read_json, save_training, save_weights, write_json
+from lib.checkpoints import load_training, save_training, save_weights
 from lib.data.loading import Batch, PreparedDataset
 from lib.data.neighbors import NEIGHBOR_FILE, read_neighbors
 from lib.errors import InputError
+from lib.files import read_json, write_json
 from lib.losses.semantic import choose_neighbors, neighbor_probabilities
 from lib.run_log import Interrupted, Listener, RunLog, interruptible
 from lib.validation import validate
@@ -253,7 +254,7 @@ def _finish(run: Path, system: nn.Module, config: TrainingConfig, best: dict | N
     """Leave the selected weights in the system and in the run folder."""
     step = config.pretrain_steps + config.steps
     if best is not None:
-        from lib.checkpoints import load_state, read_tensors
+        from lib.files import load_state, read_tensors
 
         load_state(system, read_tensors(run / "best" / "weights.safetensors"), run / "best")
         step = best["step"]

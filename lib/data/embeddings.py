@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lib.checkpoints import read_json, read_tensors, write_atomically, write_json
 from lib.data.embedders import NAMES, Embedder, make_embedder
 from lib.data.images import read_sample_images
 from lib.data.prepared import METADATA, Prepared, read_prepared, sha256
 from lib.errors import InputError
+from lib.files import read_json, read_tensors, write_atomically, write_json
 
 __all__ = ["Embedder", "Embeddings", "embed_dataset", "embed_images", "make_embedder", "read_embeddings"]
 PART = 256  # samples a part: what a kill can cost

@@ -9,12 +9,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lib.checkpoints import load_system, read_json
+from lib.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.evaluation.instances import DEFAULT_PROTOCOLS, DEFAULT_THRESHOLDS, evaluate_instances
 from lib.evaluation.results import results_table, write_instances, write_results
 from lib.evaluation.summary import Run, summarize
+from lib.files import read_json
 from lib.geometry.alignment import PROTOCOLS
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lib.checkpoints import read_json, write_atomically
 from lib.errors import InputError
+from lib.files import read_json, write_atomically
 from lib.paths import REPOSITORY
 
 RESULT_COLUMNS = (

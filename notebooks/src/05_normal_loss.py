@@ -32,7 +32,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.checkpoints import load_system, write_json
+from lib.checkpoints import load_system
+from lib.files import write_json
 from lib.data.loading import PreparedDataset
 from lib.geometry.cameras import Viewpoint
 from lib.losses.normal import inliers, normal_errors, normal_loss, to_canonical

@@ -279,13 +279,11 @@ print(f"10 x Chamfer distance (what 'shapes' looks at) {10 * scores['chamfer_dis
 # `azimuth_entropy` in the validation rows of the log and stop a run below 0.4. What holds it up in the recipe
 # `small`, all of it *ours*:
 #
-# - a ten times stronger azimuth prior;
-# - given normals that must lie along the axes of the world, before there is any shape (`axes`): most furniture has
-#   faces along three directions, which tell the elevation and the azimuth up to quarter turns;
-# - a box instead of a ball to start from, since a ball looks the same from everywhere;
-# - mirrored images in other colours and sizes, so that the estimator cannot recognise the picture;
-# - *hypotheses*: now and then the azimuth is turned by quarters, and where another quarter explains the image better,
-#   the estimator is pulled there.
+# - *guesses*: most furniture has faces along three directions, so the normals of one image tell its elevation, and its
+#   azimuth up to quarter turns. Which quarter, many images tell together: two with look-alike normals are seen from
+#   nearly the same side (`lib/systems/guesses.py` solves for azimuths that agree). The estimator starts from these;
+# - the shape then corrects them: where a guess turned by a quarter explains an image better, the step renders from there;
+# - mirrored images in other colours and sizes, so that the estimator cannot recognise the picture.
 #
 # **A thin surface, a slow machine.** As $\beta$ falls, densities far from the surface drop below $10^{-38}$.
 # CPUs compute such *denormal* numbers many times slower; one line in `lib/systems/__init__.py` flushes them to zero.
