@@ -139,10 +139,18 @@ def prepare_chunk(items: list[Item], number: int, settings: Settings, work: Path
     write_json(part_path(work, number), {"rows": rows, "rejected": rejected})
 
 
-@cache
 def tools(settings: Settings) -> tuple[SilhouetteModel, NormalEstimator]:
-    """The two networks, loaded once a process."""
-    return load_silhouette_model(settings.silhouettes), load_estimator(settings.normals, settings.convention)
+    """The two networks, loaded and tried once a process."""
+    return _networks(settings.silhouettes, settings.normals, settings.convention)
+
+
+@cache
+def _networks(silhouettes: str, normals: str, convention: str) -> tuple[SilhouetteModel, NormalEstimator]:
+    found = load_silhouette_model(silhouettes), load_estimator(normals, convention)
+    blank = np.full((1, DETAIL, DETAIL, 3), 255, dtype=np.uint8)
+    found[0].predict(blank[0])  # a network that cannot be used is better known now than for each photo anew
+    found[1].estimate(blank, blank[..., 0])
+    return found
 
 
 Crop = tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"]]
@@ -188,7 +196,7 @@ def reduced(
     size = len(mask)
     block = len(normal) // size
     mean = normal.reshape(size, block, size, block, 3).mean(axis=(1, 3))
-    return unit(mean) * (mask > 0)[..., None]
+    return np.ascontiguousarray(unit(mean) * (mask > 0)[..., None])
 
 
 def write_sample(work: Path, item: Item, rgb: np.ndarray, mask: np.ndarray, normal: np.ndarray) -> None:

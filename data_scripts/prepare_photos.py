@@ -22,13 +22,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from data_scripts.contact_sheet import write_contact_sheet
 from data_scripts.photo_folder import (
-    DETAIL,
     Item,
     Settings,
     assign_splits,
@@ -126,10 +124,7 @@ def plan(options: argparse.Namespace) -> tuple[Settings, list[Item]]:
     masks = str(options.masks.resolve()) if options.masks else ""
     networks = str(options.silhouettes), str(options.normals), options.convention
     settings = Settings(str(folder), masks, options.image_size, *networks, options.allow)
-    silhouettes, normals = tools(settings)
-    blank = np.full((1, DETAIL, DETAIL, 3), 255, dtype=np.uint8)
-    silhouettes.predict(blank[0])  # a network that cannot be used is better known now
-    normals.estimate(blank, blank[..., 0])
+    tools(settings)  # says now what is wrong with a network
     if options.embedding != "none":
         _embedder(options.embedding)
     return settings, items
@@ -167,9 +162,7 @@ def add_neighbors(folder: Path, name: str, count: int) -> None:
     embed_dataset(folder, _embedder(name))
     embeddings = read_embeddings(folder, name)
     groups = (table["split"] + " " + table["category"]).to_numpy()
-    found = find_neighbors(
-        embeddings.vectors, count, groups=groups, exclude=table["model"].to_numpy(), fill=True
-    )
+    found = find_neighbors(embeddings.vectors, count, groups=groups, exclude=table["model"].to_numpy(), fill=True)
     save_neighbors(folder / "neighbors" / f"{name}.parquet", table["id"], found, name, embeddings.checksum)
     few = int((found.index < 0).any(dim=1).sum())
     if few:

@@ -47,7 +47,7 @@ class Settings:
     seed : int
     """
 
-    steps: int = 1300
+    steps: int = 1250
     batch_size: int = 16
     warmup: int = 60
     lr: float = 2e-3

@@ -95,7 +95,7 @@ class NormalEstimator:
         if normal.shape[1:3] != size:
             normal = F.interpolate(normal.permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True)
             normal = normal.permute(0, 2, 3, 1)
-        return unit(normal.numpy()) * (masks > 0)[..., None]
+        return np.ascontiguousarray(unit(normal.numpy()) * (masks > 0)[..., None])
 
 
 def in_camera_frame(output: Float[np.ndarray, "*shape 3"], convention: str) -> Float[np.ndarray, "*shape 3"]:

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lib.errors import InputError
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF")  # only what needs no other program to read
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # only what needs no other program to read
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 SMALLEST = 16  # pixels a side: less shows no object
 LARGEST = 64e6  # pixels that are decoded; JPEG is decoded at 1/2, 1/4 or 1/8 of its size and may be larger
@@ -61,31 +61,31 @@ def read_photo_file(path: Path | str, working: int = WORKING) -> Photo:
         raise InputError("the image is far too large to be decoded safely; make it smaller") from error
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:  # what Pillow's decoders raise
+    except Exception as error:  # decoders of damaged files raise nearly anything; the next photo must have its turn
         raise InputError(f"the image is damaged or cannot be read ({_reason(error)}); replace it") from error
 
 
 def _decoded(image: Image.Image, path: Path, working: int) -> Photo:
     check_kind(image, path)
     width, height = image.size
-    image.draft("RGB", (2 * working, 2 * working))  # JPEG only: cheap, and still sharper than what is needed
+    image.draft("RGB", (working, working))  # JPEG only: decodes no more than is needed
     if image.width * image.height > LARGEST:
         millions = image.width * image.height / 1e6
         raise InputError(f"the image has {millions:.0f} megapixels, more than {LARGEST / 1e6:.0f}; make it smaller")
     image.load()
-    upright = ImageOps.exif_transpose(image)
-    turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
-    transparent = upright.has_transparency_data
-    upright = upright.convert("RGBA" if transparent else "RGB")
-    upright.thumbnail((working, working), Image.Resampling.BOX if transparent else Image.Resampling.LANCZOS)
-    pixels = np.array(upright)
-    alpha = pixels[..., 3].copy() if transparent and pixels[..., 3].min() < 255 else None
-    return Photo(pixels[..., :3].copy(), alpha, (height, width) if turned else (width, height))
+    held = image.getexif().get(ORIENTATION, 1)
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    small = image if image.mode == mode else image.convert(mode)  # before anything else is copied at full size
+    small.thumbnail((working, working), Image.Resampling.LANCZOS)
+    small.getexif()[ORIENTATION] = held
+    pixels = np.array(ImageOps.exif_transpose(small))
+    alpha = pixels[..., 3].copy() if mode == "RGBA" and pixels[..., 3].min() < 255 else None
+    return Photo(pixels[..., :3].copy(), alpha, (height, width) if held in SIDEWAYS else (width, height))
 
 
 def check_kind(image: Image.Image, path: Path) -> None:
     """Refuse, before anything is decoded, images of a kind that would be read wrongly."""
-    if getattr(image, "is_animated", False) and image.format != "MPO":  # phones' MPO: a photo and its preview
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's JPEG with a preview in it
         raise InputError(f"the image is animated ({image.n_frames} frames); save one frame")
     if deep(image, path):
         raise InputError("the image has more than 8 bits a channel; convert it to 8 bits")
