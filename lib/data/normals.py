@@ -130,8 +130,8 @@ def furniture_estimator(folder: Path | str = NORMALS) -> NormalEstimator:
 
     @torch.inference_mode()
     def predict(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        rgb = _resized(torch.from_numpy(images).float() / 255, size)
-        mask = _resized(torch.from_numpy(masks).float()[..., None] / 255, size)[..., 0]
+        rgb = _resized(torch.tensor(images).float() / 255, size)
+        mask = _resized(torch.tensor(masks).float()[..., None] / 255, size)[..., 0]
         return network(rgb, mask).numpy()
 
     return NormalEstimator(folder.name, "ours", predict)
@@ -160,7 +160,7 @@ def load_estimator(path: Path | str, convention: str, threads: int = 1) -> Norma
     run = _onnx_runner(path, threads) if path.suffix == ".onnx" else _torchscript_runner(path)
 
     def predict(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        rgb = _resized(torch.from_numpy(images).float() / 255, way.size)
+        rgb = _resized(torch.tensor(images).float() / 255, way.size)
         scaled = (rgb - torch.tensor(way.mean)) / torch.tensor(way.std)
         try:
             output = run(scaled.permute(0, 3, 1, 2).contiguous())
