@@ -170,7 +170,7 @@ def prepare_photo(item: Item, settings: Settings, silhouettes: SilhouetteModel, 
     silhouette = silhouette_of(photo, item, settings, silhouettes)
     failed = [name for name in silhouette.problems if name not in settings.allow]
     if failed:
-        raise InputError(f"{failed[0]}: {silhouette.problems[failed[0]]}")
+        raise InputError("; ".join(f"{name}: {silhouette.problems[name]}" for name in failed))
     write_thumbnail(work / "contact_sheet" / "thumbnails" / f"{item.id}.jpg", photo.rgb, silhouette.mask)
     detail = settings.image_size * math.ceil(DETAIL / settings.image_size)
     fine = crop_to_mask(photo.rgb, silhouette.mask, MARGIN, detail)
