@@ -18,7 +18,7 @@ def write_png16(path: Path, image: UInt16[np.ndarray, "height width 3"]) -> None
     """Write a 16-bit RGB image; the same pixels always give the same bytes (with the same zlib)."""
     height, width = image.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(_filtered(image), 9)), (b"IEND", b"")
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(_filtered(np.ascontiguousarray(image)), 9)), (b"IEND", b"")
     Path(path).write_bytes(SIGNATURE + b"".join(_chunk(kind, data) for kind, data in chunks))
 
 
