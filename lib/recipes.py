@@ -55,9 +55,10 @@ _SMALL_UNKNOWN = replace(
     start_elevation=15.0,
     augment_mirrored=True,
     guess_weight=1.0,
+    guesses_until=0.6,
 )
 _UNKNOWN_TRAINING = replace(
-    _SMALL_TRAINING, steps=2600, pretrain_steps=500, warmup=100, validate_every=400, save_every=200
+    _SMALL_TRAINING, steps=2400, pretrain_steps=500, warmup=100, validate_every=400, save_every=200
 )
 RECIPES = {
     "paper": Recipe(PAPER, TrainingConfig()),
