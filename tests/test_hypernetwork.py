@@ -1,0 +1,109 @@
+"""Written fields: their layers against a plain loop, their gradient against autograd, one field an image."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lib.fields.hypernetwork import Hypernetwork, Linear, encode_point
+
+
+def make_field(frequencies: int = 3, batch: int = 2, layers: int = 3, seed: int = 0):
+    torch.manual_seed(seed)
+    network = Hypernetwork(6, 2, 12, 10, layers, frequencies).double()
+    code = torch.randn(batch, 6, dtype=torch.float64)
+    return network, code, network(code)
+
+
+def make_points(batch: int = 2, count: int = 40) -> torch.Tensor:
+    return 2 * torch.rand(batch, count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5)) - 1
+
+
+def plain(field, image: int, point: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Sec. 3.3 for one point, written again with F.linear and F.layer_norm."""
+    octaves = [2**k * math.pi for k in range(field.frequencies)]
+    waves = [torch.cat([f(octave * point) for octave in octaves]) for f in (torch.sin, torch.cos)] if octaves else []
+    encoded = torch.cat([point, *waves])
+    value = torch.zeros(0, dtype=point.dtype)
+    for layer in field.layers:
+        total = F.linear(torch.cat([value, encoded]), layer.weight[image].T, layer.bias[image, 0])
+        value = F.relu(F.layer_norm(total, total.shape))
+    sdf = F.linear(value, field.to_distance.weight[image].T, field.to_distance.bias[image, 0])
+    color = F.linear(value, field.to_color.weight[image].T, field.to_color.bias[image, 0])
+    return sdf[0], (torch.tanh(color) + 1) / 2
+
+
+@pytest.mark.parametrize("frequencies", [0, 1, 3])
+def test_field_is_the_mlp_of_the_paper(frequencies):
+    _, _, field = make_field(frequencies)
+    points = make_points()
+    sdf, feature = field.distance_and_feature(points)
+    color = field.color(feature)
+    for image, index in ((0, 0), (0, 7), (1, 0), (1, 39)):
+        expected = plain(field, image, points[image, index])
+        torch.testing.assert_close(sdf[image, index], expected[0])
+        torch.testing.assert_close(color[image, index], expected[1])
+    torch.testing.assert_close(field.distance(points), sdf)
+
+
+@pytest.mark.parametrize("frequencies", [0, 3])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_gradient_is_that_of_autograd(frequencies, layers):
+    _, _, field = make_field(frequencies, layers=layers)
+    points = make_points().requires_grad_()
+    (expected,) = torch.autograd.grad(field.distance(points).sum(), points)
+    sdf, feature, gradient = field.with_gradient(points.detach())
+    torch.testing.assert_close(gradient, expected)
+    torch.testing.assert_close(sdf, field.distance(points))
+    torch.testing.assert_close(feature, field.feature(points))
+
+
+def test_gradient_of_a_loss_on_the_gradient_is_that_of_differentiating_twice():
+    network, code, _ = make_field()
+    points = make_points().requires_grad_()
+    code.requires_grad_()
+    (once,) = torch.autograd.grad(network(code).distance(points).sum(), points, create_graph=True)
+    expected = torch.autograd.grad(
+        (once.norm(dim=-1) - 1).square().mean(), [code, *network.parameters()], allow_unused=True
+    )
+    written = network(code).with_gradient(points.detach())[2]
+    ours = torch.autograd.grad(
+        (written.norm(dim=-1) - 1).square().mean(), [code, *network.parameters()], allow_unused=True
+    )
+    for a, b in zip(ours, expected, strict=True):
+        zero = torch.zeros(1, dtype=torch.float64)
+        torch.testing.assert_close(zero if a is None else a, zero if b is None else b, check_stride=False)
+
+
+def test_images_do_not_see_each_others_codes():
+    network, code, field = make_field()
+    points = make_points()
+    alone = network(code[1:])
+    torch.testing.assert_close(field.distance(points)[1], alone.distance(points[1:])[0])
+    torch.testing.assert_close(field[1:2].distance(points[1:]), alone.distance(points[1:]))
+    assert not torch.allclose(
+        field.distance(points[:1].expand(2, -1, -1))[0], field.distance(points[:1].expand(2, -1, -1))[1]
+    )
+
+
+def test_encoding_without_frequencies_is_the_point():
+    points = make_points()
+    assert torch.equal(encode_point(points, 0), points)
+    assert encode_point(points, 5).shape[-1] == 33
+    torch.testing.assert_close(encode_point(points, 2)[..., 3:6], torch.sin(math.pi * points))
+    torch.testing.assert_close(encode_point(points, 2)[..., 12:], torch.cos(2 * math.pi * points))
+
+
+def test_papers_sizes_are_those_of_the_released_code():
+    network = Hypernetwork()
+    assert network.shapes == [(33, 128), (161, 128), (161, 128), (161, 128), (128, 1), (128, 3)]
+    assert [len(writer) for writer in network.writers] == [11] * 6  # six linear layers and five rectifiers
+    assert network.writers[1][-1].weight.shape == (162 * 128, 512)
+
+
+def test_linear_is_one_matrix_an_image():
+    layer = Linear(torch.randn(2, 3, 4), torch.randn(2, 1, 4))
+    x = torch.randn(2, 5, 3)
+    for image in range(2):
+        torch.testing.assert_close(layer(x)[image], x[image] @ layer.weight[image] + layer.bias[image])
