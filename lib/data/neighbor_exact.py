@@ -9,6 +9,7 @@ from torch import Tensor
 
 TILE = 1024  # rows and columns of a block of products: 4 MB stay in the cache
 STRIP = 32  # columns that share one maximum
+PASS = 4  # strips of a row that are looked into at once
 SLACK = 2  # kept besides the K, so that rounding in a product does not decide the last place
 SAME = 1e-6  # scores closer than this are equal: float32 products of 512 terms are no better
 
@@ -65,9 +66,10 @@ class Group:
 def search_exact(task: Group) -> Neighbors:
     """All pairs, each product taken once: a tile serves its rows and, transposed, its columns.
 
-    Twice as fast as FAISS's flat index where that matters (136,000 x 512; see benchmarks/README.md), as the products
-    are most of the time and it takes each of them twice. The tiles come in an order in which each row meets its
-    columns from first to last, so that the first of equals stays.
+    The products are most of the time. FAISS's flat index takes each of them twice, which at 136,000 x 512 costs more
+    than finding the best ones here (benchmarks/README.md); below some 30,000 it is the other way round, where either
+    takes seconds. The tiles come in an order in which each row meets its columns from first to last, so that the
+    first of equals stays.
     """
     padded = F.pad(task.vectors, (0, 0, 0, -len(task.vectors) % STRIP))
     kept = min(task.count, len(task.vectors)) + SLACK
@@ -91,14 +93,32 @@ def _merge(
     """Put the better ones of a tile (R, S, STRIP) into the lists; only strips whose peak beats a row's last can."""
     last = score[row_start : row_start + len(strips), -1:]
     row, strip = (peaks > last).nonzero().unbind(1)
-    turn = torch.arange(len(row)) - torch.searchsorted(row, row)  # 0 for the first strip of a row, 1 for the second
+    turn = _places(row) // PASS  # a few strips of a row at a time: the first ones raise what the next must beat
     for now in range(int(turn.max()) + 1 if len(row) else 0):
         r, s = row[turn == now], strip[turn == now]
-        rows, columns = row_start + r, column_start + s[:, None] * STRIP + torch.arange(STRIP)
-        joined = torch.cat([score[rows], task.bar(strips[r, s], rows, columns)], 1)
-        best = first_largest(joined, score.shape[1])
-        score[rows] = joined.gather(1, best)
-        index[rows] = torch.cat([index[rows], columns], 1).gather(1, best)
+        columns = column_start + s[:, None] * STRIP + torch.arange(STRIP)
+        values = task.bar(strips[r, s], row_start + r, columns)
+        better = values > score[row_start + r, -1:]
+        _insert(score, index, row_start + r[better.nonzero()[:, 0]], columns[better], values[better])
+
+
+def _insert(score: Tensor, index: Tensor, rows: Tensor, columns: Tensor, values: Tensor) -> None:
+    """Put candidates, ordered by row and column, into the lists of their rows."""
+    if not len(rows):
+        return
+    lists, which = rows.unique_consecutive(return_inverse=True)
+    place = score.shape[1] + _places(rows)
+    shape = (len(lists), int(place.max()) + 1)
+    joined, others = values.new_full(shape, float("-inf")), index.new_full(shape, -1)
+    joined[:, : score.shape[1]], others[:, : score.shape[1]] = score[lists], index[lists]
+    joined[which, place], others[which, place] = values, columns
+    best = first_largest(joined, score.shape[1])
+    score[lists], index[lists] = joined.gather(1, best), others.gather(1, best)
+
+
+def _places(sorted_rows: Tensor) -> Tensor:
+    """0 for the first entry of each row, 1 for the second, and so on."""
+    return torch.arange(len(sorted_rows)) - torch.searchsorted(sorted_rows, sorted_rows)
 
 
 def first_largest(values: Tensor, count: int) -> Tensor:
