@@ -33,8 +33,9 @@ def extract(archive: Path, folder: Path, prefix: str = "") -> None:
     """
     try:
         with zipfile.ZipFile(archive) as source:
-            for info in source.infolist():
-                target = safe_member_path(folder, info.filename)
+            # all names before the first file: a bad archive leaves nothing behind
+            members = [(info, safe_member_path(folder, info.filename)) for info in source.infolist()]
+            for info, target in members:
                 if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16) or not info.filename.startswith(prefix):
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -18,21 +18,18 @@ class Interrupted(KeyboardInterrupt):
 
 
 class RunLog:
-    """``log.jsonl``: a row a line, cut back to the step that a resumed run starts from."""
+    """``log.jsonl``: a row a line, cut back to the step that a resumed run starts from; begun with the first row."""
 
     def __init__(self, run: Path, first: int, listeners: tuple[Listener, ...], enabled: bool):
         self.path, self.listeners, self.enabled, self.last = run / "log.jsonl", listeners, enabled, {"loss": math.nan}
-        self.before = 0.0
-        if enabled:
-            rows = read_log(self.path) if self.path.is_file() else []
-            kept = [row for row in rows if row["step"] <= first]
+        self.before, self.file = 0.0, None
+        if enabled and self.path.is_file():
+            kept = [row for row in read_log(self.path) if row["step"] <= first]
             self.before = kept[-1]["seconds"] if kept else 0.0
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
     def __enter__(self):
         self.start = time.perf_counter()
-        self.file = self.path.open("a") if self.enabled else None
         return self
 
     def __exit__(self, *error):
@@ -44,6 +41,9 @@ class RunLog:
         row = row | {"seconds": round(self.before + time.perf_counter() - self.start, 2)}
         self.last = row if "loss" in row else self.last
         if self.enabled:
+            if self.file is None:  # a run that fails before its first row leaves nothing behind
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.file = self.path.open("a")
             self.file.write(json.dumps(row) + "\n")
             self.file.flush()
             for listener in self.listeners:

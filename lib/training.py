@@ -130,6 +130,7 @@ def train(
                 best = _keep_best(run, system, validation, config, step, best, log, about)
             pause = interrupted() or done == stop_after
             if accelerator.is_main_process and (pause or done % config.save_every == 0 or done == total):
+                write_json(run / "plan.json", about)  # not before: a run that fails at once leaves nothing behind
                 save_training(run / "checkpoint" / "state.safetensors", system, optimizer, _state(about, done, best))
             if interrupted():
                 raise Interrupted(f"stopped after step {done} of {total}; run the same command again to go on")
@@ -267,7 +268,6 @@ def _resume(run: Path, system: nn.Module, optimizer, about: dict) -> tuple[int, 
     state = run / "checkpoint" / "state.safetensors"
     plan = run / "plan.json"
     if not state.is_file():
-        write_json(plan, about)
         return 0, None
     before = read_json(plan)
     if not isinstance(before, dict):

@@ -271,7 +271,12 @@ def test_datasets_without_truth_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"protocols": ("sideways",)}, "sideways"), ({"thresholds": (0.0,)}, "positive"), ({"points": 0}, "positive")],
+    [
+        ({"protocols": ("sideways",)}, "sideways"),
+        ({"thresholds": (0.0,)}, "positive"),
+        ({"points": 0}, "positive"),
+        ({"resolution": 1}, "at least 2"),
+    ],
 )
 def test_bad_settings_are_refused(test_split, settings, message):
     with pytest.raises(InputError, match=message):

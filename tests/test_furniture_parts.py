@@ -28,6 +28,7 @@ def test_archives_cannot_leave_their_folder(tmp_path, name):
     with pytest.raises(InputError, match="outside its folder"):
         extract(tmp_path / "bad.zip", tmp_path / "here/deeper")
     assert not list(tmp_path.rglob("*evil*"))
+    assert not (tmp_path / "here").exists()  # nor is half of it left
     with pytest.raises(InputError, match="outside its folder"):
         safe_member_path(tmp_path, name)
 

@@ -59,6 +59,18 @@ def test_a_mask_file_replaces_alpha_and_serves_plain_rgb(tmp_path, rgba, image_p
         assert (rgb[6:] == 255).all()
 
 
+@pytest.mark.parametrize(("held", "turn"), [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_270)])
+def test_a_photo_is_turned_as_the_phone_was_held(tmp_path, rgba, held, turn):
+    wide = Image.fromarray(rgba).crop((0, 0, SIZE, SIZE - 2))
+    exif = Image.Exif()
+    exif[0x0112] = held
+    wide.save(tmp_path / "held.png", exif=exif)
+    wide.transpose(turn).save(tmp_path / "upright.png")
+    read, right = (read_sample_images(tmp_path / f"{name}.png") for name in ("held", "upright"))
+    assert np.array_equal(read[0], right[0])
+    assert np.array_equal(read[1], right[1])
+
+
 def test_palette_transparency_counts_as_alpha(tmp_path, rgba):
     Image.fromarray(rgba).quantize(16).save(tmp_path / "palette.png")
     _, mask, _ = read_sample_images(tmp_path / "palette.png")
@@ -127,7 +139,7 @@ def test_missing_and_truncated_images_are_named(tmp_path, image_path):
     (tmp_path / "short.png").write_bytes(image_path.read_bytes()[:-40])
     refused("short.png is truncated", tmp_path / "short.png")
     (tmp_path / "text.png").write_text("no image at all")
-    refused("text.png is truncated or damaged", tmp_path / "text.png")
+    refused("text.png is truncated or damaged .no known format", tmp_path / "text.png")
 
 
 def test_an_image_without_alpha_or_mask_is_refused(tmp_path, rgba):

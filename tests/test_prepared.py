@@ -147,3 +147,11 @@ def test_publishing_replaces_the_folder_as_a_whole(tmp_path):
     publish(tmp_path / "new", tmp_path / "data")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     assert (tmp_path / "data/file").read_text() == "1"
+
+
+def test_hugging_face_datasets_reads_the_table(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows["id"][:] == read_prepared(folder).metadata["id"].tolist()

@@ -344,6 +344,15 @@ def test_loss_that_is_not_finite_stops_by_name(data, tmp_path):
 def test_missing_neighbour_file_is_one_sentence(go, tmp_path):
     with pytest.raises(InputError, match="nowhere.parquet does not exist"):
         go(tmp_path, neighbors="nowhere")
+    assert not any(tmp_path.iterdir())
+
+
+def test_data_that_lack_what_the_system_needs_leave_nothing_behind(go, tmp_path):
+    data = PreparedDataset(write_prepared(tmp_path / "plain", train=4, val=4, views=2), "train")
+    data.normal = None  # as of a folder of photographs
+    with pytest.raises(InputError, match="whose samples have normals"):
+        go(tmp_path / "run", system=replace(SYSTEM, normal_weight=1.0), data=data)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

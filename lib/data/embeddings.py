@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from lib.data.embedders import NAMES, Embedder, make_embedder
 from lib.data.images import read_sample_images
 from lib.data.prepared import METADATA, Prepared, read_prepared, sha256
-from lib.errors import InputError
+from lib.errors import InputError, exit_code
 from lib.files import read_json, read_tensors, write_atomically, write_json
 
 __all__ = ["Embedder", "Embeddings", "embed_dataset", "embed_images", "make_embedder", "read_embeddings"]
@@ -204,21 +204,17 @@ def _quiet(rank: int) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     options = _parse(arguments)
-    try:
-        if options.batch_size < 1:
-            raise InputError("--batch-size must be at least 1")
-        accelerator = Accelerator(cpu=options.device == "cpu")
-        settings = (options.weights, options.allow_download, accelerator.device)
-        path = embed_dataset(options.folder, make_embedder(options.model, *settings), options.batch_size, accelerator)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on where this one was.", file=sys.stderr)
-        return 130
+    return exit_code(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.batch_size < 1:
+        raise InputError("--batch-size must be at least 1")
+    accelerator = Accelerator(cpu=options.device == "cpu")
+    settings = (options.weights, options.allow_download, accelerator.device)
+    path = embed_dataset(options.folder, make_embedder(options.model, *settings), options.batch_size, accelerator)
     if accelerator.is_main_process:
         print(path)
-    return 0
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lib.data.png import read_png16, write_png16
 from lib.errors import InputError
@@ -134,9 +134,12 @@ def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
+            ImageOps.exif_transpose(image, in_place=True)  # a phone stores beside the pixels how it was held
             return image
     except FileNotFoundError as error:
         raise InputError(f"There is no image {path}; prepare the folder again.") from error
+    except UnidentifiedImageError as error:  # its own words repeat the path
+        raise InputError(f"The image {path} is truncated or damaged (no known format); replace it.") from error
     except (OSError, SyntaxError) as error:
         raise InputError(f"The image {path} is truncated or damaged ({error}); replace it.") from error
 

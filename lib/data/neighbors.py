@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lib.data.neighbor_exact import Neighbors, recall
 from lib.data.neighbor_index import find_neighbors, random_neighbors
-from lib.errors import InputError
+from lib.errors import InputError, exit_code
 
 __all__ = [
     "NEIGHBOR_FILE",
@@ -207,12 +207,8 @@ def _check_embedding(path: Path, wanted: tuple[str, str] | None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    try:
-        write_found(parse(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    options = parse(arguments)
+    return exit_code(lambda: write_found(options), "Stopped; nothing was written, the same command starts again.")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -19,6 +19,15 @@ from lib.errors import InputError
 
 METADATA = "metadata.parquet"
 INFO = "dataset.json"
+CARD = "README.md"  # its head tells Hugging Face `datasets` which file is the table
+CARD_TEXT = """---
+configs:
+- config_name: default
+  data_files: metadata.parquet
+---
+# {name}
+A prepared folder: `dataset.json` explains the columns of `metadata.parquet`, whose paths are relative to this folder.
+"""
 SPLITS = ("train", "val", "test")
 FILE_COLUMNS = ("image", "mask", "normal", "mesh")
 STRETCH = ["stretch_x", "stretch_y", "stretch_z"]
@@ -103,7 +112,7 @@ def read_prepared(folder: str | Path) -> Prepared:
 
 
 def write_metadata(folder: Path, rows: Iterable[Mapping[str, Any]], info: Mapping[str, Any]) -> Prepared:
-    """Write ``metadata.parquet`` and ``dataset.json`` into a folder that holds the files already.
+    """Write ``metadata.parquet``, ``dataset.json`` and a card into a folder that holds the files already.
 
     Parameters
     ----------
@@ -131,6 +140,8 @@ def write_metadata(folder: Path, rows: Iterable[Mapping[str, Any]], info: Mappin
         "metadata_sha256": sha256(folder / METADATA),
         "columns": {name: column.meaning for name, column in COLUMNS.items()},
     }
+    if not (folder / CARD).exists():
+        (folder / CARD).write_text(CARD_TEXT.format(**info), encoding="utf-8")
     (folder / INFO).write_text(json.dumps(full, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return Prepared(folder, full, metadata)
 
@@ -240,4 +251,5 @@ def _read_metadata(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path, engine="pyarrow")
     except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-        raise InputError(f"{path} is no readable parquet file ({error}); prepare the folder again.") from error
+        what = type(error).__name__  # the words themselves are several sentences
+        raise InputError(f"{path} is no readable parquet file ({what}); prepare the folder again.") from error

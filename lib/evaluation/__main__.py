@@ -11,7 +11,7 @@ import torch
 
 from lib.checkpoints import load_system
 from lib.data.loading import PreparedDataset
-from lib.errors import InputError
+from lib.errors import InputError, exit_code
 from lib.evaluation.instances import DEFAULT_PROTOCOLS, DEFAULT_THRESHOLDS, evaluate_instances
 from lib.evaluation.results import results_table, write_instances, write_results
 from lib.evaluation.summary import Run, summarize
@@ -22,15 +22,7 @@ from lib.geometry.alignment import PROTOCOLS
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; exit code 0 for success, 2 for bad input, 130 for Ctrl-C."""
     options = _parser().parse_args(arguments)
-    try:
-        _run(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: nothing was written; the same command starts again", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: _run(options), "\ninterrupted: nothing was written; the same command starts again")
 
 
 def _parser() -> argparse.ArgumentParser:

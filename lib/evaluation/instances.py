@@ -127,7 +127,7 @@ def evaluate_instances(
     InputError
         An unknown protocol, or a dataset without meshes or viewpoints.
     """
-    _check(dataset, protocols, thresholds, points)
+    _check(dataset, protocols, thresholds, points, resolution)
     if isinstance(predictor, nn.Module):
         predictor = system_predictor(predictor, resolution)
     rows = range(len(dataset)) if rows is None else rows
@@ -215,10 +215,14 @@ def _clouds(dataset, row: int, prediction: Prediction, rotation, points: int, se
     return Clouds(predicted, target, prediction.rotation, np.eye(3) if rotation is None else rotation)
 
 
-def _check(dataset: PreparedDataset, protocols: Sequence[str], thresholds: Sequence[float], points: int) -> None:
+def _check(
+    dataset: PreparedDataset, protocols: Sequence[str], thresholds: Sequence[float], points: int, resolution: int
+) -> None:
     unknown = [protocol for protocol in protocols if protocol not in PROTOCOLS]
     if unknown:
         raise InputError(f"Unknown protocol {unknown[0]!r}: choose from {', '.join(PROTOCOLS)}.")
+    if resolution < 2:
+        raise InputError(f"The resolution of marching cubes must be at least 2 samples an axis, not {resolution}.")
     if points < 1 or any(threshold <= 0 for threshold in thresholds):
         raise InputError("The number of points and the thresholds of the F-score must be positive.")
     table = dataset.metadata

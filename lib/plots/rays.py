@@ -95,7 +95,7 @@ def comparison_figure(scene: Scene, beta: float, samples: int):
     for axis, label in zip(axes[:, 0], ("exact", "volume", "difference"), strict=True):
         axis.set_ylabel(label)
     figure.suptitle(
-        f"β = {beta:g}, {samples} samples:  mask error {errors.mask:.3f}, "
+        f"β = {beta:.3g}, {samples} samples:  mask error {errors.mask:.3f}, "
         f"depth error {errors.depth:.4f}, normal error {errors.normal:.1f}°",
         fontsize=10,
     )
@@ -263,7 +263,7 @@ def _draw_pixel(axis, scene: Scene, column: int, row: int):
 def _ray_title(scene: Scene, profile: RayProfile, column: int, row: int, beta: float, samples: int) -> str:
     mask = profile.weights.sum()
     exact = "hit" if scene.exact.mask[row, column] > 0 else "miss"
-    return f"β = {beta:g}, {samples} samples: mask {mask:.3f} (exact: {exact})"
+    return f"β = {beta:.3g}, {samples} samples: mask {mask:.3f} (exact: {exact})"
 
 
 def _draw_maps(axes, maps: RenderedMaps, scene: Scene):
