@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields, replace
 
 from lib.errors import InputError
+from lib.systems.sdf_srn_config import SHAPENET, SDFSRNConfig
+from lib.systems.sdf_srn_config import SMALL as SDF_SRN_SMALL
 from lib.systems.shapeclipper_config import PAPER, RELEASED, SMALL, ShapeClipperConfig
 from lib.training import TrainingConfig
 
@@ -11,7 +13,7 @@ from lib.training import TrainingConfig
 class Recipe:
     """What to train and how."""
 
-    system: ShapeClipperConfig
+    system: ShapeClipperConfig | SDFSRNConfig
     training: TrainingConfig
 
     def changed(self, **changes) -> "Recipe":
@@ -68,5 +70,14 @@ RECIPES = {
     "quick": Recipe(
         replace(SMALL, viewpoint="given", rays=96, neighbor_rays=48, samples=20),
         replace(_SMALL_TRAINING, steps=170, pretrain_steps=40, validate_every=1000, save_every=100, log_every=5),
+    ),
+}
+
+SDF_SRN_RECIPES = {
+    "sdf-srn": Recipe(SHAPENET, TrainingConfig(steps=200_000, pretrain_steps=1000, batch_size=16, select="last")),
+    "sdf-srn-small": Recipe(SDF_SRN_SMALL, _SMALL_TRAINING),
+    "sdf-srn-quick": Recipe(
+        SDF_SRN_SMALL,
+        replace(_SMALL_TRAINING, steps=170, pretrain_steps=60, validate_every=1000, save_every=100, log_every=5),
     ),
 }

@@ -67,6 +67,8 @@ class PreparedDataset:
         "train", "val" or "test"; all without it.
     categories : list of str, optional
         All without it.
+    views : int, optional
+        So many samples of each model, the first ones; 1 is SDF-SRN's single-view supervision. All without it.
 
     Raises
     ------
@@ -74,7 +76,13 @@ class PreparedDataset:
         The folder or an image is not what the format asks for, or nothing is selected.
     """
 
-    def __init__(self, folder: Path | str, split: str | None = None, categories: list[str] | None = None):
+    def __init__(
+        self,
+        folder: Path | str,
+        split: str | None = None,
+        categories: list[str] | None = None,
+        views: int | None = None,
+    ):
         self.prepared = read_prepared(folder)
         table = self.prepared.metadata
         if split is not None:
@@ -84,6 +92,8 @@ class PreparedDataset:
             if unknown:
                 raise InputError(f"categories: {self.prepared.folder} has no {unknown[0]!r}")
             table = table[table["category"].isin(categories)]
+        if views is not None:
+            table = table.groupby("model", sort=False).head(views)
         if len(table) == 0:
             raise InputError(f"{self.prepared.folder} has no samples of split {split!r} and categories {categories}")
         self.metadata = table.reset_index(drop=True)

@@ -2,6 +2,8 @@
 
 import torch
 
+from lib.systems.sdf_srn import SDFSRN
+from lib.systems.sdf_srn_config import SDFSRNConfig
 from lib.systems.shapeclipper import ShapeClipper
 from lib.systems.shapeclipper_config import ShapeClipperConfig
 
@@ -9,4 +11,10 @@ from lib.systems.shapeclipper_config import ShapeClipperConfig
 # Threads inherit the setting when they start, so it comes before the first tensor is computed.
 torch.set_flush_denormal(True)
 
-SYSTEMS = {"shapeclipper": (ShapeClipper, ShapeClipperConfig)}
+SYSTEMS = {"shapeclipper": (ShapeClipper, ShapeClipperConfig), "sdf_srn": (SDFSRN, SDFSRNConfig)}
+
+
+def make_system(config: ShapeClipperConfig | SDFSRNConfig) -> ShapeClipper | SDFSRN:
+    """The system that a configuration belongs to, with new weights."""
+    (make,) = (make for make, kind in SYSTEMS.values() if type(config) is kind)
+    return make(config)

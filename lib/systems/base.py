@@ -30,6 +30,9 @@ class Reconstruction:
         Of the B images: predicted, or given with them.
     beta, depth_range : float
         Width of the rendered surface, and half of the depth that is searched for it, in world units.
+    cast : callable, optional
+        (index of the image, one viewpoint, its image points (1, N, 2)) -> RenderedMaps of shapes (1, N, ...): how a
+        system renders that does not by volume rendering.
     """
 
     field: Callable[[int, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -37,6 +40,7 @@ class Reconstruction:
     viewpoint: Viewpoint
     beta: float
     depth_range: float = 0.7
+    cast: Callable[[int, Viewpoint, Tensor], RenderedMaps] | None = None
 
     def __len__(self) -> int:
         return len(self.viewpoint)
@@ -95,6 +99,8 @@ class Reconstruction:
         return RenderedMaps(**stacked)
 
     def _render_one(self, index: int, viewpoint: Viewpoint, pixels: Tensor, samples: int) -> RenderedMaps:
+        if self.cast is not None:
+            return self.cast(index, viewpoint, pixels)
         rays = camera_rays(viewpoint, pixels)
         near, far = viewpoint.distance - self.depth_range, viewpoint.distance + self.depth_range
         depths = sample_depths(near, far, pixels.shape[1], samples)

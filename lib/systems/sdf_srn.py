@@ -1,0 +1,214 @@
+"""SDF-SRN (Lin et al., NeurIPS 2020): shape from single silhouettes with known viewpoints, by distance transforms."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lib.data.loading import Batch
+from lib.encoders import Backbone
+from lib.errors import InputError
+from lib.fields.hypernetwork import Hypernetwork, WrittenField
+from lib.geometry.cameras import Viewpoint, camera_rays
+from lib.losses.field import eikonal_loss, sphere_sdf
+from lib.losses.reprojection import rgb_loss
+from lib.losses.silhouette import importance_weight, sdf_bound_loss
+from lib.rendering.ray_marching import Marcher, Surface, find_surface, march, points_at, sign_losses, weighted_mean
+from lib.rendering.volume import RenderedMaps
+from lib.systems.base import Reconstruction
+from lib.systems.sdf_srn_config import SHAPENET, SDFSRNConfig
+from lib.systems.sdf_srn_target import Target, augmented_batch, outside_only, sample_target, silhouette_bound
+
+
+class SDFSRN(nn.Module):
+    """The whole of Fig. 3: encoder and hypernetwork E, fields f and g that it writes, marcher h.
+
+    Attributes
+    ----------
+    crossings : dict
+        `Surface.counts` of the last training step: rays whose surface lies in the last interval, an early one, none.
+    """
+
+    name = "sdf_srn"
+
+    def __init__(self, config: SDFSRNConfig = SHAPENET):
+        super().__init__()
+        self.config = c = config
+        self.backbone = Backbone(
+            c.backbone, c.backbone_weights, c.image_size, c.image_mean, c.image_std, c.freeze_batchnorm
+        )
+        self.to_code = nn.Linear(self.backbone.size, c.latent_size)
+        self.hypernetwork = Hypernetwork(c.latent_size, c.hyper_layers, c.hyper_width, c.width, c.layers, c.frequencies)
+        self.marcher = Marcher(c.width, c.state_size)
+        self.crossings: dict[str, int] = {}
+
+    def forward(self, batch: Batch, generator: torch.Generator, pretraining: bool = False) -> dict[str, Tensor]:
+        """`losses`, or `pretrain_losses`: what a wrapper for several devices calls."""
+        return self.pretrain_losses(batch, generator) if pretraining else self.losses(batch, generator)
+
+    def encode(self, images: Float[Tensor, "batch height width 3"]) -> Float[Tensor, "batch code"]:
+        """The code of each image."""
+        return self.to_code(self.backbone(images))
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Every weighted term of Eq. 11; training minimises their sum.
+
+        Parameters
+        ----------
+        batch : Batch
+            Images with masks and viewpoints.
+        generator : torch.Generator
+            Draws pixels, depths and points.
+
+        Raises
+        ------
+        InputError
+            The batch has no viewpoints.
+        """
+        batch = augmented_batch(self._with_view(batch), self.config.jitter, self.config.rescale, generator)
+        return self.losses_of(self.encode(batch.rgb), batch, generator)
+
+    def losses_of(self, code: Float[Tensor, "batch code"], batch: Batch, generator) -> dict[str, Tensor]:
+        """The terms for given codes: what test-time optimisation descends on, too."""
+        config = self.config
+        field = self.hypernetwork(code)
+        target = sample_target(batch, config.rays, config.importance, generator)
+        depths, values = self._march(field, target.viewpoint, target.rays)
+        losses = self._ray_losses(values, target)
+        if config.rgb_weight > 0:
+            surface = self._surface(field, target.rays, depths, values)
+            self.crossings = surface.counts
+            color = field.color(field.feature(points_at(target.rays, surface.depth)))
+            losses["rgb"] = 4 * config.rgb_weight * rgb_loss(color, target.rgb)  # 4: squares on [-1, 1]
+        losses["sdf"] = config.sdf_weight * self._silhouette_loss(field, outside_only(target), generator)
+        if config.eikonal_weight > 0 and config.field == "distance":
+            points = _uniform((len(code), config.eikonal_points, 3), code, generator) * config.bound
+            losses["eikonal"] = config.eikonal_weight * eikonal_loss(field.with_gradient(points)[2])
+        return losses
+
+    def _march(self, field: WrittenField, viewpoint: Viewpoint, rays) -> tuple[Tensor, Tensor]:
+        start = viewpoint.distance - self.config.near
+        return march(field.distance_and_feature, self.marcher, rays, start, self.config.steps)
+
+    def _surface(self, field: WrittenField, rays, depths: Tensor, values: Tensor) -> Surface:
+        return find_surface(
+            field.distance, rays, depths, values.detach(), self.config.bisections, self.config.hit_gradient
+        )
+
+    def _ray_losses(self, values: Tensor, target: Target) -> dict[str, Tensor]:
+        """Eq. 7; or, for the ablation, cross-entropy of occupancy, whose logit is -f."""
+        config = self.config
+        if config.field == "distance":
+            last, free = sign_losses(values, target.inside, target.weights, config.margin)
+        else:
+            toward = torch.where(target.inside, values[..., -1], -values[..., -1])
+            last, free = weighted_mean(F.softplus(toward), target.weights), F.softplus(-values[..., :-1]).mean()
+        return {"ray_last": config.last_weight * last, "ray_free": config.free_weight * free}
+
+    def _silhouette_loss(self, field: WrittenField, target: Target, generator) -> Tensor:
+        """Eq. 4 at random depths of rays outside; its sum over depths as a mean."""
+        config = self.config
+        shape = (*target.inside.shape, config.silhouette_depths)
+        middle, reach = (config.far - config.near) / 2, (config.far + config.near) / 2
+        along = target.viewpoint.distance[:, None, None] + middle + reach * _uniform(shape, target.plane, generator)
+        points = target.rays.origins[..., None, :] + along[..., None] * target.rays.directions[..., None, :]
+        values = field.distance(points.flatten(1, 2)).unflatten(1, shape[1:])
+        if config.field == "occupancy":
+            weights = importance_weight(target.distance) if config.importance else (target.distance > 0).to(values)
+            return weighted_mean(F.softplus(-values), weights[..., None].expand_as(values))
+        bound = silhouette_bound(target, along)
+        return sdf_bound_loss(values, bound, target.distance, config.importance) / config.silhouette_depths
+
+    def pretrain_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Before training: any code gives a sphere; without it training often ends without a surface."""
+        size, like = len(batch.rgb), self.to_code.weight
+        noise = torch.randn((size, self.config.latent_size), generator=generator, device=generator.device)
+        field = self.hypernetwork(noise.to(like))
+        points = _uniform((size, self.config.pretrain_points, 3), like, generator) * self.config.bound
+        target = sphere_sdf(points, self.config.sphere_radius)
+        return {"shape": (field.distance(points) - target).square().mean()}
+
+    def reconstruct(
+        self, images: Float[Tensor, "batch height width 3"], viewpoint: Viewpoint | None = None
+    ) -> Reconstruction:
+        """Shapes of segmented images on white, in [0, 1].
+
+        Parameters
+        ----------
+        viewpoint : Viewpoint, optional
+            Of the images; a view from the front without it. The shape does not depend on it.
+        """
+        with torch.no_grad():
+            code = self.encode(images)
+        return self.decode(code, viewpoint or self._front(images))
+
+    def decode(self, code: Float[Tensor, "batch code"], viewpoint: Viewpoint) -> Reconstruction:
+        """The shapes of codes, rendered by marching."""
+        viewpoint = replace(viewpoint, projection=self.config.projection)
+        with torch.no_grad():
+            field = self.hypernetwork(code)
+
+        def evaluate(i: int, points: Tensor):
+            sdf, feature, gradient = field[i : i + 1].with_gradient(points)
+            return sdf, gradient, field[i : i + 1].color(feature)
+
+        def distance(i: int, points: Tensor):
+            return field[i : i + 1].distance(points)
+
+        def cast(i: int, view: Viewpoint, pixels: Tensor):
+            return self.render(field[i : i + 1], view, pixels)
+
+        return Reconstruction(evaluate, distance, viewpoint, 0.01, self.config.near, cast)
+
+    @torch.no_grad()
+    def render(self, field: WrittenField, viewpoint: Viewpoint, pixels: Float[Tensor, "batch rays 2"]) -> RenderedMaps:
+        """What rays through image points see: the marched surface's colour, on white, with a mask of 0 and 1."""
+        rays = camera_rays(viewpoint, pixels)
+        surface = self._surface(field, rays, *self._march(field, viewpoint, rays))
+        _, feature, gradient = field.with_gradient(points_at(rays, surface.depth))
+        mask = surface.hit.to(pixels.dtype)
+        rgb = 1 - mask[..., None] * (1 - field.color(feature))
+        far = (viewpoint.distance + self.config.far)[:, None].expand_as(mask)
+        return RenderedMaps(rgb, mask, F.normalize(gradient, dim=-1), torch.where(surface.hit, surface.depth, far))
+
+    def refine(self, batch: Batch, generator: torch.Generator, steps: int | None = None) -> Reconstruction:
+        """Test-time optimisation (Table 3): descend on Eq. 11 over the codes of these images, the network fixed.
+
+        Parameters
+        ----------
+        batch : Batch
+            Images with masks and viewpoints.
+        steps : int, optional
+            Of Adam; the configuration's `refine_steps` without it.
+        """
+        batch = self._with_view(batch)
+        with torch.no_grad():
+            code = self.encode(batch.rgb)
+        code = code.detach().requires_grad_()
+        optimizer = torch.optim.Adam([code], self.config.refine_rate)
+        for _ in range(self.config.refine_steps if steps is None else steps):
+            loss = sum(self.losses_of(code, batch, generator).values())
+            (code.grad,) = torch.autograd.grad(loss, code)
+            optimizer.step()
+        return self.decode(code.detach(), batch.viewpoint)
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """The pretrained part, which training may move more slowly than the rest."""
+        return [p for p in self.backbone.parameters() if p.requires_grad]
+
+    def _with_view(self, batch: Batch) -> Batch:
+        if batch.viewpoint is None:
+            raise InputError("SDF-SRN needs a dataset whose metadata holds azimuth, elevation and tilt")
+        return replace(batch, viewpoint=replace(batch.viewpoint, projection=self.config.projection))
+
+    def _front(self, images: Tensor) -> Viewpoint:
+        zero = images.new_zeros(len(images))
+        return Viewpoint.from_angles(zero, zero, distance=self.config.distance, focal=self.config.focal)
+
+
+def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform numbers in [-1, 1]."""
+    values = torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype)
+    return (2 * values - 1).to(like.device)
