@@ -11,27 +11,41 @@ from accelerate import Accelerator
 
 from lib.checkpoints import save_weights
 from lib.data.loading import PreparedDataset
-from lib.errors import InputError, exit_code
+from lib.errors import InputError
 from lib.listeners import TensorBoard
 from lib.paths import FURNITURE
-from lib.recipes import RECIPES
-from lib.systems import SYSTEMS
+from lib.recipes import RECIPES, SDF_SRN_RECIPES
+from lib.run_log import Interrupted
+from lib.systems import make_system
 from lib.training import train
+
+ALL_RECIPES = RECIPES | SDF_SRN_RECIPES
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     options = _parser().parse_args(arguments)
-    return exit_code(lambda: _run(options))
+    try:
+        _run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return 130
+    return 0
 
 
 def _run(options: argparse.Namespace) -> None:
-    recipe = RECIPES[options.recipe].changed(**{**_settings(options.set), "seed": options.seed})
+    recipe = ALL_RECIPES[options.recipe].changed(**{**_settings(options.set), "seed": options.seed})
     accelerator = choose_device(options.device, recipe.training.mixed_precision)
-    data, validation = (PreparedDataset(options.dataset, split, options.categories) for split in ("train", "val"))
+    data = PreparedDataset(options.dataset, "train", options.categories, options.views)
+    validation = PreparedDataset(options.dataset, "val", options.categories)
     torch.manual_seed(options.seed)  # the network's first weights
-    make, _ = SYSTEMS["shapeclipper"]
-    system = make(recipe.system)
+    system = make_system(recipe.system)
     with TensorBoard(options.run / "tensorboard") as events:
         settings = {"validation": validation, "accelerator": accelerator, "listeners": (events,)}
         train(system, recipe.training, data, options.run, **settings)
@@ -77,9 +91,10 @@ def _settings(pairs: list[str]) -> dict:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lib.train", description=__doc__)
-    parser.add_argument("recipe", choices=sorted(RECIPES))
+    parser.add_argument("recipe", choices=sorted(ALL_RECIPES))
     parser.add_argument("--dataset", type=Path, default=FURNITURE, help="a prepared folder")
     parser.add_argument("--categories", nargs="+", help="default: all")
+    parser.add_argument("--views", type=int, help="train on so many images of each model; default: all")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run; a stopped run goes on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
