@@ -20,7 +20,7 @@ def bound_figure(scene: BoundScene, column: int, row: int, depth: float):
     import matplotlib.pyplot as plt
 
     figure = plt.figure(figsize=(9.4, 3.2), layout="constrained")
-    grid = figure.add_gridspec(1, 3, width_ratios=[1, 1.25, 1])
+    grid = figure.add_gridspec(1, 3, width_ratios=[0.95, 1.4, 1])
     draw_distance(figure.add_subplot(grid[0]), scene, column, row)
     _draw_cone(figure.add_subplot(grid[1], projection="3d"), scene, column, row, depth)
     _draw_along_ray(figure.add_subplot(grid[2]), scene, column, row, depth)
@@ -242,7 +242,7 @@ def _draw_cone(axis, scene: BoundScene, column: int, row: int, depth: float) -> 
     axis.add_collection3d(Poly3DCollection(faces, facecolor=PLAIN, edgecolor=(0.4, 0.45, 0.5, 0.5), lw=0.15))
     axis.plot([0], [0], [0], "k^", ms=5)
     axis.set_axis_off()
-    axis.set_box_aspect((1, 2.2, 1), zoom=1.55)
+    axis.set_box_aspect((1, 2.2, 1), zoom=1.95)
     axis.set(xlim=(-0.55, 0.55), ylim=(0, 2.42), zlim=(-0.55, 0.55))
     axis.view_init(elev=22, azim=-38)
     axis.set_title("camera, silhouette, cone of free space")

@@ -76,10 +76,10 @@ class BoundScene:
         return self.solid.distance(self.to_world(self.points(depths)))
 
 
-def near_camera(azimuth: float, elevation: float, projection="perspective") -> Viewpoint:
+def near_camera(azimuth: float, elevation: float, projection="perspective", focal: float = 1.25) -> Viewpoint:
     """A camera so near (1.8 world units) that perspective matters."""
     angles = torch.tensor([[azimuth], [elevation]], dtype=torch.float32).deg2rad()
-    return Viewpoint.from_angles(angles[0], angles[1], distance=1.8, focal=1.25, projection=projection)
+    return Viewpoint.from_angles(angles[0], angles[1], distance=1.8, focal=focal, projection=projection)
 
 
 def silhouette(solid: Solid, viewpoint: Viewpoint, size: int) -> Bool[Tensor, "size size"]:
@@ -245,7 +245,9 @@ def carve(
     grid = distance_grid(mesh, resolution, samples=30_000)
     points = torch.from_numpy(grid_points(resolution, grid.bound))
     solid = Solid(mesh, lambda p: grid(p)[0])
-    scenes = [bound_scene(solid, near_camera(*side), size) for side in SIDES[: max(counts)]]
+    scenes = [
+        bound_scene(solid, near_camera(*side, focal=0.8), size) for side in SIDES[: max(counts)]
+    ]  # the grid in view
     looked = [bounds_at(scene, points) for scene in scenes]
     cube = (resolution,) * 3
     bounds = np.stack([b.numpy().reshape(cube) for b, _ in looked])
