@@ -210,7 +210,7 @@ def test_a_killed_run_goes_on(prepared, network, tmp_path):
     resumed, whole = contents(output), contents(tmp_path / "whole")
     assert len(read_prepared(output).metadata) == 36
     changed = {name for name in whole if whole[name] != resumed.get(name)}
-    assert changed <= {"dataset.json"}  # which holds the name of the output
+    assert changed <= {"dataset.json", "README.md"}  # which hold the name of the output
     assert resumed.keys() == whole.keys()
 
 
