@@ -22,7 +22,8 @@ def bound_figure(scene: BoundScene, column: int, row: int, depth: float):
     figure = plt.figure(figsize=(9.4, 3.2), layout="constrained")
     grid = figure.add_gridspec(1, 3, width_ratios=[0.95, 1.4, 1])
     draw_distance(figure.add_subplot(grid[0]), scene, column, row)
-    _draw_cone(figure.add_subplot(grid[1], projection="3d"), scene, column, row, depth)
+    # a 3D panel draws in the middle of its place: give it more than its column
+    _draw_cone(figure.add_axes((0.22, -0.22, 0.47, 1.38), projection="3d"), scene, column, row, depth)
     _draw_along_ray(figure.add_subplot(grid[2]), scene, column, row, depth)
     return figure
 
@@ -236,16 +237,17 @@ def _draw_cone(axis, scene: BoundScene, column: int, row: int, depth: float) -> 
 
     parts = _cone_parts(scene, column, row, depth)
     axis.plot_surface(*np.moveaxis(parts["cone"], -1, 0), color=ORANGE, alpha=0.3, lw=0)
-    axis.plot_surface(*np.moveaxis(parts["ball"], -1, 0), color=RED, alpha=0.75, lw=0)
+    axis.plot_surface(*np.moveaxis(parts["ball"], -1, 0), color=RED, lw=0)
     axis.plot(*parts["outline"].T, "s", ms=0.7, color=BLUE, alpha=0.6)
     faces = parts["vertices"][scene.solid.mesh.faces]
     axis.add_collection3d(Poly3DCollection(faces, facecolor=PLAIN, edgecolor=(0.4, 0.45, 0.5, 0.5), lw=0.15))
     axis.plot([0], [0], [0], "k^", ms=5)
     axis.set_axis_off()
-    axis.set_box_aspect((1, 2.2, 1), zoom=1.95)
+    axis.patch.set_alpha(0)
+    axis.set_box_aspect((1, 2.2, 1), zoom=1.15)
     axis.set(xlim=(-0.55, 0.55), ylim=(0, 2.42), zlim=(-0.55, 0.55))
     axis.view_init(elev=22, azim=-38)
-    axis.set_title("camera, silhouette, cone of free space")
+    axis.figure.text(0.37, 0.945, "camera, silhouette, cone of free space", ha="center", fontsize=9.5)
 
 
 def _draw_along_ray(axis, scene: BoundScene, column: int, row: int, depth: float) -> None:
