@@ -8,6 +8,7 @@ NOTEBOOKS = REPOSITORY / "notebooks"
 RUNS = Path(os.environ.get("COURSE_RUNS") or REPOSITORY / "runs")  # tests and `--runs` write elsewhere
 FURNITURE = REPOSITORY / "lib" / "data" / "furniture"
 WEIGHTS = REPOSITORY / "lib" / "weights"
+RESULTS = REPOSITORY / "lib" / "results"  # measured by commands that the README gives, of checkpoints not shipped
 
 
 def run_folder(notebook: str, profile: str, run_dir: str = "") -> Path:

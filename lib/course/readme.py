@@ -8,11 +8,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from lib.paths import REPOSITORY, WEIGHTS
+from lib.paths import REPOSITORY, RESULTS, WEIGHTS
 
 README = REPOSITORY / "README.md"
 PICTURE = REPOSITORY / "notebooks" / "overview.png"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 METRICS = {"chamfer_distance": "10 x CD", "f_score@0.01": "FS@1", "f_score@0.05": "FS@5", "f_score@0.1": "FS@10"}
 
 
@@ -35,11 +34,32 @@ def results_section(folder: Path = WEIGHTS, protocol: str = "view") -> str:
     return "\n".join(lines)
 
 
+def neighbors_section(path: Path = RESULTS / "which_neighbors.json") -> str:
+    """A Markdown table of the same training with other neighbours, with 95 % intervals over models."""
+    from lib.evaluation import read_results
+
+    lines = ["| neighbours in training | 10 x CD | 95 % | FS@5 | n | steps |", "|---|---|---|---|---|---|"]
+    rows = [row for row in read_results(path) if row["category"] == "all"]
+    distances = [row for row in rows if row["metric"] == "chamfer_distance"]
+    scores = {row["system"]: row["value"] for row in rows if row["metric"] == "f_score@0.05"}
+    for row in sorted(distances, key=lambda row: row["value"]):
+        name, interval = row["system"].split(": ")[1], f"{10 * row['low']:.3f} to {10 * row['high']:.3f}"
+        cells = f"{10 * row['value']:.3f} | {interval} | {scores[row['system']]:.3f} | {row['n']} | {row['steps']}"
+        lines.append(f"| {name} | {cells} |")
+    return "\n".join(lines)
+
+
+SECTIONS = {"results": results_section, "neighbors": neighbors_section}
+
+
 def updated(text: str) -> str:
-    """The README with the section between its marks made anew."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{results_section()}\n{END}{after}"
+    """The README with the sections between their marks made anew."""
+    for name, section in SECTIONS.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        text = f"{before}{begin}\n{section()}\n{end}{after}"
+    return text
 
 
 def draw_picture() -> None:
