@@ -244,6 +244,8 @@ def _draw_cone(axis, scene: BoundScene, column: int, row: int, depth: float) -> 
     axis.plot([0], [0], [0], "k^", ms=5)
     axis.set_axis_off()
     axis.patch.set_alpha(0)
+    # its place reaches beyond the figure, its drawing does not: a notebook need not make room for it
+    axis.get_tightbbox = lambda *args, **more: axis.figure.bbox
     axis.set_box_aspect((1, 2.2, 1), zoom=1.15)
     axis.set(xlim=(-0.55, 0.55), ylim=(0, 2.42), zlim=(-0.55, 0.55))
     axis.view_init(elev=22, azim=-38)
