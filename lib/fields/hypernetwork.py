@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lib.fields.encoding import encode, encoded_size, encoding_gradient
-
-EPSILON = 1e-5  # of LayerNorm
+from lib.fields.encoding import encode, encoded_size
 
 
 def encode_point(points: Float[Tensor, "*shape 3"], frequencies: int) -> Float[Tensor, "*shape encoded"]:
@@ -60,7 +58,14 @@ class WrittenField:
 
     def feature(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points width"]:
         """The backbone's last layer, which both heads and the marcher read."""
-        return F.relu(self._normalised(encode_point(points, self.frequencies))[-1][0])
+        encoded, value = encode_point(points, self.frequencies), None
+        for layer in self.layers:
+            previous, point = self._split(layer)
+            total = torch.baddbmm(layer.bias, encoded, point)
+            if previous is not None:
+                total = torch.baddbmm(total, value, previous)
+            value = F.relu(F.layer_norm(total, total.shape[-1:]))
+        return value
 
     def distance(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points"]:
         """Signed distance f, negative inside."""
@@ -78,41 +83,21 @@ class WrittenField:
     def with_gradient(
         self, points: Float[Tensor, "batch points 3"]
     ) -> tuple[Float[Tensor, "batch points"], Float[Tensor, "batch points width"], Float[Tensor, "batch points 3"]]:
-        """f, the feature and the gradient of f, by the chain rule written out.
+        """Signed distance, the feature and the gradient of the signed distance with respect to the point.
 
-        Through LayerNorm y = (a - mean a) / s an upstream g becomes (g - mean g - y mean(g y)) / s. So a loss on the
-        gradient needs one ordinary backward pass. The tests compare it with autograd.
+        By autograd, twice where a loss on the gradient is to be differentiated. (Written out by hand, as for
+        ShapeClipper's field, LayerNorm made it slower: 0.52 s instead of 0.44 s for 20,000 points of the paper's size.)
         """
-        encoded = encode_point(points, self.frequencies)
-        normalised = self._normalised(encoded, scales=True)
-        feature = F.relu(normalised[-1][0])
-        upstream = self.to_distance.weight.mT  # (B, 1, width)
-        to_encoding = torch.zeros_like(encoded)
-        for layer, (y, scale) in zip(reversed(self.layers), reversed(normalised), strict=True):
-            g = upstream * (y > 0)
-            g = (g - g.mean(-1, keepdim=True) - y * (g * y).mean(-1, keepdim=True)) * scale
-            previous, point = self._split(layer)
-            to_encoding = torch.baddbmm(to_encoding, g, point.mT)
-            upstream = None if previous is None else g @ previous.mT
-        return self.to_distance(feature)[..., 0], feature, self._to_point(encoded, to_encoding)
+        training = torch.is_grad_enabled()
+        with torch.enable_grad():
+            leaf = points.detach().requires_grad_()
+            distance, feature = self.distance_and_feature(leaf)
+            (gradient,) = torch.autograd.grad(distance.sum(), leaf, create_graph=training)
+        return (distance, feature, gradient) if training else (distance.detach(), feature.detach(), gradient)
 
     def __getitem__(self, index: slice) -> "WrittenField":
         layers = tuple(layer[index] for layer in self.layers)
         return WrittenField(layers, self.to_distance[index], self.to_color[index], self.frequencies)
-
-    def _normalised(self, encoded: Tensor, scales: bool = False) -> list[tuple[Tensor, Tensor | None]]:
-        """Each layer after LayerNorm and before ReLU, and 1 / (its standard deviation) if asked for."""
-        value, result = None, []
-        for layer in self.layers:
-            previous, point = self._split(layer)
-            total = torch.baddbmm(layer.bias, encoded, point)
-            if previous is not None:
-                total = torch.baddbmm(total, value, previous)
-            scale = (total.var(-1, correction=0, keepdim=True) + EPSILON).rsqrt() if scales else None
-            y, scale = _normalise(total) if scales else (F.layer_norm(total, total.shape[-1:], eps=EPSILON), None)
-            result.append((y, scale))
-            value = F.relu(y)
-        return result
 
     def _split(self, layer: Linear) -> tuple[Tensor | None, Tensor]:
         """A layer's weight as its rows for the previous layer and for the encoded point."""
@@ -120,14 +105,6 @@ class WrittenField:
         if layer.weight.shape[1] == size:
             return None, layer.weight
         return layer.weight[:, :-size], layer.weight[:, -size:]
-
-    def _to_point(self, encoded: Tensor, upstream: Tensor) -> Tensor:
-        point, waves = upstream[..., :3], upstream[..., 3:]
-        if self.frequencies == 0:
-            return point
-        silent = torch.zeros_like(point)
-        scaled = torch.cat([silent, waves], dim=-1)
-        return point + math.pi * encoding_gradient(encoded, scaled, self.frequencies)
 
 
 class Hypernetwork(nn.Module):
@@ -177,11 +154,3 @@ def _mlp(inputs: int, hidden_layers: int, width: int, outputs: int) -> nn.Sequen
     sizes = [inputs] + [width] * hidden_layers
     hidden = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))
-
-
-def _normalise(total: Tensor) -> tuple[Tensor, Tensor]:
-    """LayerNorm, and 1 / (the standard deviation), which torch's own function gives no gradient through."""
-    centred = total - total.mean(-1, keepdim=True)
-    variance = torch.linalg.vector_norm(centred, dim=-1, keepdim=True).square() / total.shape[-1]
-    scale = (variance + EPSILON).rsqrt()
-    return centred * scale, scale
