@@ -35,8 +35,8 @@ from lib.paths import WEIGHTS, prepared_folder, run_folder
 from lib.plots.source import show_source
 from lib.recipes import RECIPES
 from lib.systems.shapeclipper import ShapeClipper
-from lib.train import choose_device
 from lib.run_log import read_log
+from lib.train import choose_device
 from lib.training import train
 
 name = "quick" if profile == "quick" else recipe
@@ -97,7 +97,9 @@ from lib.objective import ablation_table, objective_table, recipe_table
 
 pd.set_option("display.max_colwidth", 80)
 others = {key: RECIPES[key].system for key in ("small", "paper")}
-display(objective_table(chosen.system, **others), ablation_table())
+wide = {"min-width": "18em", "text-align": "left"}  # else a browser squeezes the words into a column of one each
+terms = objective_table(chosen.system, **others).style.format(precision=2).set_properties(["what it compares"], **wide)
+display(terms, ablation_table())
 
 # %% [markdown]
 # Every term has its own notebook (03 for the renderer, 04 for the neighbour, 05 for the normals). Here is how the
