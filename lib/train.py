@@ -11,11 +11,10 @@ from accelerate import Accelerator
 
 from lib.checkpoints import save_weights
 from lib.data.loading import PreparedDataset
-from lib.errors import InputError
+from lib.errors import InputError, exit_code
 from lib.listeners import TensorBoard
 from lib.paths import FURNITURE
 from lib.recipes import RECIPES, SDF_SRN_RECIPES
-from lib.run_log import Interrupted
 from lib.systems import make_system
 from lib.training import train
 
@@ -25,18 +24,7 @@ ALL_RECIPES = RECIPES | SDF_SRN_RECIPES
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        _run(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Interrupted as error:
-        print(error, file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
