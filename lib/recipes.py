@@ -31,7 +31,7 @@ class Recipe:
                 raise InputError(f"{name} is no setting of the system or its training")
             before = getattr(parts[owner], name)
             if before is not None and type(before) is not type(value) and not _whole(before, value):
-                raise InputError(f"{name} must be a {type(before).__name__}, not {value!r}")
+                raise InputError(f"{name} must be of type {type(before).__name__}, not {value!r}")
             parts[owner] = replace(parts[owner], **{name: value})
         return Recipe(**parts)
 
