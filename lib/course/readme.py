@@ -49,7 +49,23 @@ def neighbors_section(path: Path = RESULTS / "which_neighbors.json") -> str:
     return "\n".join(lines)
 
 
-SECTIONS = {"results": results_section, "neighbors": neighbors_section}
+def photographs_section(path: Path = RESULTS / "eth80_neighbors.json") -> str:
+    """A Markdown table of what notebook 01 measured on ETH-80's photographs, with 95 % intervals over models."""
+    from lib.evaluation import read_results
+
+    metrics = {"same_model": (100, 1), "own_object_preferred": (100, 1), "azimuth_difference": (1, 1)}
+    names = ["same object among 5 neighbours, %", "own object preferred after 90°, %", "neighbours' azimuth off by, °"]
+    systems = {}
+    for row in read_results(path):
+        scale, digits = metrics[row["metric"]]
+        value, low, high = (f"{scale * row[key]:.{digits}f}" for key in ("value", "low", "high"))
+        systems.setdefault(row["system"], {})[row["metric"]] = f"{value} [{low}, {high}]"
+    lines = ["| embedding | " + " | ".join(names) + " |", "|---|---|---|---|"]
+    lines += [f"| {name} | {' | '.join(row.get(key, '') for key in metrics)} |" for name, row in systems.items()]
+    return "\n".join(lines)
+
+
+SECTIONS = {"results": results_section, "neighbors": neighbors_section, "photographs": photographs_section}
 
 
 def updated(text: str) -> str:
