@@ -85,8 +85,6 @@ def prepare(options: argparse.Namespace) -> None:
     rows = render_all(tasks, work, options.workers)
     entries = [task.entry for task in tasks]
     write_credits(work, entries, options.source)
-    for scaffold in ("parts", "unpacked"):
-        shutil.rmtree(work / scaffold, ignore_errors=True)
     info = {
         "name": "furniture",
         "source": "Sweet Home 3D furniture libraries 1.8 (Debian package sweethome3d-furniture)",
@@ -97,6 +95,8 @@ def prepare(options: argparse.Namespace) -> None:
     }
     write_metadata(work, rows, info)
     _add_neighbors(work)
+    for scaffold in ("parts", "unpacked"):  # the last thing, so that a stop before it costs no rendering
+        shutil.rmtree(work / scaffold, ignore_errors=True)
     publish(work, options.output)
     print(f"{len(rows)} samples of {len(tasks)} models in {options.output}")
 
