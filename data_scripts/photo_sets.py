@@ -9,7 +9,6 @@ import csv
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from data_scripts.options import positive
 from lib.data.images import crop_to_mask
 from lib.data.photos_reading import read_photo_file
 from lib.data.prepared import publish, write_metadata
@@ -89,24 +89,11 @@ def prepare_photo_set(
     if not rows:
         raise InputError(f"None of the {len(photos)} photos can be used; the first: {rejected[0][1]}")
     _write_rejected(work / REJECTED, rejected)
-    shutil.rmtree(work / "parts")
     write_metadata(work, rows, {**info, "image_size": options.image_size})
+    shutil.rmtree(work / "parts")  # the last thing, so that a stop before it costs no work
     publish(work, options.output)
     listed = f"; {len(rejected)} rejected, see {REJECTED}" if rejected else ""
     print(f"{len(rows)} photos of {len({row['model'] for row in rows})} models in {options.output}{listed}")
-
-
-def run_command(prepare: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """Run a script's work; returns the exit code, with one sentence on the error stream if it is not 0."""
-    try:
-        prepare(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("error: Stopped; the same command goes on where this one was.", file=sys.stderr)
-        return 130
-    return 0
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -115,14 +102,6 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="prepared folder to make or replace")
     parser.add_argument("--image-size", type=positive, default=128, help="pixels a side (default: %(default)s)")
     parser.add_argument("--workers", type=positive, default=2, help="threads (default: %(default)s)")
-
-
-def positive(text: str) -> int:
-    """A whole number from 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def open_upright(path: Path) -> UInt8[np.ndarray, "height width 3"]:

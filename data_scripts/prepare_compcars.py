@@ -28,10 +28,9 @@ from data_scripts.photo_sets import (
     add_common_options,
     open_mask,
     prepare_photo_set,
-    run_command,
     with_article,
 )
-from lib.errors import InputError
+from lib.errors import STOPPED, InputError, exit_code
 
 VIEWPOINTS = {
     -1: "",
@@ -67,7 +66,8 @@ class Label:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    return run_command(prepare, parse(arguments))
+    options = parse(arguments)
+    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -25,10 +25,9 @@ from data_scripts.photo_sets import (
     add_common_options,
     open_mask,
     prepare_photo_set,
-    run_command,
     with_article,
 )
-from lib.errors import InputError
+from lib.errors import STOPPED, InputError, exit_code
 
 NAME = re.compile(r"(?P<kind>[a-z]+)(?P<number>\d+)-(?P<polar>\d{3})-(?P<azimuth>\d{3})")
 FRONT = 90  # their azimuth of the camera that faces the front; both count counter-clockwise seen from above
@@ -44,7 +43,8 @@ INFO = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    return run_command(prepare, parse(arguments))
+    options = parse(arguments)
+    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

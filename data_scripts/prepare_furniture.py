@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from data_scripts.credits import write_credits
 from data_scripts.instances import Settings, Task, generator, part_path, prepare_model
+from data_scripts.options import positive
 from data_scripts.sweethome import MODEL_LIST, Entry, read_entries
 from lib.data.prepared import publish, write_metadata
 from lib.errors import InputError
@@ -68,12 +69,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--models", type=Path, default=MODEL_LIST, help="CSV of the models to take (default: %(default)s)"
     )
     parser.add_argument("--output", type=Path, default=FURNITURE, help="prepared folder to make or replace")
-    parser.add_argument("--image-size", type=_positive, default=64, help="pixels a side (default: %(default)s)")
-    parser.add_argument("--views", type=_positive, default=3, help="images an instance in val and test")
-    parser.add_argument("--variants", type=_positive, help="instances a training model (default: chair 14, others 7)")
+    parser.add_argument("--image-size", type=positive, default=64, help="pixels a side (default: %(default)s)")
+    parser.add_argument("--views", type=positive, default=3, help="images an instance in val and test")
+    parser.add_argument("--variants", type=positive, help="instances a training model (default: chair 14, others 7)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--categories", help="comma-separated, e.g. chair,table (default: all)")
-    parser.add_argument("--workers", type=_positive, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--workers", type=positive, default=2, help="processes (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -215,13 +216,6 @@ def _add_neighbors(folder: Path) -> None:
         write_neighbors(folder)
     except InputError as error:  # too few models: the rest of the folder is as good as ever
         print(f"note: the folder has no neighbours: {error}", file=sys.stderr)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def _fail(sentence: str, code: int) -> int:

@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from data_scripts.contact_sheet import write_contact_sheet
+from data_scripts.options import positive
 from data_scripts.photo_folder import (
     Item,
     Settings,
@@ -71,7 +72,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="prepared folder to make or replace")
     add("--category", default="", help="of all photos, whatever folder they are in")
     add("--model-separator", default="", help="photos whose names agree up to this character show one object")
-    add("--image-size", type=_positive, default=64, help="pixels a side (default: %(default)s)")
+    add("--image-size", type=positive, default=64, help="pixels a side (default: %(default)s)")
     add("--masks", type=Path, help="folder of masks (white on black) with the names of the photos")
     add("--split", type=_shares, default=_shares("0.8,0.1,0.1"), help="shares of train, val, test (0.8,0.1,0.1)")
     add("--allow", type=_names, default=(), help="checks that reject nothing, e.g. truncated,several_parts")
@@ -79,9 +80,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--normals", type=Path, default=NORMALS, help="normal network: folder, TorchScript or ONNX")
     add("--convention", choices=sorted(CONVENTIONS), default="ours", help="how it writes normals")
     add("--embedding", default="efficientnet_lite0", help="model for neighbours, or none (default: %(default)s)")
-    add("--count", type=_positive, default=5, help="neighbours of a photo (default: %(default)s)")
-    add("--limit", type=_positive, help="take the first so many files only")
-    add("--workers", type=_positive, default=1, help="processes (default: %(default)s)")
+    add("--count", type=positive, default=5, help="neighbours of a photo (default: %(default)s)")
+    add("--limit", type=positive, help="take the first so many files only")
+    add("--workers", type=positive, default=1, help="processes (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the split")
     return parser.parse_args(arguments)
 
@@ -236,13 +237,6 @@ def _shares(text: str) -> dict[str, float]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in text.split(",") if name))
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def _fail(sentence: str, code: int) -> int:

@@ -32,7 +32,7 @@ from data_scripts.phrases import ANYTHING, OPENINGS, vary
 from lib.checkpoints import load_training, save_training
 from lib.data.images import read_sample_images
 from lib.data.prepared import Prepared, read_prepared
-from lib.errors import InputError
+from lib.errors import InputError, exit_code
 from lib.evaluation.results import write_results
 from lib.files import read_json, write_atomically, write_json
 from lib.image_text import (
@@ -69,15 +69,8 @@ class Renders:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    try:
-        run(parse(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on where this one was.", file=sys.stderr)
-        return 130
-    return 0
+    options = parse(arguments)
+    return exit_code(lambda: run(options))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from data_scripts.normal_augment import augmented
 from data_scripts.normal_errors import measure_network
+from data_scripts.options import positive
 from lib.checkpoints import load_training, read_about, save_training, write_atomically, write_json
 from lib.data.loading import PreparedDataset
 from lib.data.normal_network import NormalNetwork, NormalNetworkConfig, describe
-from lib.errors import InputError
+from lib.errors import InputError, exit_code
 from lib.evaluation import write_results
 from lib.paths import FURNITURE, WEIGHTS
 
@@ -61,15 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    try:
-        run(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on where this one was.", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: run(options))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -78,12 +71,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=FURNITURE, help="prepared folder (default: %(default)s)")
     parser.add_argument("--run", type=Path, required=True, help="folder for the state of the run")
     parser.add_argument("--output", type=Path, default=WEIGHTS / "normals-furniture", help="folder of the result")
-    parser.add_argument("--steps", type=_positive, default=Settings.steps)
-    parser.add_argument("--batch-size", type=_positive, default=Settings.batch_size)
-    parser.add_argument("--image-size", type=_positive, default=NormalNetworkConfig.image_size, help="multiple of 32")
+    parser.add_argument("--steps", type=positive, default=Settings.steps)
+    parser.add_argument("--batch-size", type=positive, default=Settings.batch_size)
+    parser.add_argument("--image-size", type=positive, default=NormalNetworkConfig.image_size, help="multiple of 32")
     parser.add_argument("--backbone-weights", default="imagenet", help="imagenet, random, or a state dict")
-    parser.add_argument("--save-every", type=_positive, default=100, help="steps between saved states")
-    parser.add_argument("--threads", type=_positive, default=1)
+    parser.add_argument("--save-every", type=positive, default=100, help="steps between saved states")
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 
@@ -200,13 +193,6 @@ def _resized(rgb: torch.Tensor, mask: torch.Tensor, normal: torch.Tensor, size: 
 
 def _half(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.half() if tensor.is_floating_point() else tensor
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 if __name__ == "__main__":

@@ -107,11 +107,11 @@ def train(
     run = Path(run)
     accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
     system.to(accelerator.device)
-    if hasattr(system, "prepare"):
-        system.prepare(data)
     optimizer = _optimizer(system, config)
     about = {"training": asdict(config), "dataset": data.name, "samples": len(data), "system": asdict(system.config)}
     first, best = _resume(run, system, optimizer, about)
+    if hasattr(system, "prepare"):  # takes seconds: not for a folder of another run
+        system.prepare(data)
     model, optimizer = accelerator.prepare(system, optimizer)
     batches = _Batches(system, config, data, accelerator)
     log = RunLog(run, first, listeners, enabled=accelerator.is_main_process)
