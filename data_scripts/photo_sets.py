@@ -1,35 +1,38 @@
-"""A published collection of photographs -> a prepared folder: what ETH-80 and CompCars have in common.
-
-Photos are cut out model by model; the rows of a finished model lie in ``parts/``, so an interrupted run goes on. What
-cannot be used is listed in ``rejected.csv`` with the reason, and the rest goes on.
+"""A published collection of photographs -> a prepared folder: cut out, with masks, and with viewpoints and meshes
+where the collection has CAD models and cameras.
 """
 
 import argparse
-import csv
-import hashlib
-import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
-from tqdm import tqdm
 
-from data_scripts.options import positive
-from lib.data.images import crop_to_mask
+from data_scripts.cad_models import CadFile, Camera, crop_viewpoint, load_cad, overlap, write_mesh
+from data_scripts.jobs import Work, add_common_options, prepare_jobs, split_of_models
+from lib.data.images import INSIDE, crop_to_mask
 from lib.data.photos_reading import read_photo_file
-from lib.data.prepared import publish, write_metadata
 from lib.errors import InputError
 
+__all__ = [
+    "Photo",
+    "add_common_options",
+    "open_mask",
+    "open_upright",
+    "prepare_photo_set",
+    "split_of_models",
+    "stored_mask",
+    "with_article",
+]
+
 MARGIN = 1.2
-SHARES = {"test": 0.2, "val": 0.1}  # of the models of a category; the rest is for training
 FULL = 16_384  # pixels: photos of a collection are not reduced before they are cut out
-REJECTED = "rejected.csv"
+SAME_BOX = 0.1  # annotated box and box of the mask overlap at least this much, or one of them is of another object
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,14 @@ class Photo:
         Further columns of `lib.data.prepared.COLUMNS`.
     mask : Path, optional
         Of a mask that comes with the collection.
+    split : str
+        Empty: by model, 70/10/20.
+    group : str
+        Photos of one group are prepared together; empty: those of one model. All show the same CAD model.
+    cad, camera : optional
+        Both or none.
+    box : tuple of float, optional
+        Annotated left, top, right, bottom in pixels of the photo; only checked, the crop follows the mask.
     """
 
     id: str
@@ -50,6 +61,11 @@ class Photo:
     image: Path
     about: Mapping[str, Any] = field(default_factory=dict)
     mask: Path | None = None
+    split: str = ""
+    group: str = ""
+    cad: CadFile | None = None
+    camera: Camera | None = None
+    box: tuple[float, float, float, float] | None = None
 
 
 MaskOf = Callable[[Photo, UInt8[np.ndarray, "height width 3"]], UInt8[np.ndarray, "height width"]]
@@ -60,48 +76,33 @@ def prepare_photo_set(
     mask_of: MaskOf,
     options: argparse.Namespace,
     info: dict[str, Any],
-    strays: Iterable[tuple[Path, str]] = (),
+    strays: Iterable[tuple[object, str]] = (),
+    notes: Callable[[list[dict]], list[str]] = lambda rows: [],
 ) -> None:
     """Make the prepared folder ``options.output`` of images with ``options.image_size`` pixels a side.
 
     Parameters
     ----------
     mask_of : callable
-        Photo and its upright colours -> opacities of the object; raises InputError if there is none.
+        Photo and its upright colours -> opacities of the object; raises InputError if there is none. With CAD models
+        it runs in other processes, so it is a function of a module, or a `partial` of one.
     info : dict
         name, source, licence and version; whatever else changes the result belongs here too.
     strays : pairs of Path and str
         Files that are no photos of the collection, each with the reason, for ``rejected.csv``.
+    notes : callable
+        See `data_scripts.jobs.Work`.
 
     Raises
     ------
     InputError
         If not one photo can be used.
     """
-    work = options.output.with_name(options.output.name + ".partial")
-    groups, rejected = _by_model(photos)
-    rejected += [[str(path), reason] for path, reason in strays]
-    _open_work(work, photos, info, options.image_size)
-    _cut_out_all(groups, mask_of, work, options)
-    parts = [json.loads((work / "parts" / f"{model}.json").read_text()) for model in groups]
-    rows = _with_splits([row for part in parts for row in part["rows"]])
-    rejected += [bad for part in parts for bad in part["rejected"]]
-    if not rows:
-        raise InputError(f"None of the {len(photos)} photos can be used; the first: {rejected[0][1]}")
-    _write_rejected(work / REJECTED, rejected)
-    write_metadata(work, rows, {**info, "image_size": options.image_size})
-    shutil.rmtree(work / "parts")  # the last thing, so that a stop before it costs no work
-    publish(work, options.output)
-    listed = f"; {len(rejected)} rejected, see {REJECTED}" if rejected else ""
-    print(f"{len(rows)} photos of {len({row['model'] for row in rows})} models in {options.output}{listed}")
-
-
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Options that every collection has: source, output, image size, workers."""
-    parser.add_argument("source", type=Path, help="folder of the collection, as it was downloaded and unpacked")
-    parser.add_argument("--output", type=Path, required=True, help="prepared folder to make or replace")
-    parser.add_argument("--image-size", type=positive, default=128, help="pixels a side (default: %(default)s)")
-    parser.add_argument("--workers", type=positive, default=2, help="threads (default: %(default)s)")
+    groups, rejected = _by_group(photos)
+    make = partial(_cut_out, mask_of=mask_of, size=options.image_size)
+    work = Work(make, "photo", any(photo.cad for photo in photos), notes)
+    sizes = sum(photo.image.stat().st_size for group in groups.values() for photo in group)
+    prepare_jobs(groups, work, options, info, [*rejected, *strays], sizes)
 
 
 def open_upright(path: Path) -> UInt8[np.ndarray, "height width 3"]:
@@ -120,16 +121,21 @@ def open_mask(path: Path) -> UInt8[np.ndarray, "height width"]:
     return np.asarray(Image.fromarray(open_upright(path)).convert("L"))
 
 
-def split_of_models(models: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Split of each (category, model): 70/10/20 of each category, the same whatever the order."""
-    splits: dict[str, str] = {}
-    pairs = sorted(set(models), key=lambda pair: hashlib.sha256("/".join(pair).encode()).digest())
-    for category in {category for category, _ in pairs}:
-        names = [model for owner, model in pairs if owner == category]
-        test, val = (round(SHARES[split] * len(names)) for split in ("test", "val"))
-        labels = ["test"] * test + ["val"] * val + ["train"] * (len(names) - test - val)
-        splits |= dict(zip(names, labels, strict=True))
-    return splits
+def stored_mask(photo: Photo, rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width"]:
+    """The mask file of a photo, which has the photo's size.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged or of another size.
+    """
+    if photo.mask is None or not photo.mask.is_file():
+        name = photo.mask.name if photo.mask else f"of {photo.image.name}"
+        raise InputError(f"The mask {name} is missing; unpack the data set again.")
+    mask = open_mask(photo.mask)
+    if mask.shape != rgb.shape[:2]:
+        raise InputError(f"The mask {photo.mask.name} is of another size than the photo.")
+    return mask
 
 
 def with_article(noun: str) -> str:
@@ -137,70 +143,80 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
 
-def _by_model(photos: list[Photo]) -> tuple[dict[str, list[Photo]], list[list[str]]]:
+def crop_box(mask: UInt8[np.ndarray, "height width"]) -> tuple[int, int, int]:
+    """Left, top and side of the square that `lib.data.images.crop_to_mask` cuts out."""
+    low, high = mask_box(mask)
+    side = int(np.ceil(MARGIN * (high - low).max()))
+    left, top = np.rint((low + high - side) / 2).astype(int)
+    return int(left), int(top), side
+
+
+def mask_box(mask: UInt8[np.ndarray, "height width"]) -> tuple[np.ndarray, np.ndarray]:
+    """(left, top) and (right, bottom) of a mask that is not empty, the latter exclusive."""
+    rows, columns = np.nonzero(mask >= INSIDE)
+    return np.array([columns.min(), rows.min()]), np.array([columns.max(), rows.max()]) + 1
+
+
+def _by_group(photos: list[Photo]) -> tuple[dict[str, list[Photo]], list[tuple[Path, str]]]:
     groups: dict[str, list[Photo]] = {}
     rejected, seen = [], set()
-    for photo in sorted(photos, key=lambda photo: (photo.model, photo.id, str(photo.image))):
+    for photo in sorted(photos, key=lambda photo: (photo.group or photo.model, photo.id, str(photo.image))):
         if photo.id in seen:
-            rejected.append([str(photo.image), f"a second photo would get the id {photo.id}; rename one of them."])
-            continue
-        seen.add(photo.id)
-        groups.setdefault(photo.model, []).append(photo)
+            rejected.append((photo.image, f"a second photo would get the id {photo.id}; rename one of them."))
+        elif not photo.image.is_file():
+            rejected.append((photo.image, "the file is missing; unpack the data set again."))
+        else:
+            seen.add(photo.id)
+            groups.setdefault(photo.group or photo.model, []).append(photo)
     return groups, rejected
 
 
-def _open_work(work: Path, photos: list[Photo], info: dict, size: int) -> None:
-    """Take up the work of an interrupted run on the same files with the same settings, or begin anew."""
-    listed = hashlib.sha256("\n".join(f"{p.id} {p.image} {p.image.stat().st_size}" for p in photos).encode())
-    wanted, note = json.dumps([info, size, listed.hexdigest()]), work / "parts" / "run.txt"
-    if note.is_file() and note.read_text() == wanted:
-        return
-    shutil.rmtree(work, ignore_errors=True)
-    note.parent.mkdir(parents=True)
-    note.write_text(wanted)
-
-
-def _cut_out_all(groups: dict[str, list[Photo]], mask_of: MaskOf, work: Path, options: argparse.Namespace) -> None:
-    todo = {model: group for model, group in groups.items() if not (work / "parts" / f"{model}.json").is_file()}
-    total, left = (sum(map(len, some.values())) for some in (groups, todo))
-    pool = ThreadPoolExecutor(options.workers)  # decoding, resizing and networks all release the interpreter
-    try:
-        jobs = {pool.submit(_cut_out, m, g, mask_of, work, options.image_size): len(g) for m, g in todo.items()}
-        with tqdm(total=total, initial=total - left, unit="photo") as bar:
-            for job in as_completed(jobs):
-                job.result()
-                bar.update(jobs[job])
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _cut_out(model: str, group: list[Photo], mask_of: MaskOf, work: Path, size: int) -> None:
-    """Cut out the photos of one model; its part is written last, so a model is done or not."""
+def _cut_out(group: list[Photo], folder: Path, mask_of: MaskOf, size: int) -> dict[str, list]:
+    """Cut out the photos of one group, and write their mesh."""
     rows, rejected = [], []
     for photo in group:
         try:
-            rows.append(_cut_out_one(photo, mask_of, work, size))
+            rows.append(_cut_out_one(photo, mask_of, folder, size))
         except InputError as error:
             rejected.append([str(photo.image), str(error)])
-    part = work / "parts" / f"{model}.json"
-    part.with_suffix(".tmp").write_text(json.dumps({"rows": rows, "rejected": rejected}))
-    part.with_suffix(".tmp").rename(part)
+    return {"rows": rows, "rejected": rejected}
 
 
-def _cut_out_one(photo: Photo, mask_of: MaskOf, work: Path, size: int) -> dict[str, Any]:
+def _cut_out_one(photo: Photo, mask_of: MaskOf, folder: Path, size: int) -> dict[str, Any]:
     rgb = open_upright(photo.image)
-    colour, mask = crop_to_mask(rgb, mask_of(photo, rgb), MARGIN, size)
-    relative = f"images/{photo.category}/{photo.model}/{photo.id}.png"
-    (work / relative).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.dstack([colour, mask])).save(work / relative)
-    return {"id": photo.id, "category": photo.category, "model": photo.model, "image": relative, **photo.about}
+    mask = mask_of(photo, rgb)
+    colour, small = crop_to_mask(rgb, mask, MARGIN, size)
+    if not (small >= INSIDE).any():
+        raise InputError(f"The object of {photo.image.name} is thinner than the pixels of the crop.")
+    if photo.box is not None:
+        _check_box(photo, mask)
+    shape = _shape(photo, mask, small, folder) if photo.cad and photo.camera else {}
+    place = photo.id if photo.model == photo.id else f"{photo.model}/{photo.id}"
+    relative = f"images/{photo.category}/{place}.png"
+    (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.dstack([colour, small])).save(folder / relative)
+    known = {"id": photo.id, "category": photo.category, "model": photo.model, "image": relative}
+    return {**known, **photo.about, **shape, **({"split": photo.split} if photo.split else {})}
 
 
-def _with_splits(rows: list[dict]) -> list[dict]:
-    splits = split_of_models((row["category"], row["model"]) for row in rows)
-    return [{**row, "split": splits[row["model"]]} for row in rows]
+def _check_box(photo: Photo, mask: UInt8[np.ndarray, "height width"]) -> None:
+    """Refuse photos whose annotated box cannot be, or is of another object than the mask."""
+    left, top, right, bottom = photo.box
+    height, width = mask.shape
+    if not (right - left >= 1 and bottom - top >= 1 and left < width and top < height and right > 0 and bottom > 0):
+        raise InputError(f"The annotated box of {photo.image.name} is empty or outside the photo.")
+    low, high = mask_box(mask)
+    inner = np.clip(np.minimum(high, (right, bottom)) - np.maximum(low, (left, top)), 0, None).prod()
+    union = (high - low).prod() + (right - left) * (bottom - top) - inner
+    if inner < SAME_BOX * union:
+        raise InputError(f"The annotated box of {photo.image.name} and its mask are of different objects.")
 
 
-def _write_rejected(path: Path, rejected: list[list[str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([["file", "reason"], *sorted(rejected)])
+def _shape(photo: Photo, mask: np.ndarray, small: np.ndarray, folder: Path) -> dict[str, Any]:
+    """Viewpoint of the crop and mesh of a photo, with the measures that tell how well they fit the mask."""
+    cad = load_cad(photo.cad)
+    columns, error = crop_viewpoint(cad, photo.camera, crop_box(mask))
+    relative = f"meshes/{photo.category}/{photo.group or photo.model}.ply"
+    if not (folder / relative).is_file():
+        write_mesh(cad.mesh, folder / relative)
+    return {**columns, "mesh": relative, "overlap": overlap(cad.mesh, columns, small), "error": error}

@@ -1,0 +1,230 @@
+"""CAD models that come with photographs, and the cameras that were fitted to both.
+
+A data set brings a mesh in a frame of its own and, for each photo, a pinhole camera for that frame. Here the mesh
+becomes the prepared format's (world frame, unit cube, what is seen from outside) and the camera the viewpoint of the
+square crop.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from jaxtyping import Bool, Float, UInt8
+
+from data_scripts.surfaces import clean, visible_faces
+from lib.data.images import INSIDE
+from lib.errors import InputError
+from lib.geometry.cameras import WORLD_TO_CAMERA_AXES, Viewpoint, camera_rays, pixel_centers
+from lib.geometry.meshes import first_hits, is_empty, ray_scene, sample_surface
+
+Axes = tuple[tuple[float, float, float], ...]
+FITTED = 2000  # points of the surface that decide on the crop's camera
+FLATTEST = 1e-6  # shortest side over the longest
+
+
+@dataclass(frozen=True)
+class CadFile:
+    """A mesh file and how its axes lie in the world.
+
+    Attributes
+    ----------
+    axes : 3 x 3 numbers
+        Rotation: world vector = axes @ vector of the file.
+    """
+
+    path: Path
+    axes: Axes
+
+
+@dataclass(frozen=True)
+class Cad:
+    """A CAD model in the world frame.
+
+    Attributes
+    ----------
+    mesh : trimesh.Trimesh
+        Outer surface, centred, longest side 1.
+    whole : trimesh.Trimesh
+        All faces, in the frame and units of the file.
+    turn : array, shape (3, 3)
+        `CadFile.axes`.
+    center, scale : array, shape (3,), and float
+        Point of the file = scale * turn^T @ point of the world + center.
+    """
+
+    mesh: trimesh.Trimesh
+    whole: trimesh.Trimesh
+    turn: Float[np.ndarray, "3 3"]
+    center: Float[np.ndarray, "3"]
+    scale: float
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera of a data set: pixel = focal * (x, y) / z + center, with (x, y, z) = rotation @ X + translation.
+
+    Attributes
+    ----------
+    rotation, translation : arrays, shapes (3, 3) and (3,)
+        From the frame of the CAD file to OpenCV's camera axes (x right, y down, z forward).
+    focal : float
+        Pixels.
+    center : array, shape (2,)
+        Pixels from the upper left corner of the photo, where the first pixel has its centre at (0.5, 0.5).
+    """
+
+    rotation: Float[np.ndarray, "3 3"]
+    translation: Float[np.ndarray, "3"]
+    focal: float
+    center: Float[np.ndarray, "2"]
+
+    def project(self, points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 2"]:
+        """Pixels of points of the CAD file's frame.
+
+        Raises
+        ------
+        InputError
+            If a point is not in front of the camera.
+        """
+        inside = points @ self.rotation.T + self.translation
+        if not np.isfinite(inside).all() or inside[:, 2].min() <= 0:
+            raise InputError("The annotated camera has the object behind it or in it; its annotation is wrong.")
+        return self.focal * inside[:, :2] / inside[:, 2:] + self.center
+
+
+@lru_cache(maxsize=2)  # the photos of one model come one after another
+def load_cad(file: CadFile) -> Cad:
+    """Read, turn and normalise a CAD model.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, cannot be read, or holds no surface of finite size.
+    """
+    whole = read_mesh(file.path)
+    turn = np.array(file.axes, dtype=np.float64)
+    faces = np.asarray(whole.faces)
+    turned = np.asarray(whole.vertices, dtype=np.float64) @ turn.T
+    low, high = turned[faces].min(axis=(0, 1)), turned[faces].max(axis=(0, 1))
+    scale = float((high - low).max())
+    unit = (turned - (low + high) / 2) / scale
+    mesh = trimesh.Trimesh(*clean(unit, faces[visible_faces(unit, faces)]), process=False)
+    return Cad(mesh, whole, turn, (low + high) / 2 @ turn, scale)
+
+
+def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:
+    """Write a mesh as PLY, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.tmp")
+    mesh.export(fresh, file_type="ply", encoding="binary")
+    fresh.replace(path)
+
+
+def read_mesh(path: Path) -> trimesh.Trimesh:
+    """All faces of a mesh file (OBJ, OFF, PLY ...) whose vertices are finite.
+
+    Raises
+    ------
+    InputError
+        As `load_cad`.
+    """
+    if not path.is_file():
+        raise InputError(f"The CAD model {path.name} is missing; unpack the data set again.")
+    try:
+        mesh = trimesh.load(path, process=False, force="mesh", skip_materials=True)
+    except Exception as error:  # readers of damaged files raise nearly anything; the next model must have its turn
+        raise InputError(f"The CAD model {path.name} cannot be read ({type(error).__name__}).") from error
+    if not isinstance(mesh, trimesh.Trimesh) or is_empty(mesh) or not np.isfinite(mesh.vertices).all():
+        raise InputError(f"The CAD model {path.name} has no surface, or vertices that are not finite.")
+    sides = np.sort(mesh.extents)
+    if sides[1] < FLATTEST * sides[2]:
+        raise InputError(f"The CAD model {path.name} is a line; it has no surface.")
+    return mesh
+
+
+def crop_viewpoint(cad: Cad, camera: Camera, box: tuple[int, int, int]) -> tuple[dict[str, float], float]:
+    """The viewpoint of a square crop: columns of the prepared format, and how far it errs.
+
+    The prepared format's camera looks at the middle of the object, the photo's somewhere else. The two images differ
+    by a homography; its similarity (focal length, roll, principal point) is fitted to points of the surface by least
+    squares in complex numbers, p = m q + b. The rest is the error, in image widths, the largest over the points.
+
+    Parameters
+    ----------
+    box : tuple of int
+        Left, top and side of the crop in pixels of the photo.
+
+    Raises
+    ------
+    InputError
+        If the camera does not see the object.
+    """
+    left, top, side = box
+    points = sample_surface(cad.mesh, FITTED).astype(np.float64)
+    pixels = (camera.project(cad.scale * points @ cad.turn + cad.center) - (left, top)) / side
+    middle = camera.rotation @ cad.center + camera.translation
+    distance = float(np.linalg.norm(middle) / cad.scale)
+    rotation = _turn_to_front(middle) @ camera.rotation @ cad.turn.T
+    inside = points @ rotation.T
+    ideal = (inside[:, :2] / (inside[:, 2:] + distance)) @ (1, 1j)
+    seen = pixels @ (1, 1j)
+    (m, b), *_ = np.linalg.lstsq(np.stack([ideal, np.ones_like(ideal)], axis=1), seen, rcond=None)
+    error = float(np.abs(m * ideal + b - seen).max())
+    azimuth, elevation, tilt = angles_of(_roll(np.angle(m)) @ rotation)
+    angles = {"azimuth": azimuth % 360.0, "elevation": elevation, "tilt": tilt}
+    lens = {"focal_length": float(abs(m)), "center_x": float(b.real), "center_y": float(b.imag)}
+    return {**angles, "distance": distance, **lens}, error
+
+
+def angles_of(rotation: Float[np.ndarray, "3 3"]) -> tuple[float, float, float]:
+    """Azimuth, elevation and roll in degrees of a world-to-camera rotation: `Viewpoint.rotation` turned round."""
+    turned = rotation @ np.array(WORLD_TO_CAMERA_AXES).T
+    azimuth = np.arctan2(-turned[2, 0], turned[2, 2])
+    elevation = np.arcsin(np.clip(turned[2, 1], -1.0, 1.0))
+    roll = np.arctan2(turned[0, 1], turned[1, 1])
+    return tuple(float(np.degrees(angle)) for angle in (azimuth, elevation, roll))
+
+
+def silhouette(mesh: trimesh.Trimesh, camera: Camera, width: int, height: int) -> UInt8[np.ndarray, "height width"]:
+    """What a mesh, in the frame of its file, covers in a photo: 255 inside, 0 outside."""
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    plane = (np.stack([x, y], axis=-1).reshape(-1, 2) - camera.center) / camera.focal
+    directions = np.column_stack([plane, np.ones(len(plane))]) @ camera.rotation
+    origin = -camera.translation @ camera.rotation
+    hit = first_hits(ray_scene(mesh), np.broadcast_to(origin, directions.shape), directions)
+    return (np.isfinite(hit) * 255).astype(np.uint8).reshape(height, width)
+
+
+def overlap(mesh: trimesh.Trimesh, columns: dict[str, float], mask: UInt8[np.ndarray, "size size"]) -> float:
+    """Intersection over union of a prepared mask and the prepared mesh, seen from the prepared viewpoint."""
+    rays = camera_rays(viewpoint_of(columns), pixel_centers(len(mask), dtype=torch.float64)[None])
+    hit = np.isfinite(first_hits(ray_scene(mesh), rays.origins[0].numpy(), rays.directions[0].numpy()))
+    return mask_iou(hit.reshape(mask.shape), mask >= INSIDE)
+
+
+def mask_iou(first: Bool[np.ndarray, "height width"], second: Bool[np.ndarray, "height width"]) -> float:
+    """Intersection over union of two masks; 0 if both are empty."""
+    return float((first & second).sum() / max((first | second).sum(), 1))
+
+
+def viewpoint_of(columns: dict[str, float]) -> Viewpoint:
+    """The camera that the columns of a row describe, in float64."""
+    angles = torch.tensor([[columns[name]] for name in ("azimuth", "elevation", "tilt")], dtype=torch.float64)
+    center = torch.tensor([[columns["center_x"], columns["center_y"]]], dtype=torch.float64)
+    lens = {"distance": columns["distance"], "focal": columns["focal_length"], "center": center}
+    return Viewpoint.from_angles(*angles.deg2rad(), **lens)
+
+
+def _turn_to_front(direction: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+    """The smallest rotation that brings a camera-frame direction onto the optical axis (Rodrigues)."""
+    x, y, z = direction / np.linalg.norm(direction)
+    cross = np.array([[0.0, 0.0, -x], [0.0, 0.0, -y], [x, y, 0.0]])  # of direction x axis
+    return np.eye(3) + cross + cross @ cross / (1.0 + z)
+
+
+def _roll(angle: float) -> Float[np.ndarray, "3 3"]:
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])

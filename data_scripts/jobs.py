@@ -1,0 +1,312 @@
+"""Jobs -> a prepared folder: what every script here that reads a published data set has in common.
+
+A job is a list of samples that are made together, often of one model; the rows of a finished job lie in ``parts/``, so
+an interrupted run goes on. What cannot be used is listed in ``rejected.csv`` with the reason, and the rest goes on.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import re
+import shutil
+import signal
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data_scripts.options import positive
+from lib.data.prepared import COLUMNS, publish, write_metadata
+from lib.errors import InputError
+
+SHARES = {"test": 0.2, "val": 0.1}  # of the models of a category; the rest is for training
+REJECTED = "rejected.csv"
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz")
+MEASURES = {"overlap": "silhouette_overlap", "error": "camera_error"}  # key of a row -> entry of dataset.json
+POOR_OVERLAP = 0.7
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What is to be known of a published data set before it is used.
+
+    Attributes
+    ----------
+    name, title, citation, licence : str
+    where : str
+        Where it is to be had, and how.
+    size : str
+        What the download weighs.
+    """
+
+    name: str
+    title: str
+    citation: str
+    licence: str
+    where: str
+    size: str
+
+    def info(self, **more: Any) -> dict[str, Any]:
+        """The entries of ``dataset.json``; whatever else changes the result belongs into ``more``."""
+        about = {"name": self.name, "source": self.title, "licence": self.licence, "version": "1.0"}
+        return {**about, "citation": self.citation, "where": self.where, **more}
+
+    def how_to_get(self) -> str:
+        """Two sentences for ``--help`` and errors."""
+        return f"{self.title} is to be had from {self.where} ({self.size}). Licence: {self.licence}."
+
+
+@dataclass(frozen=True)
+class Work:
+    """How jobs become samples.
+
+    Attributes
+    ----------
+    make : callable
+        Job and folder -> ``{"rows": [...], "rejected": [[file, reason], ...]}``; rows as in
+        `lib.data.prepared.COLUMNS`, and a measure of `MEASURES` where there is one.
+    noun : str
+        What a sample is, for messages: "photo".
+    processes : bool
+        Whether the workers are processes, not threads: for what holds the interpreter, as meshes do.
+    notes : callable
+        All rows -> sentences that the user should read; they go into ``dataset.json``, too.
+    """
+
+    make: Callable[[Any, Path], dict[str, list]]
+    noun: str = "photo"
+    processes: bool = False
+    notes: Callable[[list[dict]], list[str]] = lambda rows: []
+
+
+def prepare_jobs(
+    jobs: Mapping[str, list],
+    work: Work,
+    options: argparse.Namespace,
+    info: dict[str, Any],
+    rejected: Iterable[tuple[object, str]] = (),
+    key: object = None,
+) -> None:
+    """Make the prepared folder ``options.output``.
+
+    Parameters
+    ----------
+    jobs : mapping
+        Name, which can be a file name -> the samples to make together.
+    info : dict
+        For ``dataset.json``. A run goes on where one with the same entries, image size, jobs and key was.
+    rejected : pairs
+        What is known to be of no use already, each with the reason.
+    key : object
+        Whatever else decides whether an interrupted run can go on, such as the size of the files.
+
+    Raises
+    ------
+    InputError
+        If not one sample can be used, or a worker process dies.
+    """
+    folder = options.output.with_name(options.output.name + ".partial")
+    info = {**info, "image_size": options.image_size}
+    listed = [[str(what), reason] for what, reason in rejected]
+    _open_folder(folder, json.dumps([info, _fingerprint(jobs), key]))
+    _make_all(jobs, work, folder, options.workers)
+    parts = [json.loads(_part(folder, name).read_text(encoding="utf-8")) for name in jobs]
+    rows = with_splits([row for part in parts for row in part["rows"]])
+    listed += [bad for part in parts for bad in part["rejected"]]
+    if not rows:
+        first = f"; the first: {listed[0][1]}" if listed else "."
+        raise InputError(f"None of the {sum(map(len, jobs.values()))} {work.noun}s can be used{first}")
+    notes = work.notes(rows) + _poor_overlap(rows)
+    _write_rejected(folder / REJECTED, listed)
+    about = {**info, **_measures(rows), "rejected": len(listed), **({"notes": notes} if notes else {})}
+    write_metadata(folder, [{key: row.get(key) for key in COLUMNS} for row in rows], about)
+    shutil.rmtree(folder / "parts")  # the last thing, so that a stop before it costs no work
+    publish(folder, options.output)
+    _say(rows, listed, notes, work.noun, options.output)
+
+
+def add_common_options(parser: argparse.ArgumentParser, image_size: int = 128) -> None:
+    """Options that every data set has: source, output, image size, workers."""
+    parser.add_argument("source", type=Path, help="folder of the data set, as it was downloaded and unpacked")
+    parser.add_argument("--output", type=Path, required=True, help="prepared folder to make or replace")
+    parser.add_argument("--image-size", type=positive, default=image_size, help="pixels a side (default: %(default)s)")
+    parser.add_argument("--workers", type=positive, default=2, help="at a time (default: %(default)s)")
+
+
+def command_line(collection: Collection, purpose: str, image_size: int = 128) -> argparse.ArgumentParser:
+    """A parser with the common options and ``--categories``, whose help says where the data is to be had."""
+    parser = argparse.ArgumentParser(description=purpose, epilog=collection.how_to_get())
+    add_common_options(parser, image_size)
+    parser.add_argument("--categories", help="comma-separated (default: all)")
+    return parser
+
+
+def check_source(source: Path, needed: Iterable[str], collection: Collection) -> None:
+    """Refuse what is not the unpacked data set.
+
+    Raises
+    ------
+    InputError
+        The sentence says what is missing and where the data is to be had.
+    """
+    if source.is_file() and source.suffix in ARCHIVES:
+        whole = source.suffix != ".zip" or zipfile.is_zipfile(source)  # a zip's table of contents is at its end
+        do = "unpack it and give the folder" if whole else "it is damaged or half downloaded: fetch it again"
+        raise InputError(f"{source} is an archive; {do}.")
+    if not source.is_dir():
+        raise InputError(f"There is no folder {source}. {collection.how_to_get()}")
+    for name in needed:
+        if not (source / name).exists():
+            raise InputError(f"{source} has no {name}: not {collection.title}, or unpacked in part. "
+                             f"{collection.how_to_get()}")  # fmt: skip
+
+
+def chosen(categories: str | None, known: Iterable[str]) -> list[str]:
+    """The categories that ``--categories`` names, all that are known without it.
+
+    Raises
+    ------
+    InputError
+        If one is not known.
+    """
+    known = sorted(set(known))
+    names = [name.strip() for name in categories.split(",") if name.strip()] if categories else known
+    for name in names:
+        if name not in known:
+            raise InputError(f"There is no category {name!r} here; --categories takes {', '.join(known) or 'none'}.")
+    return names
+
+
+def safe_name(text: str) -> str:
+    """Letters, digits, point, dash and underscore: a name for files."""
+    return re.sub(r"[^\w.-]+", "_", text).strip(".") or "_"
+
+
+def count_notes(rows: list[dict], published: Mapping[tuple[str, str], int]) -> list[str]:
+    """Sentences on (category, split) whose number of rows is not the published one; others are not looked at."""
+    counts = Counter((row["category"], row["split"]) for row in rows)
+    there = {category for category, _ in counts}
+    return [
+        f"{category}, {split}: {counts[category, split]} samples; the paper has {wanted}, so look at {REJECTED}."
+        for (category, split), wanted in published.items()
+        if category in there and counts[category, split] != wanted
+    ]
+
+
+def split_of_models(models: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Split of each (category, model): 70/10/20 of each category, the same whatever the order."""
+    splits: dict[str, str] = {}
+    groups: dict[str, list[str]] = {}
+    for category, model in sorted(set(models), key=lambda pair: hashlib.sha256("/".join(pair).encode()).digest()):
+        groups.setdefault(category, []).append(model)
+    for names in groups.values():
+        test, val = (round(SHARES[split] * len(names)) for split in ("test", "val"))
+        labels = ["test"] * test + ["val"] * val + ["train"] * (len(names) - test - val)
+        splits |= dict(zip(names, labels, strict=True))
+    return splits
+
+
+def with_splits(rows: list[dict]) -> list[dict]:
+    """Rows with a split: their own, or one for all rows of a model."""
+    splits = split_of_models((row["category"], row["model"]) for row in rows if "split" not in row)
+    return [row if "split" in row else {**row, "split": splits[row["model"]]} for row in rows]
+
+
+def _part(folder: Path, name: str) -> Path:
+    return folder / "parts" / f"{name}.json"
+
+
+def _fingerprint(jobs: Mapping[str, list]) -> str:
+    """Changes with names, order and samples of the jobs."""
+    digest = hashlib.sha256()
+    for name, job in jobs.items():
+        digest.update(f"{name}\n{job}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _open_folder(folder: Path, wanted: str) -> None:
+    """Take up the work of an interrupted run of the same jobs with the same settings, or begin anew."""
+    note = folder / "parts" / "run.txt"
+    if note.is_file() and note.read_text(encoding="utf-8") == wanted:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    note.parent.mkdir(parents=True)
+    note.write_text(wanted, encoding="utf-8")
+
+
+def _make_all(jobs: Mapping[str, list], work: Work, folder: Path, workers: int) -> None:
+    todo = {name: job for name, job in jobs.items() if not _part(folder, name).is_file()}
+    total, left = (sum(map(len, some.values())) for some in (jobs, todo))
+    pool = _pool(workers, work.processes and len(todo) > 1)
+    try:
+        running = {pool.submit(_make, name, job, work.make, folder): len(job) for name, job in todo.items()}
+        with tqdm(total=total, initial=total - left, unit=work.noun) as bar:
+            for done in as_completed(running):
+                done.result()
+                bar.update(running[done])
+    except BrokenProcessPool as error:
+        raise InputError("A worker died, perhaps for want of memory; the same command goes on, with less of it if "
+                         "you add --workers 1.") from error  # fmt: skip
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(workers: int, processes: bool) -> Executor:
+    if processes and workers > 1:
+        # fresh processes behave alike on every system; forking a process with threads does not
+        return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_process)
+    return ThreadPoolExecutor(workers)  # decoding, resizing and networks all release the interpreter
+
+
+def _start_process() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; only the first one handles it
+
+
+def _make(name: str, job: list, make: Callable[[Any, Path], dict], folder: Path) -> None:
+    """Make the samples of one job; its part is written last, so a job is done or not."""
+    fresh = _part(folder, name).with_suffix(".tmp")
+    fresh.write_text(json.dumps(make(job, folder)), encoding="utf-8")
+    fresh.replace(_part(folder, name))
+
+
+def _measures(rows: list[dict]) -> dict[str, dict[str, float]]:
+    """Median and extremes of the measures that rows bring."""
+    found = {entry: [row[key] for row in rows if key in row] for key, entry in MEASURES.items()}
+    names = ("median", "lowest", "highest")
+    return {
+        entry: dict(zip(names, (round(float(f(values)), 4) for f in (np.median, min, max)), strict=True))
+        for entry, values in found.items()
+        if values
+    }
+
+
+def _poor_overlap(rows: list[dict]) -> list[str]:
+    values = [row["overlap"] for row in rows if "overlap" in row]
+    if not values or np.median(values) >= POOR_OVERLAP:
+        return []
+    return [f"Half of the CAD models cover less than {np.median(values):.2f} (intersection over union) of their masks; "
+            "look at some before you trust the viewpoints."]  # fmt: skip
+
+
+def _write_rejected(path: Path, rejected: list[list[str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([["file", "reason"], *sorted(rejected)])
+
+
+def _say(rows: list[dict], rejected: list, notes: list[str], noun: str, output: Path) -> None:
+    listed = f"; {len(rejected)} rejected, see {REJECTED}" if rejected else ""
+    print(f"{len(rows)} {noun}s of {len({row['model'] for row in rows})} models in {output}{listed}")
+    for note in notes:
+        print(f"note: {note}")

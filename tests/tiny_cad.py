@@ -1,0 +1,114 @@
+"""A chair that is not symmetric, and its photographs by a camera that is given as a data set gives it."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from PIL import Image
+
+from lib.data.images import read_sample_images
+from lib.data.prepared import Prepared, load_mesh
+from lib.geometry.cameras import Viewpoint, project
+from lib.geometry.meshes import first_hits, ray_scene
+
+GREY = 90  # of the background
+
+
+def chair(seed: int = 0) -> trimesh.Trimesh:
+    """In the world frame (z up, front towards +y), off the origin, with an arm on the left (+x) only."""
+    width, depth, back = np.random.default_rng(seed).uniform((0.8, 0.8, 0.9), (1.2, 1.2, 1.4))
+    boxes = [((-width / 2, -depth / 2, 0.4), (width / 2, depth / 2, 0.5))]
+    boxes += [((-width / 2, -depth / 2, 0.5), (width / 2, -depth / 2 + 0.1, 0.5 + back))]
+    boxes += [((width / 2 - 0.1, -depth / 2, 0.5), (width / 2, depth / 2, 0.8))]
+    boxes += [((x, y, 0.0), (x + 0.1, y + 0.1, 0.4)) for x in (-width / 2, width / 2 - 0.1)
+              for y in (-depth / 2, depth / 2 - 0.1)]  # fmt: skip
+    mesh = trimesh.util.concatenate([trimesh.creation.box(bounds=bounds) for bounds in boxes])
+    return trimesh.Trimesh(mesh.vertices + np.array([0.05, -0.1, 0.02]), mesh.faces, process=False)
+
+
+def write_obj(mesh: trimesh.Trimesh, path: Path, turn: np.ndarray) -> np.ndarray:
+    """Write the mesh in another frame, world = turn @ file; its vertices there."""
+    vertices = np.round(mesh.vertices @ turn, 6)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices]
+    lines += [f"f {a} {b} {c}" for a, b, c in mesh.faces + 1]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return vertices
+
+
+def photograph(
+    vertices: np.ndarray, faces: np.ndarray, ray: Callable[[np.ndarray, np.ndarray], tuple], size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Colours and mask of a photo; ``ray`` gives origin and directions, in the mesh's frame, of pixels x, y."""
+    width, height = size
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    origin, directions = ray(x.ravel(), y.ravel())
+    scene = ray_scene(trimesh.Trimesh(vertices, faces, process=False))
+    depth = first_hits(scene, np.broadcast_to(origin, directions.shape), directions).reshape(height, width)
+    near = np.isfinite(depth)
+    shade = np.clip(255 - 200 * (depth - depth[near].min()) / max(np.ptp(depth[near]), 1e-6), 0, 255)
+    rgb = np.stack([np.where(near, shade, GREY), np.where(near, 60, GREY), np.where(near, 40, GREY)], axis=-1)
+    return rgb.astype(np.uint8), (near * 255).astype(np.uint8)
+
+
+def save(array: np.ndarray, path: Path) -> None:
+    """An image file of the kind that its ending says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def box_of(mask: np.ndarray) -> list[int]:
+    """Left, top, right, bottom of a mask, the last two exclusive."""
+    rows, columns = np.nonzero(mask)
+    return [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
+
+
+def rejected(folder: Path) -> dict[str, str]:
+    """Reason by name of file."""
+    rows = list(csv.reader((folder / "rejected.csv").open(encoding="utf-8")))
+    assert rows[0] == ["file", "reason"]
+    return {Path(file).name: reason for file, reason in rows[1:]}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def view_of(row) -> Viewpoint:
+    """The camera of a row."""
+    angles = torch.tensor([[row.azimuth], [row.elevation], [row.tilt]], dtype=torch.float64).deg2rad()
+    center = torch.tensor([[row.center_x, row.center_y]], dtype=torch.float64)
+    return Viewpoint.from_angles(*angles, distance=row.distance, focal=row.focal_length, center=center)
+
+
+def projected(prepared: Prepared, row) -> np.ndarray:
+    """Vertices of the stored mesh in the stored view, in image widths."""
+    vertices = torch.from_numpy(np.asarray(load_mesh(prepared, row).vertices, dtype=np.float64))
+    return project(view_of(row), vertices[None])[0].numpy()
+
+
+def cropped(points: np.ndarray, mask: np.ndarray, margin: float = 1.2) -> np.ndarray:
+    """Pixels of a photo in widths of the square crop about its mask, which is a whole number of pixels wide."""
+    left, top, right, bottom = box_of(mask)
+    side = np.ceil(margin * max(right - left, bottom - top))
+    start = np.rint((np.array([left + right, top + bottom]) - side) / 2)
+    return (points - start) / side
+
+
+def mask_overlap(prepared: Prepared, row) -> float:
+    """Intersection over union of the stored mask and the stored mesh in the stored view."""
+    view, mesh = view_of(row), load_mesh(prepared, row)
+    mask = read_sample_images(prepared.path(row.image))[1] >= 128
+    # pixel by pixel: the ray through its centre, by hand, in the camera's frame
+    axis = (np.arange(len(mask)) + 0.5) / len(mask)
+    x, y = np.meshgrid(axis - row.center_x, axis - row.center_y)
+    rays = np.stack([x.ravel(), y.ravel(), np.full(x.size, row.focal_length)], axis=1)
+    rotation = view.rotation()[0].numpy()
+    origin = rotation.T @ [0, 0, -row.distance]
+    hit = np.isfinite(first_hits(ray_scene(mesh), np.broadcast_to(origin, rays.shape), rays @ rotation))
+    hit = hit.reshape(mask.shape)
+    return (hit & mask).sum() / (hit | mask).sum()
