@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import trimesh
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from lib.data.images import read_sample_images
 from lib.data.prepared import Prepared, load_mesh
@@ -97,6 +98,25 @@ def cropped(points: np.ndarray, mask: np.ndarray, margin: float = 1.2) -> np.nda
     side = np.ceil(margin * max(right - left, bottom - top))
     start = np.rint((np.array([left + right, top + bottom]) - side) / 2)
     return (points - start) / side
+
+
+def matched(mesh: trimesh.Trimesh, original: trimesh.Trimesh) -> np.ndarray:
+    """The original's vertex for each vertex of its mesh in the unit cube."""
+    low, high = original.bounds
+    unit = (original.vertices - (low + high) / 2) / (high - low).max()
+    far, index = cKDTree(unit).query(mesh.vertices)
+    assert far.max() < 1e-4
+    return original.vertices[index]
+
+
+def homography_error(first: np.ndarray, second: np.ndarray) -> float:
+    """How far the best homography leaves image points of one camera from those of another at the same place."""
+    one = np.column_stack([first, np.ones(len(first))])
+    rows = [np.concatenate([one * 0, -one, second[:, 1:] * one], axis=1)]
+    rows += [np.concatenate([one, one * 0, -second[:, :1] * one], axis=1)]
+    matrix = np.linalg.svd(np.concatenate(rows))[2][-1].reshape(3, 3)
+    moved = one @ matrix.T
+    return float(np.abs(moved[:, :2] / moved[:, 2:] - second).max())
 
 
 def mask_overlap(prepared: Prepared, row) -> float:
