@@ -17,14 +17,16 @@ class Recipe:
     training: TrainingConfig
 
     def changed(self, **changes) -> "Recipe":
-        """The recipe with some settings of its system or its training changed, by their names.
+        """The recipe with some settings of its training or its system changed, by their names.
+
+        A name that both have is the training's: SDF-SRN's rays march in ``steps`` too.
 
         Raises
         ------
         InputError
             A name is a setting of neither, or a value has another type.
         """
-        parts = {"system": self.system, "training": self.training}
+        parts = {"training": self.training, "system": self.system}
         for name, value in changes.items():
             owner = next((key for key, part in parts.items() if name in {f.name for f in fields(part)}), None)
             if owner is None:

@@ -1,0 +1,254 @@
+"""Run an experiment, a cell at a time: ``python -m lib.course.experiment tables-2-3 --seeds 3``.
+
+A cell (a row of the table and a seed) is notebook 08, executed by papermill into its own folder. Finished cells are
+skipped, interrupted ones go on, failed ones do not stop the others. The table is made of what is finished.
+"""
+
+import argparse
+import re
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.course.build import slugify
+from lib.course.environment import notebook_environment
+from lib.course.run import Job, Report, Result, run_job, status_line
+from lib.data.prepared import read_prepared
+from lib.errors import InputError, exit_code
+from lib.files import read_json, write_json
+from lib.grids import GRIDS, SAVE_EVERY, Grid, find_grid, find_recipe
+from lib.paths import FURNITURE, NOTEBOOKS, RUNS
+
+NOTEBOOK = NOTEBOOKS / "08_experiment_cell.ipynb"
+ABOUT = "cell.json"
+NOT_OF_THE_CELL = ("data_root", "run_dir", "device")  # where and on what, not what
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all cells of an experiment share.
+
+    Attributes
+    ----------
+    recipe : str
+        Empty: the grid's own.
+    changes : dict
+        Settings of the recipe that every cell changes.
+    profile : str
+        "full" measures all test images; "quick" a few, coarsely.
+    """
+
+    output: Path
+    seeds: int = 1
+    recipe: str = ""
+    changes: tuple[tuple[str, object], ...] = ()
+    dataset: Path = FURNITURE
+    category: str = "chair"
+    profile: str = "full"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training to run: its row, its seed, its folder and what notebook 08 gets."""
+
+    row: str
+    seed: int
+    folder: Path
+    parameters: dict
+
+    @property
+    def name(self) -> str:
+        """As shown to the user."""
+        return f"{self.row}, seed {self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        """The notebook writes this file last."""
+        return (self.folder / "results.json").is_file()
+
+
+def plan_cells(grid: Grid, settings: Settings) -> list[Cell]:
+    """The cells of an experiment, seed by seed, all checked before the first one runs.
+
+    Raises
+    ------
+    InputError
+        Fewer than one seed, a setting that the recipe does not have, a dataset without the category, or a folder that
+        holds a cell of another configuration.
+    """
+    if settings.seeds < 1:
+        raise InputError(f"SEEDS: must be at least 1, not {settings.seeds}")
+    about = read_prepared(settings.dataset)
+    if settings.category and settings.category not in set(about.metadata["category"]):
+        raise InputError(f"category: {settings.dataset} has no {settings.category!r}")
+    cells = [_cell(grid, row, seed, settings, about.info) for seed in range(settings.seeds) for row in grid.rows]
+    for cell in cells:
+        _check_folder(cell)
+    return cells
+
+
+def _cell(grid: Grid, row: str, seed: int, settings: Settings, info: dict) -> Cell:
+    recipe = settings.recipe or grid.recipe
+    changes = {"save_every": SAVE_EVERY, **dict(settings.changes), **grid.rows[row]}
+    find_recipe(recipe).changed(**changes)  # says what is wrong with them
+    folder = (settings.output / "cells" / f"{slugify(row)}-{seed}").resolve()
+    parameters = {
+        "profile": settings.profile,
+        "recipe": recipe,
+        "row": row,
+        "changes": changes,
+        "dataset": info["name"],
+        "data_root": str(settings.dataset.resolve()),
+        "category": settings.category,
+        "run_dir": str(folder),
+        "seed": seed,
+        "device": settings.device,
+    }
+    return Cell(row, seed, folder, parameters | {"checksum": info["metadata_sha256"]})
+
+
+def _about(cell: Cell) -> dict:
+    return {name: value for name, value in cell.parameters.items() if name not in NOT_OF_THE_CELL}
+
+
+def _check_folder(cell: Cell) -> None:
+    """A folder must be empty or of the same cell."""
+    path = cell.folder / ABOUT
+    if not path.is_file():
+        if cell.finished:
+            raise InputError(f"{cell.folder} has results but no {ABOUT}: choose another --output or delete the folder")
+        return
+    before, now = read_json(path), _about(cell)
+    odd = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if odd:
+        what = f"{odd[0]} {before.get(odd[0])!r} instead of {now.get(odd[0])!r}"
+        raise InputError(f"{cell.folder} holds a cell with {what}: choose another --output or delete the folder")
+
+
+def run_cells(cells: Sequence[Cell], *, jobs: int = 1, say: Report = print, status: Report | None = None) -> list[str]:
+    """Run the cells that are not finished, so many at a time, also after one has failed.
+
+    Returns
+    -------
+    list of str
+        A sentence for each cell that failed.
+    """
+    waiting = [cell for cell in cells if not cell.finished]
+    if len(waiting) < len(cells):
+        say(f"{len(cells) - len(waiting)} of {len(cells)} cells were finished before")
+    stop = threading.Event()
+
+    def run_one(cell: Cell) -> str:
+        try:
+            return "" if stop.is_set() else run_and_tell(cell)
+        except BaseException:
+            stop.set()
+            raise
+
+    def run_and_tell(cell: Cell) -> str:
+        label = f"[{waiting.index(cell) + 1}/{len(waiting)}] {cell.name}"
+        result = run_cell(cell, _watch(cell, label, stop, status if jobs == 1 else None))
+        error = result.error or ("" if cell.finished else "wrote no results.json")
+        say(f"{label}: {'failed' if error else 'finished'} after {result.seconds:.0f} s")
+        if error:
+            say(f"      {error}\n      all it printed: {cell.folder / 'cell.log'}")
+        return f"{cell.name}: {error}" if error else ""
+
+    with ThreadPoolExecutor(max(jobs, 1)) as pool:
+        try:
+            return [failure for failure in pool.map(run_one, waiting) if failure]
+        except BaseException:  # Ctrl-C reaches this thread only: the others look at the event
+            stop.set()
+            raise
+
+
+def run_cell(cell: Cell, tick: Callable[[float, float], None] | None = None) -> Result:
+    """Execute notebook 08 for one cell, in its own process; what it printed is in ``cell.log``."""
+    write_json(cell.folder / ABOUT, _about(cell))
+    parameters = {name: value for name, value in cell.parameters.items() if name != "checksum"}
+    job = Job(NOTEBOOK, cell.folder / "cell.ipynb", cell.folder / "cell.log", parameters)
+    return run_job(job, notebook_environment(), tick=tick)
+
+
+def _watch(cell: Cell, label: str, stop: threading.Event, status: Report | None) -> Callable[[float, float], None]:
+    def tick(seconds: float, peak: float) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        if status:
+            status(f"{label} · step {_last_step(cell)} · {seconds:.0f} s")
+
+    return tick
+
+
+def _last_step(cell: Cell) -> int:
+    log = cell.folder / "log.jsonl"
+    steps = re.findall(rb'"step": (\d+)', log.read_bytes()[-2000:]) if log.is_file() else []
+    return int(steps[-1]) if steps else 0
+
+
+def run_experiment(grid: Grid, settings: Settings, jobs: int = 1, say: Report = print) -> list[str]:
+    """Run what is missing of an experiment, then write its results, table and figure; the failures, a sentence each."""
+    from lib.course.experiment_report import write_report
+
+    cells = plan_cells(grid, settings)
+    say(f"{grid.title}: {len(grid.rows)} rows x {settings.seeds} seeds in {settings.output}")
+    failures = run_cells(cells, jobs=jobs, say=say, status=status_line())
+    finished = [cell for cell in cells if cell.finished]
+    if finished:
+        say(write_report(grid, settings, finished, len(cells)))
+    return failures
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0 where every cell is finished, 1 where some failed, 2 for bad input, 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    failures: list[str] = []
+
+    def work() -> None:
+        grid, settings = find_grid(options.name), _settings(options)
+        failures.extend(run_experiment(grid, settings, options.jobs))
+
+    code = exit_code(work)
+    if failures:
+        head = f"{len(failures)} cells failed; the same command tries them again:"
+        print(head, *failures, sep="\n  ", file=sys.stderr)
+    return code or (1 if failures else 0)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    changes = {"steps": options.steps, "pretrain_steps": options.pretrain_steps}
+    return Settings(
+        output=options.output or RUNS / "experiments" / options.name,
+        seeds=options.seeds,
+        recipe=options.recipe,
+        changes=tuple((name, value) for name, value in changes.items() if value is not None),
+        dataset=options.dataset,
+        category="" if options.category == "all" else options.category,
+        profile=options.profile,
+        device=options.device,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lib.course.experiment", description=__doc__)
+    add = parser.add_argument
+    add("name", metavar="NAME", help=", ".join(GRIDS))
+    add("--seeds", type=int, default=3, help="trainings of each row; more can be added later")
+    add("--recipe", default="", help="what is trained, e.g. paper; default: the small recipe of the experiment")
+    add("--steps", type=int, help="of training; default: the recipe's")
+    add("--pretrain-steps", type=int, help="default: the recipe's")
+    add("--dataset", type=Path, default=FURNITURE, help="a prepared folder")
+    add("--category", default="chair", help="what is learned and measured; all: every category")
+    add("--profile", default="full", choices=["full", "quick"], help="quick: measure a few images, coarsely")
+    add("--jobs", type=int, default=1, help="cells at a time")
+    add("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    add("--output", type=Path, help="default: runs/experiments/NAME")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What an experiment has found so far: ``results.json``, ``table.md``, ``table.csv`` and ``instances.png``."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lib.checkpoints import load_system
+from lib.course.experiment import Cell, Settings
+from lib.data.loading import PreparedDataset
+from lib.evaluation import read_instances, read_results, write_results
+from lib.evaluation.comparison import compare_rows, comparison_table, markdown_table
+from lib.files import write_atomically
+from lib.grids import FULL, Grid, find_recipe
+
+LEGEND = """
+10 x CD, accuracy and coverage are mean distances times ten: less is better. FS@5 is a share: more is better. ± is the
+standard deviation over seeds. A difference is the row's minus *{reference}*'s, image by image, with the middle 95 % of
+bootstrap resamples of the models; * where that leaves out 0 and every seed, of two or more, has its sign.
+"""
+
+
+def write_report(grid: Grid, settings: Settings, cells: Sequence[Cell], planned: int) -> str:
+    """Write the files of an experiment from its finished cells; gives back the table with its heading."""
+    results = [row for cell in cells for row in read_results(cell.folder / "results.json")]
+    instances = pd.concat([read_instances(cell.folder / "instances.parquet") for cell in cells])
+    results += compare_rows(instances, {row: _about(row, cells) for row in grid.rows if _cells(row, cells)}, FULL)
+    write_results(settings.output / "results.json", results)
+    table = comparison_table(results, grid.protocol)
+    text = (
+        f"{_heading(grid, settings, len(cells), planned)}\n\n{markdown_table(table)}\n{LEGEND.format(reference=FULL)}"
+    )
+    write_atomically(settings.output / "table.md", lambda path: path.write_text(text))
+    write_atomically(settings.output / "table.csv", lambda path: table.to_csv(path))
+    _draw(settings, cells)
+    return f"\n{text}\nwrote results.json, table.md, table.csv and instances.png to {settings.output}"
+
+
+def _cells(row: str, cells: Sequence[Cell]) -> list[Cell]:
+    return [cell for cell in cells if cell.row == row]
+
+
+def _about(row: str, cells: Sequence[Cell]) -> dict:
+    """The columns that the results of a row's cells have in common; seconds are those of all of them."""
+    of_cells = [read_results(cell.folder / "results.json") for cell in _cells(row, cells)]
+    first = next(one for one in of_cells[0] if one["protocol"] != "none")
+    return first | {"seconds": round(sum(rows[0]["seconds"] or 0 for rows in of_cells), 2)}
+
+
+def _heading(grid: Grid, settings: Settings, finished: int, planned: int) -> str:
+    name = settings.recipe or grid.recipe
+    recipe = find_recipe(name).changed(**dict(settings.changes))
+    given = "viewpoints given" if recipe.system.viewpoint == "given" else "viewpoints unknown"
+    training = recipe.training
+    return (
+        f"**{grid.title}**, our numbers: {settings.category or 'all categories'} of {settings.dataset.name}, "
+        f"recipe `{name}` ({given}, {training.pretrain_steps} + {training.steps} steps, images of "
+        f"{recipe.system.image_size} pixels), protocol `{grid.protocol}`, {finished} of {planned} cells"
+    )
+
+
+def _draw(settings: Settings, cells: Sequence[Cell]) -> None:
+    """The same held-out images for every row, of the first seed that it has."""
+    from lib.plots.experiments import instance_rows, side_by_side
+
+    categories = [settings.category] if settings.category else None
+    test = PreparedDataset(settings.dataset, "test", categories)
+    chosen = {cell.row: cell for cell in sorted(cells, key=lambda cell: -cell.seed)}
+    rows = {cell.row: chosen[cell.row] for cell in cells}  # in the order of the table
+    systems = {row: load_system(cell.folder) for row, cell in rows.items()}
+    figure = side_by_side(systems, test, instance_rows(len(test)))
+    write_atomically(settings.output / "instances.png", lambda path: figure.savefig(path, dpi=110, format="png"))

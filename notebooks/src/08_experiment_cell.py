@@ -1,0 +1,123 @@
+# %% [markdown]
+# # 08 · One cell of an experiment
+#
+# A table of ablations has a row for each thing that was taken away, and an honest one has several seeds for each row.
+# This notebook is *one* cell of such a table: it trains one recipe with some settings changed and one seed, measures
+# it on held-out objects, and writes down every number. papermill runs it once for each cell; you can run it for one.
+#
+# You will understand
+#
+# - what belongs to a cell, so that two cells differ in one thing only;
+# - why a cell can be stopped at any time, and why a finished one is never run twice;
+# - how many cells become a table with a spread and a test: `make experiment NAME=tables-2-3 SEEDS=3`.
+#
+# **Time**: about half a minute in the quick profile, which trains far too briefly to say anything about the method.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # quick | full: a dozen held-out images, coarsely, or the whole test split at full resolution
+recipe: str = "quick"  # what is trained, a name of lib/recipes.py
+row: str = "full"  # the cell's row in the table
+changes: dict = {"steps": 50, "pretrain_steps": 20}  # settings of the recipe that this cell changes
+dataset: str = "furniture"  # name of the prepared data
+data_root: str = ""  # a prepared folder; empty: the one that comes with the course
+category: str = "chair"  # what is learned and measured; empty: every category
+run_dir: str = ""  # where to write; empty: runs/<profile>/08_experiment_cell, begun anew
+seed: int = 0  # of the first weights and of everything drawn
+device: str = "auto"  # auto | cpu | cuda
+
+# %%
+import shutil
+
+import torch
+
+from lib.data.loading import PreparedDataset
+from lib.grids import find_recipe, size_of
+from lib.paths import prepared_folder, run_folder
+from lib.run_log import read_log
+from lib.systems import make_system
+from lib.train import choose_device
+from lib.training import train
+
+run = run_folder("08_experiment_cell", profile, run_dir)
+if not run_dir:
+    shutil.rmtree(run)
+chosen = find_recipe(recipe).changed(**{**changes, "seed": seed})
+folder, categories = prepared_folder(dataset, data_root), [category] if category else None
+data, validation, test = (PreparedDataset(folder, split, categories) for split in ("train", "val", "test"))
+print(f"{recipe}, row '{row}', seed {seed}: {changes or 'nothing'} changed; {len(data)} training images")
+
+# %% [markdown]
+# ## Train
+#
+# The seed fixes the first weights, the order of the images and every random draw, and it is the same for each row: a
+# row differs from the full method in its switch and in nothing else. Training goes on where the run folder stopped, and
+# refuses a folder of another configuration. The weights that stay are those that explain the validation *images* best;
+# no true shape has a say.
+
+# %% tags=["train"]
+accelerator = choose_device(device, chosen.training.mixed_precision)
+torch.manual_seed(seed)
+system = make_system(chosen.system)
+system = train(system, chosen.training, data, run, validation=validation, accelerator=accelerator)
+log = read_log(run / "log.jsonl")
+
+# %% tags=["curves"] alt="Weighted losses over the steps of this cell's training, one panel a term"
+from lib.plots.training import loss_figure
+
+figure = loss_figure(log)
+
+# %% [markdown]
+# ## Measure
+#
+# Every held-out image, with the points drawn from surfaces the same for every cell. Numbers are kept image by image
+# (`instances.parquet`): two rows are compared on the same images, which tells small differences from chance where two
+# means cannot.
+
+# %% tags=["measure"]
+import time
+
+from lib.evaluation import Run, evaluate_instances, results_table, summarize, write_instances, write_results
+
+quick = profile == "quick"
+count, resolution, points = (12, 48, 5_000) if quick else (len(test), 100, 100_000)
+rows = torch.linspace(0, len(test) - 1, min(count, len(test))).round().long().tolist()
+options = {"protocols": ("raw", "view"), "resolution": resolution, "points": points, "rows": rows}
+start = time.perf_counter()
+instances = evaluate_instances(system, test, progress=False, **options)
+about = Run(f"{recipe}: {row}", size_of(recipe, profile), chosen.training.steps, seed)
+results = summarize(instances, test, about, seconds=time.perf_counter() - start)
+write_instances(run / "instances.parquet", instances.assign(row=row, seed=seed))
+
+# %% [markdown]
+# ## Look
+#
+# Always the same few images, whatever the row and the seed: choosing them afterwards would be choosing the story.
+
+# %% tags=["key-figure"] alt="The same four held-out objects in every cell: photo, prediction and truth from two sides"
+from lib.plots.experiments import cases_of, instance_rows
+from lib.plots.results import case_sheet
+
+figure = case_sheet(cases_of(system, test, instance_rows(len(test)), resolution=48 if quick else 80))
+
+# %% [markdown]
+# ## Write down
+#
+# `results.json` comes last. Where it exists the cell is finished, and the experiment skips it; where it does not, the
+# cell is run again and its training goes on from the last saved step.
+#
+# ```bash
+# make experiment NAME=tables-2-3 SEEDS=3                         # ShapeClipper's Tables 2 and 3, 12 cells
+# python -m lib.course.experiment sdf-srn-table-3 --seeds 3       # SDF-SRN's Table 3, 15 cells; see --help
+# papermill notebooks/08_experiment_cell.ipynb out.ipynb --cwd notebooks -p row "w/o SSC" \
+#   -y '{changes: {semantic_weight: 0.0}, recipe: small-given, profile: full, run_dir: /somewhere}'
+# ```
+
+# %% tags=["results"]
+print(results_table(results, protocol=None).round(3).to_string())
+
+# %% tags=["nbval-check-output"]
+write_results(run / "results.json", results)
+losses = [sum(r[k] for k in ("rgb", "mask") if k in r) for r in log if r["phase"] == "training"]
+print(f"{chosen.training.pretrain_steps} + {chosen.training.steps} steps, {len(rows)} images measured")
+print("losses of image and mask fell:", losses[-1] < losses[0])
+print("finished:", sorted(p.name for p in run.iterdir() if p.suffix in (".json", ".jsonl", ".parquet")))

@@ -1,0 +1,274 @@
+"""Experiments: two real cells through papermill (one resumed, one that fails), skipping, refusals, and the table."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_dataset import write_tiny_dataset
+
+from lib.course.experiment import ABOUT, Settings, main, plan_cells, run_cells, run_experiment
+from lib.data.loading import PreparedDataset
+from lib.data.prepared import write_metadata
+from lib.errors import InputError
+from lib.evaluation import read_results
+from lib.evaluation.comparison import compare_rows, comparison_table
+from lib.files import write_json
+from lib.grids import FULL, GRIDS, Grid, find_grid, find_recipe, size_of
+from lib.run_log import read_log
+from lib.systems import make_system
+from lib.train import choose_device
+from lib.training import train
+
+TINY = {
+    "backbone": "test_resnet",
+    "backbone_weights": "random",
+    "image_size": 32,
+    "freeze_batchnorm": False,
+    "latent_size": 16,
+    "code_size": 8,
+    "width": 16,
+    "sdf_layers": 3,
+    "texture_layers": 2,
+    "frequencies": 2,
+    "rays": 16,
+    "samples": 8,
+    "pretrain_points": 50,
+    "semantic_weight": 0.0,
+    "normal_weight": 0.0,
+    "steps": 5,
+    "pretrain_steps": 1,
+    "batch_size": 3,
+    "log_every": 1,
+    "save_every": 2,
+}
+GRID = Grid("A tiny table", "quick", "view", {FULL: {}, "broken": {"learning_rate": 1e15}})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The tiny dataset with one training model for validation."""
+    folder = write_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
+    table = pd.read_parquet(folder / "metadata.parquet")
+    table.loc[table["model"] == "cube", "split"] = "val"
+    rows = [{k: v for k, v in row.items() if pd.notna(v)} for row in table.to_dict("records")]
+    write_metadata(folder, rows, {"name": "tiny", "source": "tests", "licence": "MIT", "version": "1"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(folder, tmp_path_factory) -> Settings:
+    output = tmp_path_factory.mktemp("experiment")
+    return Settings(output, 1, "", tuple(TINY.items()), folder, "box", "quick", "cpu")
+
+
+def train_cell(cell, run: Path, stop: int | None = None) -> None:
+    """What notebook 08 does, without it."""
+    recipe = find_recipe(cell.parameters["recipe"]).changed(**cell.parameters["changes"], seed=cell.seed)
+    data, validation = (PreparedDataset(cell.parameters["data_root"], part, ["box"]) for part in ("train", "val"))
+    torch.manual_seed(cell.seed)
+    system, options = make_system(recipe.system), {"validation": validation, "accelerator": choose_device("cpu")}
+    train(system, recipe.training, data, run, stop_after=stop, **options)
+
+
+@pytest.fixture(scope="module")
+def done(settings):
+    """The grid, run once, its first cell interrupted before at step 3; the failures and all that was said."""
+    cell, said = plan_cells(GRID, settings)[0], []
+    train_cell(cell, cell.folder, stop=3)
+    log = cell.folder / "log.jsonl"
+    log.write_text(log.read_text().replace('"seconds": ', '"seconds": 1000'))  # a mark: these rows are of before
+    return run_experiment(GRID, settings, jobs=2, say=said.append), said
+
+
+def test_failed_cell_is_one_sentence_and_the_other_is_finished(done, settings):
+    failures, said = done
+    assert len(failures) == 1 and "\n" not in failures[0]
+    assert failures[0].startswith("broken, seed 0: ") and "is not finite" in failures[0]
+    full, broken = plan_cells(GRID, settings)
+    assert full.finished and not broken.finished
+    assert "FloatingPointError" in (broken.folder / "cell.log").read_text()
+    assert any("full, seed 0: finished" in line for line in said)
+    assert "1 of 2 cells" in said[-1]
+
+
+def test_interrupted_cell_went_on_and_ended_as_if_it_had_not_been(done, settings, tmp_path):
+    cell = plan_cells(GRID, settings)[0]
+    rows = read_log(cell.folder / "log.jsonl")
+    steps = [row["step"] for row in rows if row["phase"] != "validation"]
+    assert steps == [1, 2, 3, 4, 5, 6] and rows[0]["seconds"] >= 1000
+    train_cell(cell, tmp_path / "whole")
+    ours, whole = (load_file(run / "weights.safetensors") for run in (cell.folder, tmp_path / "whole"))
+    assert [name for name in whole if not torch.equal(ours[name], whole[name])] == []
+
+
+def test_results_table_and_figure_are_those_of_the_finished_cell(done, settings):
+    rows = read_results(settings.output / "results.json")
+    assert {row["system"] for row in rows} == {"quick: full"} and {row["profile"] for row in rows} == {"quick"}
+    key = {"protocol": "view", "metric": "chamfer_distance", "category": "all"}
+    one, mean = [next(r for r in rows if key.items() <= r.items() and r["seed"] == seed) for seed in (0, None)]
+    assert one["value"] == pytest.approx(mean["value"]) and one["steps"] == mean["steps"] == TINY["steps"]
+    table = pd.read_csv(settings.output / "table.csv", index_col="row")
+    assert float(table.loc[FULL, "10 x CD"]) == pytest.approx(10 * one["value"], abs=6e-4)
+    assert f"| {FULL} | {10 * one['value']:.3f} |" in (settings.output / "table.md").read_text()
+    assert (settings.output / "instances.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_finished_cell_is_skipped(done, settings):
+    cell, said = plan_cells(GRID, settings)[0], []
+    before = {path: path.stat().st_mtime_ns for path in cell.folder.rglob("*")}
+    assert run_experiment(replace(GRID, rows={FULL: {}}), settings, say=said.append) == []
+    assert "1 of 1 cells were finished before" in said
+    assert {path: path.stat().st_mtime_ns for path in cell.folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"seeds": 0}, "SEEDS: must be at least 1, not 0"),
+        ({"category": "spoon"}, "'spoon'"),
+        ({"recipe": "soup"}, "no 'soup'"),
+        ({"changes": (("wings", 2),)}, "wings"),
+        ({"changes": tuple({**TINY, "rays": 17}.items())}, "holds a cell with changes"),
+        ({"profile": "full"}, "holds a cell with profile 'quick' instead of 'full'"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence_before_anything_runs(done, settings, change, complaint):
+    with pytest.raises(InputError, match="^[^\n]*" + complaint):
+        plan_cells(GRID, replace(settings, **change))
+
+
+def test_results_without_their_cell_are_refused(settings, tmp_path):
+    cell = plan_cells(GRID, replace(settings, output=tmp_path))[0]
+    write_json(cell.folder / "results.json", [])
+    with pytest.raises(InputError, match=f"no {ABOUT}"):
+        plan_cells(GRID, replace(settings, output=tmp_path))
+
+
+def test_ctrl_c_stops_the_cell_and_leaves_no_process(settings, tmp_path):
+    def press(line):
+        raise KeyboardInterrupt
+
+    cells = plan_cells(GRID, replace(settings, output=tmp_path))
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(cells, say=lambda line: None, status=press)
+    assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
+    assert not cells[0].finished and not cells[1].folder.exists()
+
+
+@pytest.mark.parametrize("arguments", ["tables-9", "tables-2-3 --seeds 0", "tables-2-3 --recipe soup"])
+def test_command_line_prints_one_sentence_and_returns_2(arguments, tmp_path, capsys):
+    assert main([*arguments.split(), "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_row_of_every_grid_changes_its_recipe_and_only_there():
+    for name, grid in GRIDS.items():
+        assert find_grid(name) is grid and next(iter(grid.rows)) == FULL and grid.rows[FULL] == {}
+        full = find_recipe(grid.recipe)
+        for row, changes in list(grid.rows.items())[1:]:
+            changed = full.changed(**changes)
+            assert changed != full, (name, row)
+            assert full.changed(**{k: getattr(changed.system, k) for k in changes}) == changed
+
+
+@pytest.mark.parametrize("recipe", ["small-given", "sdf-srn-small"])
+def test_steps_are_those_of_training(recipe):
+    before = find_recipe(recipe)
+    after = before.changed(steps=7)
+    assert after.training.steps == 7 and after.system == before.system
+
+
+def test_sizes():
+    assert [size_of(r, "full") for r in ("small-given", "quick", "sdf-srn-quick", "sdf-srn", "paper", "released")] == [
+        "small",
+        "quick",
+        "quick",
+        "paper",
+        "paper",
+        "paper",
+    ]
+    assert size_of("paper", "quick") == "quick"
+
+
+# --- the comparison, with numbers that can be worked out by hand ----------------------------------------------------
+
+# image of model -> value of the reference; model m's images differ between each other by far more than rows do
+REFERENCE = {("a", 0): 0.1, ("a", 1): 0.9, ("b", 0): 0.4}
+
+
+def cells_of(difference: dict[int, dict[str, float]]) -> pd.DataFrame:
+    """Cells of a reference row and another, which differs by so much in a seed and a model."""
+    records = []
+    for seed, by_model in difference.items():
+        for (model, image), value in REFERENCE.items():
+            about = {"seed": seed, "id": f"{model}{image}", "category": "c", "model": model, "protocol": "view"}
+            one = about | {"metric": "chamfer_distance", "value": value + 0.01 * seed}
+            records += [one | {"row": FULL}, one | {"row": "other", "value": one["value"] + by_model[model]}]
+    return pd.DataFrame(records)
+
+
+def compared(cells: pd.DataFrame) -> dict[str, dict]:
+    about = {row: {"system": f"r: {row}", "dataset": "d"} for row in (FULL, "other")}
+    rows = compare_rows(cells, about, FULL)
+    return {f"{row['system'][3:]} {row['metric']}": row for row in rows}
+
+
+def test_means_and_spread_over_seeds():
+    found = compared(cells_of({0: {"a": 0.0, "b": 0.0}, 1: {"a": 0.0, "b": 0.0}, 4: {"a": 0.0, "b": 0.0}}))
+    means = [1.4 / 3 + 0.01 * seed for seed in (0, 1, 4)]
+    assert found["full chamfer_distance"]["value"] == pytest.approx(np.mean(means))
+    assert found["full chamfer_distance_spread"]["value"] == pytest.approx(np.std(means, ddof=1))
+    assert (found["full chamfer_distance"]["n"], found["full chamfer_distance_spread"]["n"]) == (3, 3)
+    assert {row["seed"] for row in found.values()} == {None}
+    assert "full chamfer_distance_difference" not in found
+
+
+def test_pairing_sees_a_small_constant_difference_that_the_means_hide():
+    found = compared(cells_of({0: {"a": 0.02, "b": 0.02}, 1: {"a": 0.02, "b": 0.02}}))
+    difference = found["other chamfer_distance_difference"]
+    assert [difference[key] for key in ("value", "low", "high")] == pytest.approx([0.02] * 3)
+    own, reference = found["other chamfer_distance"], found["full chamfer_distance"]
+    assert own["low"] < reference["high"]  # unpaired, the intervals overlap
+    assert found["other chamfer_distance_agreeing"]["value"] == 2
+
+
+def test_models_are_drawn_with_all_their_images():
+    """Two models: a draw has only a's, only b's, or both, so the interval ends at the models' own means."""
+    difference = compared(cells_of({0: {"a": -0.03, "b": 0.05}}))["other chamfer_distance_difference"]
+    assert difference["value"] == pytest.approx((2 * -0.03 + 0.05) / 3)
+    assert (difference["low"], difference["high"]) == pytest.approx((-0.03, 0.05))
+
+
+def test_only_seeds_that_both_rows_have_are_paired():
+    cells = cells_of({0: {"a": 0.01, "b": 0.01}, 1: {"a": 0.5, "b": 0.5}})
+    cells = cells[(cells["row"] != FULL) | (cells["seed"] == 0)]
+    found = compared(cells)
+    assert found["other chamfer_distance_difference"]["value"] == pytest.approx(0.01)
+    assert found["other chamfer_distance_agreeing"]["n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("by_seed", "star"),
+    [
+        ({0: 0.02, 1: 0.03}, True),
+        ({0: 0.02}, False),  # one seed says nothing about training
+        ({0: 0.08, 1: -0.01}, False),  # the seeds disagree
+    ],
+)
+def test_star_needs_an_interval_beyond_0_and_seeds_that_agree(by_seed, star):
+    cells = cells_of({seed: {"a": d, "b": d} for seed, d in by_seed.items()})
+    both = [cells, cells.assign(metric="accuracy"), cells.assign(metric="completeness")]
+    rows = compared(pd.concat([*both, cells.assign(metric="f_score@0.05")]))
+    table = comparison_table(list(rows.values()), "view")
+    cell = table.loc["other", "10 x CD, difference"]
+    assert cell.endswith("*") == star
+    assert cell.startswith(f"{10 * np.mean(list(by_seed.values())):+.3f} [")
+    assert table.loc[FULL, "10 x CD, difference"] == ""
