@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib.fields.hypernetwork import Hypernetwork, Linear, encode_point
+from lib.fields.hypernetwork import Hypernetwork, Linear, WrittenField
+from lib.fields.written_layers import CHUNKS, encode_point
+from lib.losses.field import eikonal_loss
 
 
 def make_field(frequencies: int = 3, batch: int = 2, layers: int = 3, seed: int = 0):
@@ -20,28 +22,39 @@ def make_points(batch: int = 2, count: int = 40) -> torch.Tensor:
     return 2 * torch.rand(batch, count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5)) - 1
 
 
-def plain(field, image: int, point: torch.Tensor) -> tuple[float, torch.Tensor]:
+def by_autograd(field: WrittenField, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Signed distance and feature as a plain chain of torch's functions: what the derivatives by hand replace."""
+    encoded = value = encode_point(points, field.frequencies)
+    for index, layer in enumerate(field.layers):
+        total = layer(torch.cat([value, encoded], dim=-1) if index else value)
+        value = F.relu(F.layer_norm(total, total.shape[-1:]))
+    return field.to_distance(value)[..., 0], value
+
+
+def plain(network, code, image: int, point: torch.Tensor) -> tuple[float, torch.Tensor]:
     """Sec. 3.3 for one point, written again with F.linear and F.layer_norm."""
-    octaves = [2**k * math.pi for k in range(field.frequencies)]
+    octaves = [2**k * math.pi for k in range(network.frequencies)]
     waves = [torch.cat([f(octave * point) for octave in octaves]) for f in (torch.sin, torch.cos)] if octaves else []
     encoded = torch.cat([point, *waves])
     value = torch.zeros(0, dtype=point.dtype)
-    for layer in field.layers:
-        total = F.linear(torch.cat([value, encoded]), layer.weight[image].T, layer.bias[image, 0])
+    written = [
+        writer(code)[image].view(-1, size[1]) for writer, size in zip(network.writers, network.shapes, strict=True)
+    ]
+    for matrix in written[:-2]:
+        total = F.linear(torch.cat([value, encoded]), matrix[1:].T, matrix[0])
         value = F.relu(F.layer_norm(total, total.shape))
-    sdf = F.linear(value, field.to_distance.weight[image].T, field.to_distance.bias[image, 0])
-    color = F.linear(value, field.to_color.weight[image].T, field.to_color.bias[image, 0])
+    sdf, color = (F.linear(value, matrix[1:].T, matrix[0]) for matrix in written[-2:])
     return sdf[0], (torch.tanh(color) + 1) / 2
 
 
 @pytest.mark.parametrize("frequencies", [0, 1, 3])
 def test_field_is_the_mlp_of_the_paper(frequencies):
-    _, _, field = make_field(frequencies)
+    network, code, field = make_field(frequencies)
     points = make_points()
     sdf, feature = field.distance_and_feature(points)
     color = field.color(feature)
     for image, index in ((0, 0), (0, 7), (1, 0), (1, 39)):
-        expected = plain(field, image, points[image, index])
+        expected = plain(network, code, image, points[image, index])
         torch.testing.assert_close(sdf[image, index], expected[0])
         torch.testing.assert_close(color[image, index], expected[1])
     torch.testing.assert_close(field.distance(points), sdf)
@@ -66,19 +79,53 @@ def test_loss_on_the_gradient_has_the_slope_of_finite_differences():
     points, way = make_points(), torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def eikonal(step) -> torch.Tensor:
-        return (network(code + step * way).with_gradient(points)[2].norm(dim=-1) - 1).square().mean()
+        return network(code + step * way).eikonal(points)
 
     step = torch.zeros((), dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(eikonal(step), step)
     assert slope.item() == pytest.approx((eikonal(1e-6) - eikonal(-1e-6)).item() / 2e-6, rel=1e-4)
 
 
-def test_gradient_without_graph_is_the_same_and_keeps_none():
+def test_gradient_has_no_graph():
     _, _, field = make_field()
+    assert not any(part.requires_grad for part in field.with_gradient(make_points()))
+
+
+@pytest.mark.parametrize("frequencies", [0, 3])
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("count", [40, CHUNKS["cpu"] // 2 + 3])  # one chunk, and a second one of a few points
+def test_derivatives_by_hand_are_autograds(frequencies, layers, count):
+    """Of values and features with respect to points and network, and of the eikonal loss: to rounding in float64."""
+    network, _, field = make_field(frequencies, layers=layers)
+    points = make_points(count=count).requires_grad_()
+    upstream = torch.randn(2, count, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    outputs = []
+    for sdf, feature in (by_autograd(field, points), (field.distance(points), field.feature(points))):
+        inputs = [points, *network.parameters()]
+        outputs.append([sdf, feature, *gradients((feature * upstream).sum() + sdf.square().sum(), inputs)])
+    (slope,) = torch.autograd.grad(by_autograd(field, points)[0].sum(), points, create_graph=True)
+    for index, loss in enumerate((eikonal_loss(slope), field.eikonal(points))):
+        outputs[index] += [slope, loss, *gradients(loss, list(network.parameters()))]
+    outputs[1][-2 - len(list(network.parameters()))] = field.with_gradient(points)[2]
+    assert len(outputs[0]) == len(outputs[1])
+    for expected, ours in zip(*outputs, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
+
+
+def gradients(loss: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    found = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+
+
+def test_flat_field_has_a_finite_eikonal_gradient():
+    """|grad f| = 0 everywhere, where a norm has no derivative: the loss is 1 and its gradient 0."""
+    network, code, _ = make_field()
     with torch.no_grad():
-        parts = field.with_gradient(make_points())
-    assert not any(part.requires_grad for part in parts)
-    torch.testing.assert_close(parts[2], field.with_gradient(make_points())[2].detach())
+        for parameter in network.writers[-2].parameters():
+            parameter.zero_()
+    loss = network(code).eikonal(make_points())
+    assert loss.item() == pytest.approx(1)
+    assert all(torch.isfinite(g).all() and not g.any() for g in gradients(loss, list(network.parameters())))
 
 
 def test_images_do_not_see_each_others_codes():
@@ -108,7 +155,7 @@ def test_papers_sizes_are_those_of_the_released_code():
 
 
 def test_linear_is_one_matrix_an_image():
-    layer = Linear(torch.randn(2, 3, 4), torch.randn(2, 1, 4))
+    layer = Linear(torch.randn(2, 4, 4))
     x = torch.randn(2, 5, 3)
     for image in range(2):
         torch.testing.assert_close(layer(x)[image], x[image] @ layer.weight[image] + layer.bias[image])

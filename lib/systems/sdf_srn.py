@@ -12,7 +12,7 @@ from lib.encoders import Backbone
 from lib.errors import InputError
 from lib.fields.hypernetwork import Hypernetwork, WrittenField
 from lib.geometry.cameras import Viewpoint, camera_rays
-from lib.losses.field import eikonal_loss, sphere_sdf
+from lib.losses.field import sphere_sdf
 from lib.losses.reprojection import rgb_loss
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
 from lib.rendering.ray_marching import Marcher, Surface, find_surface, march, points_at, sign_losses, weighted_mean
@@ -85,7 +85,7 @@ class SDFSRN(nn.Module):
         losses["sdf"] = config.sdf_weight * self._silhouette_loss(field, outside_only(target), generator)
         if config.eikonal_weight > 0 and config.field == "distance":
             points = _uniform((len(code), config.eikonal_points, 3), code, generator) * config.bound
-            losses["eikonal"] = config.eikonal_weight * eikonal_loss(field.with_gradient(points)[2])
+            losses["eikonal"] = config.eikonal_weight * field.eikonal(points)
         return losses
 
     def _march(self, field: WrittenField, viewpoint: Viewpoint, rays) -> tuple[Tensor, Tensor]:
