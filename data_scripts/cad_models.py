@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import trimesh
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from data_scripts.surfaces import clean, visible_faces
 from lib.data.images import INSIDE
@@ -111,8 +111,12 @@ def load_cad(file: CadFile) -> Cad:
     low, high = turned[faces].min(axis=(0, 1)), turned[faces].max(axis=(0, 1))
     scale = float((high - low).max())
     unit = (turned - (low + high) / 2) / scale
-    mesh = trimesh.Trimesh(*clean(unit, faces[visible_faces(unit, faces)]), process=False)
-    return Cad(mesh, whole, turn, (low + high) / 2 @ turn, scale)
+    return Cad(outer_surface(unit, faces), whole, turn, (low + high) / 2 @ turn, scale)
+
+
+def outer_surface(vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]) -> trimesh.Trimesh:
+    """What can be seen from outside of a mesh in the unit cube, face by face, none left out for being small."""
+    return trimesh.Trimesh(*clean(vertices, faces[visible_faces(vertices, faces)]), process=False)
 
 
 def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from data_scripts.cad_models import CadFile, Camera, crop_viewpoint, load_cad, overlap, write_mesh
 from data_scripts.jobs import Work, add_common_options, prepare_jobs, split_of_models
-from lib.data.images import INSIDE, crop_to_mask
+from lib.data.images import INSIDE, check_mask, crop_to_mask, on_white
 from lib.data.photos_reading import read_photo_file
 from lib.errors import InputError
 
@@ -49,8 +49,12 @@ class Photo:
         Empty: by model, 70/10/20.
     group : str
         Photos of one group are prepared together; empty: those of one model. All show the same CAD model.
-    cad, camera : optional
-        Both or none.
+    cad : CadFile, optional
+        The shape.
+    camera : Camera, optional
+        Of the photo, in the frame of the CAD file; without it ``about`` has the viewpoint, if it is known.
+    whole : bool
+        The image is a rendering that is used as it is, not cut out.
     box : tuple of float, optional
         Annotated left, top, right, bottom in pixels of the photo; only checked, the crop follows the mask.
     """
@@ -66,6 +70,7 @@ class Photo:
     cad: CadFile | None = None
     camera: Camera | None = None
     box: tuple[float, float, float, float] | None = None
+    whole: bool = False
 
 
 MaskOf = Callable[[Photo, UInt8[np.ndarray, "height width 3"]], UInt8[np.ndarray, "height width"]]
@@ -185,12 +190,12 @@ def _cut_out(group: list[Photo], folder: Path, mask_of: MaskOf, size: int) -> di
 def _cut_out_one(photo: Photo, mask_of: MaskOf, folder: Path, size: int) -> dict[str, Any]:
     rgb = open_upright(photo.image)
     mask = mask_of(photo, rgb)
-    colour, small = crop_to_mask(rgb, mask, MARGIN, size)
+    colour, small = _whole_image(rgb, mask, size) if photo.whole else crop_to_mask(rgb, mask, MARGIN, size)
     if not (small >= INSIDE).any():
         raise InputError(f"The object of {photo.image.name} is thinner than the pixels of the crop.")
     if photo.box is not None:
         _check_box(photo, mask)
-    shape = _shape(photo, mask, small, folder) if photo.cad and photo.camera else {}
+    shape = _shape(photo, mask, small, folder) if photo.cad else {}
     place = photo.id if photo.model == photo.id else f"{photo.model}/{photo.id}"
     relative = f"images/{photo.category}/{place}.png"
     (folder / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -215,8 +220,21 @@ def _check_box(photo: Photo, mask: UInt8[np.ndarray, "height width"]) -> None:
 def _shape(photo: Photo, mask: np.ndarray, small: np.ndarray, folder: Path) -> dict[str, Any]:
     """Viewpoint of the crop and mesh of a photo, with the measures that tell how well they fit the mask."""
     cad = load_cad(photo.cad)
-    columns, error = crop_viewpoint(cad, photo.camera, crop_box(mask))
+    columns, measures = dict(photo.about), {}
+    if photo.camera:
+        columns, measures["error"] = crop_viewpoint(cad, photo.camera, crop_box(mask))
+    if "focal_length" in columns:
+        measures["overlap"] = overlap(cad.mesh, columns, small)
     relative = f"meshes/{photo.category}/{photo.group or photo.model}.ply"
     if not (folder / relative).is_file():
         write_mesh(cad.mesh, folder / relative)
-    return {**columns, "mesh": relative, "overlap": overlap(cad.mesh, columns, small), "error": error}
+    return {**columns, "mesh": relative, **measures}
+
+
+def _whole_image(rgb: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Colours on white and mask of an image that is square already, in another size."""
+    if rgb.shape[0] != rgb.shape[1]:
+        raise InputError("The rendering is not square; it is none of this data set.")
+    check_mask(mask, "the rendering")
+    images = (Image.fromarray(array) for array in (on_white(rgb, mask), mask))
+    return tuple(np.asarray(image.resize((size, size), Image.Resampling.BOX)) for image in images)

@@ -1,0 +1,280 @@
+"""Prepare OpenImages: photos with masks of any of its 350 segmented classes; no viewpoints and no shapes.
+
+    python data_scripts/prepare_openimages.py openimages --categories "Airplane,Car,Chair" --output runs/data/openimages
+
+Wanted in the folder, under their official names: ``class-descriptions-boxable.csv`` (or ``oidv7-...``); for each of
+train, validation and test that you want ``<subset>-annotations-object-segmentation.csv`` and
+``<subset>-annotations-bbox.csv`` (or ``oidv6-...``); masks in ``masks/`` or ``<subset>-masks-<digit>/``; photos in
+``<subset>/`` or ``images/<subset>/``. Not all photos need to be there: 513 GB are more than 20 classes need.
+
+An object is used if its box is not marked as occluded, truncated, a group, a depiction or seen from inside (SSMP's
+occlusion scores, which ShapeClipper used, are not part of OpenImages). Of each class the largest are taken.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import UInt8
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
+
+from data_scripts.jobs import Collection, check_source, chosen, command_line, safe_name
+from data_scripts.options import positive
+from data_scripts.photo_sets import Photo, open_mask, prepare_photo_set, with_article
+from lib.errors import STOPPED, InputError, exit_code
+
+OPENIMAGES = Collection(
+    "openimages",
+    "OpenImages V5 to V7",
+    "Kuznetsova et al., The Open Images Dataset V4, IJCV 2020; Benenson et al., Large-scale interactive object "
+    "segmentation with human annotators, CVPR 2019",
+    "annotations CC-BY 4.0; photos listed as CC-BY 2.0, each of its own author",
+    "storage.googleapis.com/openimages/web/download.html",
+    "photos 513 + 12 + 36 GB, masks 4.4 GB, tables 3 GB",
+)
+SUBSETS = ("train", "validation", "test")
+CLASSES = ("class-descriptions-boxable.csv", "oidv7-class-descriptions-boxable.csv")
+SEGMENTS = ("{subset}-annotations-object-segmentation.csv",)
+BOXES = ("{subset}-annotations-bbox.csv", "oidv6-{subset}-annotations-bbox.csv")
+MASK_PLACES = ("masks", "masks/{subset}", "{subset}-masks-{digit}", "masks/{subset}-masks-{digit}")
+PHOTO_PLACES = ("{subset}", "images/{subset}", "images")
+FLAGS = {
+    "IsOccluded": "occluded", "IsTruncated": "truncated", "IsGroupOf": "a group", "IsDepiction": "a depiction",
+    "IsInside": "seen from inside",
+}  # fmt: skip
+SIDES = ("XMin", "XMax", "YMin", "YMax")
+SAME = 0.002  # of the photo's sides, by which the sides of a mask's box and of a box may differ
+ROWS = 1_000_000  # of a table that are read at once
+TEST_SHARE = 0.1
+FEWEST, MOST = 1000, 3000  # samples of a class in the paper
+STRETCHED = 0.02  # relative difference of the shapes of a mask and its photo that rounding explains
+
+Rejected = list[tuple[object, str]]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = parse(arguments)
+    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line(OPENIMAGES, __doc__.split("\n")[0], image_size=224)
+    parser.add_argument("--most", type=positive, default=MOST, help="samples of a class (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Make the prepared folder that the options ask for.
+
+    Raises
+    ------
+    InputError
+        If tables are missing or damaged, or no class is named.
+    """
+    check_source(options.source, (), OPENIMAGES)
+    labels = read_classes(options.source)
+    if not options.categories:
+        raise InputError('--categories must name classes, such as "Airplane,Car,Chair"; OpenImages has 350 with masks.')
+    names = chosen(options.categories, labels)
+    rejected: Rejected = []
+    objects = read_objects(options.source, {labels[name]: name for name in names}, rejected)
+    photos = list(make_photos(options.source, objects, options.most, rejected))
+    prepare_photo_set(photos, resized_mask, options, OPENIMAGES.info(most=options.most), rejected, count)
+
+
+def read_classes(source: Path) -> dict[str, str]:
+    """Label, such as /m/0k4j, of each class by its name."""
+    path = _table(source, CLASSES, "class descriptions")
+    table = _read(path, header=None, names=["label", "name"])
+    return {row.name: row.label for row in table.itertuples(index=False) if str(row.label).startswith("/m/")}
+
+
+def read_objects(source: Path, names: dict[str, str], rejected: Rejected) -> pd.DataFrame:
+    """A row an object that is wholly visible: mask, image, subset, class and box, in fractions of the photo.
+
+    Parameters
+    ----------
+    names : dict
+        Class by label.
+
+    Raises
+    ------
+    InputError
+        If no subset has its tables, or one is damaged.
+    """
+    found = []
+    for subset in SUBSETS:
+        if any((source / name.format(subset=subset)).is_file() for name in SEGMENTS):
+            segments = _chosen_rows(_table(source, SEGMENTS, "masks", subset), names, {f"Box{s}": s for s in SIDES})
+            boxes = _chosen_rows(_table(source, BOXES, "boxes", subset), names, {})
+            found.append(joined(segments, boxes).assign(subset=subset))
+    if not found:
+        raise InputError(f"{source} has no {SEGMENTS[0].format(subset='train')}. {OPENIMAGES.how_to_get()}")
+    objects = pd.concat(found, ignore_index=True)
+    objects["name"] = objects["LabelName"].map(names)
+    return visible(objects, rejected)
+
+
+def joined(segments: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:
+    """Segments with the flags of the box that has the same image, class and sides; without flags if there is none."""
+    numbered = segments.reset_index(drop=True).reset_index(names="segment")
+    pairs = numbered.merge(boxes, on=["ImageID", "LabelName"], suffixes=("", "_box"))
+    pairs["far"] = np.max([(pairs[side] - pairs[f"{side}_box"]).abs() for side in SIDES], axis=0)
+    nearest = pairs[pairs["far"] <= SAME].sort_values("far", kind="stable").drop_duplicates("segment")
+    return numbered.merge(nearest[["segment", *FLAGS]], on="segment", how="left").drop(columns="segment")
+
+
+def visible(objects: pd.DataFrame, rejected: Rejected) -> pd.DataFrame:
+    """Objects with a box that carries none of the flags; how many have which is listed."""
+    keep = objects["IsOccluded"].notna()
+    rejected += [(objects["MaskPath"][i], "no box fits this mask.") for i in objects.index[~keep]]
+    for flag, word in FLAGS.items():
+        marked = keep & (objects[flag] == 1)
+        rejected += [
+            (name, f"{number} objects are {word}.") for name, number in objects["name"][marked].value_counts().items()
+        ]
+        keep &= ~marked
+    return objects[keep]
+
+
+def make_photos(source: Path, objects: pd.DataFrame, most: int, rejected: Rejected) -> Iterator[Photo]:
+    """The largest objects of each class whose photo is there, with splits."""
+    listings = _listings(source)
+    for name, group in objects.groupby("name"):
+        group = group.assign(image=[_find(source, listings, row) for row in group.itertuples()])
+        missing = group["image"].isna()
+        if missing.any():
+            rejected.append((name, f"{missing.sum()} objects are in photos that are not in the folder."))
+        group = group[~missing]
+        size = (group["XMax"] - group["XMin"]) * (group["YMax"] - group["YMin"])
+        group = group.assign(size=size).sort_values(["size", "MaskPath"], ascending=[False, True])
+        if len(group) > most:
+            rejected.append((name, f"{len(group) - most} objects are smaller than the {most} largest."))
+        group = group[:most]
+        splits = split_images(group["ImageID"])
+        yield from (make_photo(source, row, splits[row.ImageID]) for row in group.itertuples())
+
+
+def make_photo(source: Path, row, split: str) -> Photo:
+    """A sample from a row of `read_objects`."""
+    category = safe_name(row.name.lower())
+    stem = safe_name(Path(row.MaskPath).stem)
+    place = {"subset": row.subset, "digit": row.ImageID[:1]}
+    masks = [source / folder.format(**place) / row.MaskPath for folder in MASK_PLACES]
+    return Photo(
+        id=stem,
+        category=category,
+        model=stem,
+        image=row.image,
+        about={"caption": f"a photo of {with_article(row.name.lower())}"},
+        mask=next((path for path in masks if path.is_file()), masks[0]),
+        split=split,
+        group=f"{category}-{_digest(row.ImageID)[:2]}",
+        box=_box_in_pixels(row),
+    )
+
+
+def split_images(images: pd.Series) -> dict[str, str]:
+    """Split of each image, 90/10; the same whatever the order."""
+    names = sorted(set(images), key=_digest)
+    test = round(TEST_SHARE * len(names))
+    return {name: "test" if i < test else "train" for i, name in enumerate(names)}
+
+
+def resized_mask(photo: Photo, rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width"]:
+    """The mask of a photo in the photo's size: OpenImages stores masks smaller or larger.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged or of another shape.
+    """
+    if not photo.mask.is_file():
+        raise InputError(f"The mask {photo.mask.name} is missing; fetch the masks whose names begin with its digit.")
+    mask = open_mask(photo.mask)
+    height, width = rgb.shape[:2]
+    if abs(mask.shape[1] / mask.shape[0] * height / width - 1) > STRETCHED:
+        raise InputError(f"The mask {photo.mask.name} is of another shape than its photo.")
+    resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    return ((np.asarray(resized) > 127) * 255).astype(np.uint8)
+
+
+def count(rows: list[dict]) -> list[str]:
+    """Notes on classes with fewer samples than the paper takes."""
+    counts = pd.Series([row["category"] for row in rows]).value_counts().sort_index()
+    return [
+        f"{name}: {number} samples; ShapeClipper takes {FEWEST} to {MOST} of a class."
+        for name, number in counts.items()
+        if number < FEWEST
+    ]
+
+
+def _table(source: Path, names: tuple[str, ...], what: str, subset: str = "") -> Path:
+    for name in names:
+        path = source / name.format(subset=subset)
+        if path.is_file():
+            return path
+    wanted = names[0].format(subset=subset)
+    raise InputError(f"{source} has no {wanted}, the table of {what}. {OPENIMAGES.how_to_get()}")
+
+
+def _read(path: Path, **how) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, encoding="utf-8", **how)
+    except (ValueError, OSError) as error:  # pandas's errors derive from ValueError
+        raise InputError(f"{path} is damaged or another table ({type(error).__name__}); fetch it again.") from error
+
+
+def _chosen_rows(path: Path, names: dict[str, str], renamed: dict[str, str]) -> pd.DataFrame:
+    """The rows of the wanted classes, read piece by piece: the table of all boxes is 2 GB."""
+    wanted = ["ImageID", "LabelName", *(["MaskPath", *renamed] if renamed else [*SIDES, *FLAGS])]
+    pieces = []
+    try:
+        for piece in _read(path, usecols=wanted, chunksize=ROWS, dtype={"ImageID": str}):
+            if piece.isna().any(axis=None):
+                raise ValueError("a row ends early")
+            pieces.append(piece[piece["LabelName"].isin(names)])
+        return pd.concat(pieces).rename(columns=renamed).astype(dict.fromkeys(SIDES, float))
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path} is damaged or half downloaded; fetch it again.") from error
+
+
+def _listings(source: Path) -> dict[Path, set[str]]:
+    """Names in each folder that can hold photos: one listing is faster than a question for each of a million."""
+    folders = {source / place.format(subset=subset) for place in PHOTO_PLACES for subset in SUBSETS}
+    return {folder: {path.name for path in folder.iterdir()} for folder in folders if folder.is_dir()}
+
+
+def _find(source: Path, listings: dict[Path, set[str]], row) -> Path | None:
+    for place in PHOTO_PLACES:
+        folder = source / place.format(subset=row.subset)
+        if f"{row.ImageID}.jpg" in listings.get(folder, ()):
+            return folder / f"{row.ImageID}.jpg"
+    return None
+
+
+def _box_in_pixels(row) -> tuple[float, float, float, float] | None:
+    try:
+        with Image.open(row.image) as image:  # reads the header only
+            width, height = image.size
+    except OSError:
+        return None  # the reason is listed when the photo is cut out
+    return row.XMin * width, row.YMin * height, row.XMax * width, row.YMax * height
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
