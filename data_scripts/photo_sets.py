@@ -104,7 +104,7 @@ def prepare_photo_set(
         If not one photo can be used.
     """
     groups, rejected = _by_group(photos)
-    make = partial(_cut_out, mask_of=mask_of, size=options.image_size)
+    make = partial(cut_out, mask_of=mask_of, size=options.image_size)
     work = Work(make, "photo", any(photo.cad for photo in photos), notes)
     sizes = sum(photo.image.stat().st_size for group in groups.values() for photo in group)
     prepare_jobs(groups, work, options, info, [*rejected, *strays], sizes)
@@ -176,7 +176,7 @@ def _by_group(photos: list[Photo]) -> tuple[dict[str, list[Photo]], list[tuple[P
     return groups, rejected
 
 
-def _cut_out(group: list[Photo], folder: Path, mask_of: MaskOf, size: int) -> dict[str, list]:
+def cut_out(group: list[Photo], folder: Path, mask_of: MaskOf, size: int) -> dict[str, list]:
     """Cut out the photos of one group, and write their mesh."""
     rows, rejected = [], []
     for photo in group:

@@ -1,0 +1,123 @@
+"""Draw textured CAD models: images, masks and normals from known viewpoints, with the mesh beside them."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import trimesh
+
+from data_scripts.cad_models import CadFile, outer_surface, read_mesh, write_mesh
+from data_scripts.instances import draw_light, generator, oversampling
+from data_scripts.raycasting import Look, TexturedCaster, render
+from data_scripts.sweethome import TexturedMesh, _corner_uv, _texture
+from lib.data.images import INSIDE, write_normals
+from lib.errors import InputError
+from lib.geometry.cameras import Viewpoint
+
+FOCAL, DISTANCE = 1.8660254, 2.732  # a field of view of 30 degrees, as the known renderings of ShapeNet have
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A model and the views of it to draw.
+
+    Attributes
+    ----------
+    elevations : pair of float
+        Degrees between which a view's elevation is drawn; azimuths are drawn from all around.
+    texture : Path, optional
+        A file that the model needs, and without which it would be drawn grey.
+    """
+
+    category: str
+    model: str
+    file: CadFile
+    views: int
+    elevations: tuple[float, float]
+    caption: str
+    texture: Path | None = None
+
+
+def draw(job: list[Drawing], folder: Path, size: int) -> dict[str, list]:
+    """Draw models and write their meshes; the part that `data_scripts.jobs.Work` asks for."""
+    rows, rejected = [], []
+    for drawing in job:
+        try:
+            rows += _draw_model(drawing, folder, size)
+        except InputError as error:
+            rejected.append([str(drawing.file.path), str(error)])
+    return {"rows": rows, "rejected": rejected}
+
+
+def load_textured(file: CadFile) -> TexturedMesh:
+    """A CAD model with its textures, in the world frame, centred, longest side 1.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, cannot be read, or holds no surface.
+    """
+    read_mesh(file.path)  # says what is wrong
+    logging.getLogger("trimesh").setLevel(logging.ERROR)  # it warns of each missing texture
+    try:
+        scene = trimesh.load(file.path, process=False, force="scene")
+    except Exception as error:  # with materials more can be damaged
+        raise InputError(f"The materials of {file.path.name} cannot be read ({type(error).__name__}).") from error
+    parts = [geometry for geometry in scene.geometry.values() if len(getattr(geometry, "faces", ()))]
+    offsets = np.cumsum([0] + [len(part.vertices) for part in parts])
+    faces = np.concatenate([part.faces + offset for part, offset in zip(parts, offsets, strict=False)])
+    points = np.concatenate([part.vertices for part in parts]) @ np.array(file.axes).T
+    low, high = points[faces].min(axis=(0, 1)), points[faces].max(axis=(0, 1))
+    return TexturedMesh(
+        (points - (low + high) / 2) / (high - low).max(),
+        faces,
+        np.concatenate([_corner_uv(part) for part in parts]),
+        np.repeat(np.arange(len(parts)), [len(part.faces) for part in parts]),
+        tuple(_texture(part) for part in parts),
+    )
+
+
+def _draw_model(drawing: Drawing, folder: Path, size: int) -> list[dict[str, Any]]:
+    if drawing.texture and not drawing.texture.is_file():
+        raise InputError(f"The texture {drawing.texture.name} is missing; unpack the data set again.")
+    mesh = load_textured(drawing.file)
+    caster = TexturedCaster(mesh)
+    relative = f"meshes/{drawing.category}/{drawing.model}.ply"
+    rows = [_draw_view(drawing, caster, view, folder, size) for view in range(drawing.views)]
+    write_mesh(outer_surface(mesh.vertices, mesh.faces), folder / relative)
+    return [{**row, "mesh": relative, "caption": drawing.caption} for row in rows]
+
+
+def _draw_view(drawing: Drawing, caster: TexturedCaster, view: int, folder: Path, size: int) -> dict[str, Any]:
+    rng = generator(drawing.category, drawing.model, view)
+    azimuth, elevation = rng.uniform(0.0, 360.0), rng.uniform(*drawing.elevations)
+    angles = torch.tensor([[azimuth], [elevation]], dtype=torch.float64).deg2rad()
+    camera = Viewpoint.from_angles(*angles, distance=DISTANCE, focal=FOCAL)
+    rgba, normal = render(caster, np.ones(3), camera, _plain(caster, rng, azimuth), size, oversampling(size))
+    if not (rgba[..., 3] >= INSIDE).any():
+        raise InputError(f"The model {drawing.model} is thinner than the pixels of its image.")
+    name = f"{drawing.model}-{view:02d}"
+    files = {kind: f"{kind}s/{drawing.category}/{drawing.model}/{name}.png" for kind in ("image", "normal")}
+    _write(folder, files, rgba, normal)
+    pose = {"azimuth": azimuth, "elevation": elevation, "tilt": 0.0}
+    lens = {"distance": DISTANCE, "focal_length": FOCAL, "center_x": 0.5, "center_y": 0.5}
+    return {"id": name, "category": drawing.category, "model": drawing.model, **files, **pose, **lens}
+
+
+def _plain(caster: TexturedCaster, rng: np.random.Generator, azimuth: float) -> Look:
+    """The model's own colours under one lamp."""
+    count = len(caster.mesh.textures)
+    curve = np.broadcast_to(np.linspace(0.0, 1.0, 256), (count, 256))
+    return Look(curve, np.broadcast_to(np.eye(3), (count, 3, 3)), **draw_light(rng, azimuth))
+
+
+def _write(folder: Path, files: dict[str, str], rgba: np.ndarray, normal: np.ndarray) -> None:
+    from PIL import Image
+
+    for path in files.values():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rgba).save(folder / files["image"])
+    write_normals(folder / files["normal"], normal)
