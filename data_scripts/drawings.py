@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import trimesh
+from PIL import Image
 
 from data_scripts.cad_models import CadFile, outer_surface, read_mesh, write_mesh
 from data_scripts.instances import draw_light, generator, oversampling
@@ -81,14 +82,25 @@ def load_textured(file: CadFile) -> TexturedMesh:
 
 
 def _draw_model(drawing: Drawing, folder: Path, size: int) -> list[dict[str, Any]]:
-    if drawing.texture and not drawing.texture.is_file():
-        raise InputError(f"The texture {drawing.texture.name} is missing; unpack the data set again.")
+    if drawing.texture:
+        _check_texture(drawing.texture)
     mesh = load_textured(drawing.file)
     caster = TexturedCaster(mesh)
     relative = f"meshes/{drawing.category}/{drawing.model}.ply"
     rows = [_draw_view(drawing, caster, view, folder, size) for view in range(drawing.views)]
     write_mesh(outer_surface(mesh.vertices, mesh.faces), folder / relative)
     return [{**row, "mesh": relative, "caption": drawing.caption} for row in rows]
+
+
+def _check_texture(path: Path) -> None:
+    """Refuse models that the mesh reader would paint grey without a word."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except FileNotFoundError as error:
+        raise InputError(f"The texture {path.name} is missing; unpack the data set again.") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"The texture {path.name} is damaged; unpack the data set again.") from error
 
 
 def _draw_view(drawing: Drawing, caster: TexturedCaster, view: int, folder: Path, size: int) -> dict[str, Any]:
@@ -115,8 +127,6 @@ def _plain(caster: TexturedCaster, rng: np.random.Generator, azimuth: float) -> 
 
 
 def _write(folder: Path, files: dict[str, str], rgba: np.ndarray, normal: np.ndarray) -> None:
-    from PIL import Image
-
     for path in files.values():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rgba).save(folder / files["image"])

@@ -75,7 +75,7 @@ class Work:
         Job and folder -> ``{"rows": [...], "rejected": [[file, reason], ...]}``; rows as in
         `lib.data.prepared.COLUMNS`, and a measure of `MEASURES` where there is one.
     noun : str
-        What a sample is, for messages: "photo".
+        What jobs are lists of, for messages: "photo".
     processes : bool
         Whether the workers are processes, not threads: for what holds the interpreter, as meshes do.
     notes : callable
@@ -131,7 +131,7 @@ def prepare_jobs(
     write_metadata(folder, [{key: row.get(key) for key in COLUMNS} for row in rows], about)
     shutil.rmtree(folder / "parts")  # the last thing, so that a stop before it costs no work
     publish(folder, options.output)
-    _say(rows, listed, notes, work.noun, options.output)
+    _say(rows, listed, notes, options.output)
 
 
 def add_common_options(parser: argparse.ArgumentParser, image_size: int = 128) -> None:
@@ -305,8 +305,8 @@ def _write_rejected(path: Path, rejected: list[list[str]]) -> None:
         csv.writer(file, lineterminator="\n").writerows([["file", "reason"], *sorted(rejected)])
 
 
-def _say(rows: list[dict], rejected: list, notes: list[str], noun: str, output: Path) -> None:
+def _say(rows: list[dict], rejected: list, notes: list[str], output: Path) -> None:
     listed = f"; {len(rejected)} rejected, see {REJECTED}" if rejected else ""
-    print(f"{len(rows)} {noun}s of {len({row['model'] for row in rows})} models in {output}{listed}")
+    print(f"{len(rows)} samples of {len({row['model'] for row in rows})} models in {output}{listed}")
     for note in notes:
         print(f"note: {note}")
