@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 
 from lib.errors import InputError
+from lib.evaluation import read_results
 from lib.objective import ABLATIONS, IN_THE_PAPER
+from lib.paths import RESULTS
 from lib.recipes import RECIPES, SDF_SRN_RECIPES, Recipe
 from lib.systems.sdf_srn_config import ABLATIONS as SDF_SRN_ABLATIONS
 
@@ -43,6 +45,20 @@ GRIDS = {
     "sdf-srn-table-3": Grid(
         "SDF-SRN (NeurIPS 2020), Table 3", "sdf-srn-small", "raw", {FULL: {}} | dict(SDF_SRN_ABLATIONS)
     ),
+    # "full" prefers other silhouettes, normalises images, gives the last sample length 0, and sees no 3D shape
+    "differences": Grid(
+        "ShapeClipper (CVPR 2023), where paper and released code differ",
+        "small-given",
+        "view",
+        {
+            FULL: {},
+            "neighbours uniform (paper)": {"neighbor_weighting": "uniform"},
+            "neighbours as released": {"neighbor_weighting": "released"},
+            "images not normalised (released)": {"image_mean": 0.0, "image_std": 1.0},
+            "checkpoint chosen by 3D shapes (released)": {"select": "shapes"},
+            "last interval infinite (VolSDF)": {"last_interval": "infinite"},
+        },
+    ),
 }
 
 
@@ -51,6 +67,12 @@ def find_grid(name: str) -> Grid:
     if name not in GRIDS:
         raise InputError(f"NAME: there is no experiment {name!r}; there are {', '.join(GRIDS)}")
     return GRIDS[name]
+
+
+def grid_results(name: str) -> list[dict] | None:
+    """Rows of a grid that was run and kept in ``lib/results``; None where it was not."""
+    path = RESULTS / f"{name}.json"
+    return read_results(path) if path.is_file() else None
 
 
 def find_recipe(name: str) -> Recipe:

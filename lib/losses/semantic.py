@@ -11,8 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib.losses.reprojection import soft_iou
+from lib.rendering.sampling import ray_weights, sample_pixels, values_at
 
-NeighborWeighting = Literal["uniform", "silhouette"]
+NeighborWeighting = Literal["uniform", "silhouette", "released"]
+RELEASED_RAYS, RELEASED_DRAWS = 512, 8
 
 
 def neighbor_probabilities(
@@ -24,16 +26,44 @@ def neighbor_probabilities(
     """Probability of each neighbour.
 
     "uniform" is the paper's sampling. "silhouette" is what the released code intends: p ~ (1 - IoU)^4, so that a
-    neighbour seen from another side is preferred; it compares whole aligned masks, where the released code compares
-    rays drawn at different pixels of the two images and so hardly prefers any.
+    neighbour seen from another side is preferred; it compares whole aligned masks. "released" is what that code does:
+    it compares the rays of a training step, which are drawn at different pixels of the two images, and so hardly
+    prefers any. A step draws its rays anew; what counts is the mean of the probabilities, here over a few draws.
     """
     if weighting == "uniform":
         return torch.full(neighbor_masks.shape[:2], 1 / neighbor_masks.shape[1], device=mask.device)
+    if weighting == "released":
+        return _preference(unaligned_overlap(mask, neighbor_masks), power).mean(dim=0)
     query = mask[:, None].expand_as(neighbor_masks)
     overlap = soft_iou(query.flatten(0, 1).flatten(1), neighbor_masks.flatten(0, 1).flatten(1))
+    return _preference(overlap.unflatten(0, neighbor_masks.shape[:2]), power)
+
+
+def _preference(overlap: Float[Tensor, "*rows neighbors"], power: int) -> Float[Tensor, "*rows neighbors"]:
     preference = (1 - overlap).clamp(min=1e-3) ** power
-    preference = preference.unflatten(0, neighbor_masks.shape[:2])
     return preference / preference.sum(dim=-1, keepdim=True)
+
+
+def unaligned_overlap(
+    mask: Float[Tensor, "batch height width"],
+    neighbor_masks: Float[Tensor, "batch neighbors height width"],
+    seed: int = 0,
+) -> Float[Tensor, "draws batch neighbors"]:
+    """IoU as the released code computes it, some draws: between mask values at rays drawn for each image by itself.
+
+    The n-th ray of one image has nothing to do with the n-th of the other, so even a mask and itself overlap little.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.cat([mask[:, None], neighbor_masks], dim=1)
+    flat = images.flatten(0, 1)
+    weights = torch.stack([torch.from_numpy(ray_weights(one.cpu().numpy() > 0.5)) for one in flat])
+    overlaps = []
+    for _ in range(RELEASED_DRAWS):
+        index = sample_pixels(weights, RELEASED_RAYS, generator).to(mask.device)
+        drawn = values_at(flat, index).unflatten(0, images.shape[:2])
+        query = drawn[:, :1].expand_as(drawn[:, 1:])
+        overlaps.append(soft_iou(query.flatten(0, 1), drawn[:, 1:].flatten(0, 1)).unflatten(0, drawn[:, 1:].shape[:2]))
+    return torch.stack(overlaps)
 
 
 def choose_neighbors(
