@@ -82,7 +82,7 @@ class SDFField(nn.Module):
         to_encoding = 0.0
         for index in reversed(range(len(self.hidden))):
             upstream = upstream * torch.sigmoid(SHARPNESS * pre_activations[index])
-            previous, point, _ = self._split(index)
+            previous, point, _ = self.split(index)
             if point is not None:
                 to_encoding = to_encoding + upstream @ point
             if previous is not None:
@@ -96,7 +96,7 @@ class SDFField(nn.Module):
         encoded = encode(mirror(points) if self.symmetric else points, self.frequencies)
         value, pre_activations = None, []
         for index, layer in enumerate(self.hidden):
-            previous, point, latent = self._split(index)
+            previous, point, latent = self.split(index)
             total = layer.bias
             if latent is not None:  # the code is the same for all points of an image: a bias per image
                 total = (total + code @ latent.mT)[:, None]
@@ -108,7 +108,7 @@ class SDFField(nn.Module):
             value = F.softplus(total, beta=SHARPNESS)
         return encoded, pre_activations, self.head(value)
 
-    def _split(self, index: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def split(self, index: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """A layer's weight as its columns for the previous layer, the encoded point and the code."""
         width, point, code = self.sizes
         weight = self.hidden[index].weight

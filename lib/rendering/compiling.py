@@ -1,0 +1,94 @@
+"""Which way to render, and the renderer's chunks compiled for the machine at hand.
+
+A chunk's function is traced once for each shape (`make_fx`: the tensor operations alone, with the differentiation
+already written out) and handed to `torch.compile`, which keeps what it has compiled on disk, so that the next run
+starts within seconds.
+"""
+
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lib.errors import InputError
+
+RenderPath = Literal["auto", "plain", "fast", "compiled"]
+LONG_RUN = 3e8  # points rendered in training: below, compiling costs more than it saves
+LARGE_STEP = 200_000  # points rendered in a step: above, the plain renderer needs gigabytes
+
+_programs: dict[tuple, Callable] = {}  # what has been compiled in this process
+_broken = False  # compiling failed in this process
+
+
+def choose_render_path(setting: str, points: float = 0, steps: int = 1, device: str = "cpu") -> RenderPath:
+    """What "auto" stands for; any other setting is itself.
+
+    The choice depends on the machine and the plan of the run, never on the clock, so that a run can be repeated.
+
+    Parameters
+    ----------
+    points : float
+        Rendered in a training step.
+    steps : int
+        Of the run.
+
+    Raises
+    ------
+    InputError
+        An unknown setting.
+    """
+    if setting not in get_args(RenderPath):
+        raise InputError(f"render_path: {setting!r} is none of 'auto', 'plain', 'fast', 'compiled'")
+    if setting != "auto":
+        return setting
+    if points * steps >= LONG_RUN and can_compile(device):
+        return "compiled"
+    return "fast" if points >= LARGE_STEP else "plain"
+
+
+def can_compile(device: str = "cpu") -> bool:
+    """Whether `torch.compile` has what it needs: a C++ compiler, or Triton for a GPU."""
+    try:
+        if torch.device(device).type == "cpu":
+            from torch._inductor.cpp_builder import get_cpp_compiler
+
+            return bool(get_cpp_compiler())
+        return torch.utils._triton.has_triton()
+    except Exception:  # what is raised differs between releases; all mean no
+        return False
+
+
+def run_compiled(function: Callable, layout, with_normals: bool, *inputs) -> tuple:
+    """`function(layout, with_normals, *inputs)` by its compiled form, which is made where it is not at hand yet."""
+    global _broken
+    if _broken:
+        return function(layout, with_normals, *inputs)
+    example = inputs[2]  # depths: the other shapes follow from it and the layout
+    key = (function, layout, with_normals, tuple(example.shape), example.dtype, example.device)
+    if key in _programs:
+        return _programs[key](*inputs)
+    try:
+        _programs[key], result = _compile(lambda *given: function(layout, with_normals, *given), inputs)
+        return result
+    except Exception as error:  # compilers fail in many ways, none of which is a reason not to train
+        _broken = True
+        print(f"The renderer could not be compiled ({type(error).__name__}); it goes on without.", file=sys.stderr)
+        return function(layout, with_normals, *inputs)
+
+
+def _compile(function: Callable, inputs: tuple) -> tuple[Callable, tuple[Tensor, ...]]:
+    """The compiled form of a function of tensors, and its result for these inputs."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    print("compiling a part of the renderer (at most a minute; kept for later runs) ...", file=sys.stderr, flush=True)
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.compile(make_fx(function)(*inputs), dynamic=False)
+        result = program(*inputs)
+    print(f"... done in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+    return program, result
