@@ -8,10 +8,8 @@ import argparse
 import csv
 import hashlib
 import json
-import re
 import shutil
 import signal
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -24,45 +22,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_scripts.options import positive
 from lib.data.prepared import COLUMNS, publish, write_metadata
 from lib.errors import InputError
 
 SHARES = {"test": 0.2, "val": 0.1}  # of the models of a category; the rest is for training
 REJECTED = "rejected.csv"
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz")
 MEASURES = {"overlap": "silhouette_overlap", "error": "camera_error"}  # key of a row -> entry of dataset.json
 POOR_OVERLAP = 0.7
-
-
-@dataclass(frozen=True)
-class Collection:
-    """What is to be known of a published data set before it is used.
-
-    Attributes
-    ----------
-    name, title, citation, licence : str
-    where : str
-        Where it is to be had, and how.
-    size : str
-        What the download weighs.
-    """
-
-    name: str
-    title: str
-    citation: str
-    licence: str
-    where: str
-    size: str
-
-    def info(self, **more: Any) -> dict[str, Any]:
-        """The entries of ``dataset.json``; whatever else changes the result belongs into ``more``."""
-        about = {"name": self.name, "source": self.title, "licence": self.licence, "version": "1.0"}
-        return {**about, "citation": self.citation, "where": self.where, **more}
-
-    def how_to_get(self) -> str:
-        """Two sentences for ``--help`` and errors."""
-        return f"{self.title} is to be had from {self.where} ({self.size}). Licence: {self.licence}."
 
 
 @dataclass(frozen=True)
@@ -132,63 +98,6 @@ def prepare_jobs(
     shutil.rmtree(folder / "parts")  # the last thing, so that a stop before it costs no work
     publish(folder, options.output)
     _say(rows, listed, notes, options.output)
-
-
-def add_common_options(parser: argparse.ArgumentParser, image_size: int = 128) -> None:
-    """Options that every data set has: source, output, image size, workers."""
-    parser.add_argument("source", type=Path, help="folder of the data set, as it was downloaded and unpacked")
-    parser.add_argument("--output", type=Path, required=True, help="prepared folder to make or replace")
-    parser.add_argument("--image-size", type=positive, default=image_size, help="pixels a side (default: %(default)s)")
-    parser.add_argument("--workers", type=positive, default=2, help="at a time (default: %(default)s)")
-
-
-def command_line(collection: Collection, purpose: str, image_size: int = 128) -> argparse.ArgumentParser:
-    """A parser with the common options and ``--categories``, whose help says where the data is to be had."""
-    parser = argparse.ArgumentParser(description=purpose, epilog=collection.how_to_get())
-    add_common_options(parser, image_size)
-    parser.add_argument("--categories", help="comma-separated (default: all)")
-    return parser
-
-
-def check_source(source: Path, needed: Iterable[str], collection: Collection) -> None:
-    """Refuse what is not the unpacked data set.
-
-    Raises
-    ------
-    InputError
-        The sentence says what is missing and where the data is to be had.
-    """
-    if source.is_file() and source.suffix in ARCHIVES:
-        whole = source.suffix != ".zip" or zipfile.is_zipfile(source)  # a zip's table of contents is at its end
-        do = "unpack it and give the folder" if whole else "it is damaged or half downloaded: fetch it again"
-        raise InputError(f"{source} is an archive; {do}.")
-    if not source.is_dir():
-        raise InputError(f"There is no folder {source}. {collection.how_to_get()}")
-    for name in needed:
-        if not (source / name).exists():
-            raise InputError(f"{source} has no {name}: not {collection.title}, or unpacked in part. "
-                             f"{collection.how_to_get()}")  # fmt: skip
-
-
-def chosen(categories: str | None, known: Iterable[str]) -> list[str]:
-    """The categories that ``--categories`` names, all that are known without it.
-
-    Raises
-    ------
-    InputError
-        If one is not known.
-    """
-    known = sorted(set(known))
-    names = [name.strip() for name in categories.split(",") if name.strip()] if categories else known
-    for name in names:
-        if name not in known:
-            raise InputError(f"There is no category {name!r} here; --categories takes {', '.join(known) or 'none'}.")
-    return names
-
-
-def safe_name(text: str) -> str:
-    """Letters, digits, point, dash and underscore: a name for files."""
-    return re.sub(r"[^\w.-]+", "_", text).strip(".") or "_"
 
 
 def count_notes(rows: list[dict], published: Mapping[tuple[str, str], int]) -> list[str]:

@@ -14,7 +14,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from data_scripts.cad_models import CadFile, Camera, crop_viewpoint, load_cad, overlap, write_mesh
-from data_scripts.jobs import Work, add_common_options, prepare_jobs, split_of_models
+from data_scripts.jobs import Work, prepare_jobs, split_of_models
+from data_scripts.sources import add_common_options
 from lib.data.images import INSIDE, check_mask, crop_to_mask, on_white
 from lib.data.photos_reading import read_photo_file
 from lib.errors import InputError

@@ -23,9 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 
 from data_scripts.cad_models import CadFile
 from data_scripts.drawings import Drawing, draw
-from data_scripts.jobs import Collection, Work, check_source, chosen, command_line, prepare_jobs, safe_name
+from data_scripts.jobs import Work, prepare_jobs
 from data_scripts.options import positive
 from data_scripts.photo_sets import with_article
+from data_scripts.sources import Collection, check_source, chosen, command_line, safe_name
 from lib.errors import STOPPED, InputError, exit_code
 
 FUTURE = Collection(

@@ -24,9 +24,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-from data_scripts.jobs import Collection, check_source, chosen, command_line, safe_name
 from data_scripts.options import positive
 from data_scripts.photo_sets import Photo, open_mask, prepare_photo_set, with_article
+from data_scripts.sources import Collection, check_source, chosen, command_line, safe_name
 from lib.errors import STOPPED, InputError, exit_code
 
 OPENIMAGES = Collection(

@@ -24,8 +24,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
 from data_scripts.cad_models import CadFile, Camera
-from data_scripts.jobs import Collection, check_source, chosen, command_line, count_notes, safe_name
+from data_scripts.jobs import count_notes
 from data_scripts.photo_sets import Photo, prepare_photo_set, stored_mask, with_article
+from data_scripts.sources import Collection, check_source, chosen, command_line, safe_name
 from lib.errors import STOPPED, InputError, exit_code
 
 PIX3D = Collection(

@@ -29,9 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 from data_scripts.cad_models import CadFile, angles_of
 from data_scripts.drawings import FOCAL, Drawing, draw
 from data_scripts.instances import generator
-from data_scripts.jobs import Collection, Work, check_source, chosen, command_line, prepare_jobs, safe_name
+from data_scripts.jobs import Work, prepare_jobs
 from data_scripts.options import positive
 from data_scripts.photo_sets import Photo, cut_out, stored_mask, with_article
+from data_scripts.sources import Collection, check_source, chosen, command_line, safe_name
 from lib.errors import STOPPED, InputError, exit_code
 
 SHAPENET = Collection(

@@ -1,0 +1,133 @@
+"""What can go wrong while the scripts of data sets work: a worker dies, the disk is full, settings change."""
+
+import argparse
+import errno
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_prepare_eth80 import run as run_eth80
+from test_prepare_eth80 import write_eth80
+from tiny_cad import contents
+
+from data_scripts import photo_sets
+from data_scripts.jobs import Work, count_notes, prepare_jobs, split_of_models, with_splits
+from data_scripts.sources import chosen, safe_name
+from lib.data.prepared import read_prepared
+from lib.errors import InputError
+
+INFO = {"name": "tiny", "source": "tests", "licence": "MIT", "version": "1"}
+
+
+def options(output: Path, workers: int = 1, size: int = 8) -> argparse.Namespace:
+    return argparse.Namespace(output=output, workers=workers, image_size=size)
+
+
+def make(job: list[str], folder: Path, colour: str = "red", dies: str = "") -> dict[str, list]:
+    """An image a name; names that begin with "bad" are rejected, and one may end its process."""
+    rows, rejected = [], []
+    for name in job:
+        if name == dies:
+            os._exit(9)
+        if name.startswith("bad"):
+            rejected.append([name, "it is bad."])
+            continue
+        Image.new("RGBA", (8, 8), colour).save(folder / f"{name}.png")
+        rows.append({"id": name, "category": "thing", "model": job[0], "image": f"{name}.png", "overlap": 0.5})
+    return {"rows": rows, "rejected": rejected}
+
+
+JOBS = {"one": ["a", "b"], "two": ["c", "bad d"], "drei-ß": ["e"]}
+
+
+def test_a_worker_that_dies_is_one_sentence_and_the_work_goes_on(tmp_path):
+    output = tmp_path / "out"
+    with pytest.raises(InputError, match="A worker died"):
+        prepare_jobs(JOBS, Work(partial(make, dies="e"), processes=True), options(output, 2), INFO)
+    assert not output.exists()
+    done = {path.name for path in (tmp_path / "out.partial/parts").glob("*.json")}
+    assert "drei-ß.json" not in done
+    prepare_jobs(JOBS, Work(make), options(output), INFO)
+    assert set(read_prepared(output).metadata["id"]) == {"a", "b", "c", "e"}
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_other_settings_begin_anew(tmp_path):
+    with pytest.raises(InputError, match="is bad"):
+        prepare_jobs({"one": ["bad a"]}, Work(make), options(tmp_path / "out"), INFO)
+    work, seen = tmp_path / "out.partial/parts", []
+
+    def remember(job, folder):
+        seen.extend(job)
+        return make(job, folder)
+
+    def seen_by(jobs, size=8, info=INFO, key=None):
+        seen.clear()
+        with pytest.raises(InputError):
+            prepare_jobs(jobs, Work(remember), options(tmp_path / "out", size=size), info, key=key)
+        assert work.is_dir()
+        return list(seen)
+
+    assert seen_by({"one": ["bad a"]}) == []  # the same again: nothing is left to do
+    assert seen_by({"one": ["bad b"]}) == ["bad b"]
+    assert seen_by({"one": ["bad b"]}, size=16) == ["bad b"]
+    assert seen_by({"one": ["bad b"]}, size=16, info=INFO | {"masks": "other"}) == ["bad b"]
+    assert seen_by({"one": ["bad b"]}, size=16, info=INFO | {"masks": "other"}, key=3) == ["bad b"]
+    assert seen_by({"one": ["bad b"]}, size=16, info=INFO | {"masks": "other"}, key=3) == []
+
+
+def test_a_full_disk_is_one_sentence_and_the_work_goes_on(tmp_path, monkeypatch, capsys):
+    source = write_eth80(tmp_path / "ETH-80", instances=2)
+    assert run_eth80(source, tmp_path / "whole") == 0
+    real, seen = photo_sets._cut_out_one, []
+
+    def full(photo, *rest):
+        if len(seen) == 10:
+            raise OSError(errno.ENOSPC, "No space left on device", "images/x.png")
+        seen.append(photo.id)
+        return real(photo, *rest)
+
+    monkeypatch.setattr(photo_sets, "_cut_out_one", full)
+    assert run_eth80(source, tmp_path / "out", "--workers", "1") == 2
+    assert "images/x.png cannot be written (No space left on device)" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert run_eth80(source, tmp_path / "out") == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_measures_and_notes_are_stored(tmp_path, capsys):
+    work = Work(make, notes=lambda rows: [f"{len(rows)} rows."])
+    prepare_jobs(JOBS, work, options(tmp_path / "out"), INFO, [("x", "it is odd.")])
+    info = read_prepared(tmp_path / "out").info
+    assert info["silhouette_overlap"] == {"median": 0.5, "lowest": 0.5, "highest": 0.5}
+    assert info["rejected"] == 2
+    assert info["notes"][0] == "4 rows."
+    assert "less than 0.50" in info["notes"][1]  # poor overlap makes itself heard
+    assert "note: 4 rows." in capsys.readouterr().out
+    assert (tmp_path / "out/rejected.csv").read_text() == "file,reason\nbad d,it is bad.\nx,it is odd.\n"
+
+
+def test_own_splits_are_kept_and_others_are_by_model():
+    rows = [{"category": "a", "model": f"m{i}", "split": "test"} for i in range(3)]
+    rows += [{"category": "b", "model": f"n{i // 2}"} for i in range(20)]
+    made = with_splits(rows)
+    assert [row["split"] for row in made[:3]] == ["test"] * 3
+    expected = split_of_models(("b", f"n{i}") for i in range(10))
+    assert [row["split"] for row in made[3:]] == [expected[row["model"]] for row in rows[3:]]
+
+
+def test_counts_are_compared_only_where_there_is_something():
+    rows = [{"category": "chair", "split": "train"}] * 3
+    assert count_notes(rows, {("chair", "train"): 3, ("sofa", "train"): 5}) == []
+    assert len(count_notes(rows, {("chair", "train"): 4, ("chair", "test"): 1})) == 2
+
+
+def test_names_are_made_safe_and_categories_checked():
+    assert safe_name("../Böse Datei?.obj") == "_Böse_Datei_.obj"
+    assert safe_name("...") == "_"
+    assert chosen(None, ["b", "a", "b"]) == ["a", "b"]
+    assert chosen("b, a", ["a", "b"]) == ["b", "a"]
+    with pytest.raises(InputError, match="no category 'c' here; --categories takes a, b"):
+        chosen("c", ["a", "b"])
