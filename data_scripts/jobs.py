@@ -91,13 +91,7 @@ def prepare_jobs(
     if not rows:
         first = f"; the first: {listed[0][1]}" if listed else "."
         raise InputError(f"None of the {sum(map(len, jobs.values()))} {work.noun}s can be used{first}")
-    notes = work.notes(rows) + _poor_overlap(rows)
-    _write_rejected(folder / REJECTED, listed)
-    about = {**info, **_measures(rows), "rejected": len(listed), **({"notes": notes} if notes else {})}
-    write_metadata(folder, [{key: row.get(key) for key in COLUMNS} for row in rows], about)
-    shutil.rmtree(folder / "parts")  # the last thing, so that a stop before it costs no work
-    publish(folder, options.output)
-    _say(rows, listed, notes, options.output)
+    _publish(folder, options.output, rows, listed, info, work.notes(rows) + _poor_overlap(rows))
 
 
 def count_notes(rows: list[dict], published: Mapping[tuple[str, str], int]) -> list[str]:
@@ -207,6 +201,18 @@ def _poor_overlap(rows: list[dict]) -> list[str]:
         return []
     return [f"Half of the CAD models cover less than {np.median(values):.2f} (intersection over union) of their masks; "
             "look at some before you trust the viewpoints."]  # fmt: skip
+
+
+def _publish(
+    folder: Path, output: Path, rows: list[dict], rejected: list[list[str]], info: dict[str, Any], notes: list[str]
+) -> None:
+    """Write the tables, put the folder in its place and say so."""
+    _write_rejected(folder / REJECTED, rejected)
+    about = {**info, **_measures(rows), "rejected": len(rejected), **({"notes": notes} if notes else {})}
+    write_metadata(folder, [{key: row.get(key) for key in COLUMNS} for row in rows], about)
+    shutil.rmtree(folder / "parts")  # the last thing, so that a stop before it costs no work
+    publish(folder, output)
+    _say(rows, rejected, notes, output)
 
 
 def _write_rejected(path: Path, rejected: list[list[str]]) -> None:

@@ -3,9 +3,10 @@ where the collection has CAD models and cameras.
 """
 
 import argparse
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from PIL import Image
 
 from data_scripts.cad_models import CadFile, Camera, crop_viewpoint, load_cad, overlap, write_mesh
 from data_scripts.jobs import Work, prepare_jobs, split_of_models
+from data_scripts.photo_folder import DETAIL, reduced, straight
 from data_scripts.sources import add_common_options
-from lib.data.images import INSIDE, check_mask, crop_to_mask, on_white
+from lib.data.images import INSIDE, check_mask, crop_to_mask, on_white, write_normals
+from lib.data.normals import NormalEstimator, load_estimator
 from lib.data.photos_reading import read_photo_file
 from lib.errors import InputError
 
@@ -74,6 +77,20 @@ class Photo:
     whole: bool = False
 
 
+@dataclass(frozen=True)
+class Look:
+    """What all samples of a run have in common: pixels a side, and where normals come from (empty: nowhere)."""
+
+    size: int
+    normals: str = ""
+    convention: str = "ours"
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Look":
+        """From the command line."""
+        return cls(options.image_size, str(options.normals or ""), options.convention)
+
+
 MaskOf = Callable[[Photo, UInt8[np.ndarray, "height width 3"]], UInt8[np.ndarray, "height width"]]
 
 
@@ -105,10 +122,10 @@ def prepare_photo_set(
         If not one photo can be used.
     """
     groups, rejected = _by_group(photos)
-    make = partial(cut_out, mask_of=mask_of, size=options.image_size)
+    make = partial(cut_out, mask_of=mask_of, look=Look.of(options))
     work = Work(make, "photo", any(photo.cad for photo in photos), notes)
     sizes = sum(photo.image.stat().st_size for group in groups.values() for photo in group)
-    prepare_jobs(groups, work, options, info, [*rejected, *strays], sizes)
+    prepare_jobs(groups, work, options, info | normals_info(options), [*rejected, *strays], sizes)
 
 
 def open_upright(path: Path) -> UInt8[np.ndarray, "height width 3"]:
@@ -177,31 +194,37 @@ def _by_group(photos: list[Photo]) -> tuple[dict[str, list[Photo]], list[tuple[P
     return groups, rejected
 
 
-def cut_out(group: list[Photo], folder: Path, mask_of: MaskOf, size: int) -> dict[str, list]:
-    """Cut out the photos of one group, and write their mesh."""
+def cut_out(group: list[Photo], folder: Path, mask_of: MaskOf, look: Look) -> dict[str, list]:
+    """Cut out the photos of one group, and write their normals and mesh."""
     rows, rejected = [], []
     for photo in group:
         try:
-            rows.append(_cut_out_one(photo, mask_of, folder, size))
+            rows.append(_cut_out_one(photo, mask_of, folder, look))
         except InputError as error:
             rejected.append([str(photo.image), str(error)])
     return {"rows": rows, "rejected": rejected}
 
 
-def _cut_out_one(photo: Photo, mask_of: MaskOf, folder: Path, size: int) -> dict[str, Any]:
+def _cut_out_one(photo: Photo, mask_of: MaskOf, folder: Path, look: Look) -> dict[str, Any]:
     rgb = open_upright(photo.image)
     mask = mask_of(photo, rgb)
-    colour, small = _whole_image(rgb, mask, size) if photo.whole else crop_to_mask(rgb, mask, MARGIN, size)
+    cut = _whole_image if photo.whole else partial(crop_to_mask, margin=MARGIN)
+    colour, small = cut(rgb, mask, size=look.size)
     if not (small >= INSIDE).any():
         raise InputError(f"The object of {photo.image.name} is thinner than the pixels of the crop.")
     if photo.box is not None:
         _check_box(photo, mask)
     shape = _shape(photo, mask, small, folder) if photo.cad else {}
     place = photo.id if photo.model == photo.id else f"{photo.model}/{photo.id}"
-    relative = f"images/{photo.category}/{place}.png"
-    (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.dstack([colour, small])).save(folder / relative)
-    known = {"id": photo.id, "category": photo.category, "model": photo.model, "image": relative}
+    kinds = ("image", "normal") if look.normals else ("image",)
+    files = {kind: f"{kind}s/{photo.category}/{place}.png" for kind in kinds}
+    for relative in files.values():
+        (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.dstack([straight(colour, small), small])).save(folder / files["image"])
+    if look.normals:
+        fine = cut(rgb, mask, size=look.size * math.ceil(DETAIL / look.size))
+        write_normals(folder / files["normal"], reduced(_estimate(look, *fine), small))
+    known = {"id": photo.id, "category": photo.category, "model": photo.model, **files}
     return {**known, **photo.about, **shape, **({"split": photo.split} if photo.split else {})}
 
 
@@ -230,6 +253,23 @@ def _shape(photo: Photo, mask: np.ndarray, small: np.ndarray, folder: Path) -> d
     if not (folder / relative).is_file():
         write_mesh(cad.mesh, folder / relative)
     return {**columns, "mesh": relative, **measures}
+
+
+def normals_info(options: argparse.Namespace) -> dict[str, str]:
+    """The entry of ``dataset.json`` on where normals come from."""
+    if not options.normals:
+        return {}
+    return {"normals": f"guessed by {options.normals.name} (convention {options.convention})"}
+
+
+def _estimate(look: Look, rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Normals of one image; one at a time, so that they do not depend on what else is in a batch."""
+    return _estimator(look.normals, look.convention).estimate(rgb[None], mask[None])[0]
+
+
+@cache
+def _estimator(path: str, convention: str) -> NormalEstimator:
+    return load_estimator(path, convention)
 
 
 def _whole_image(rgb: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

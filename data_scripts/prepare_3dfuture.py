@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = command_line(FUTURE, __doc__.split("\n")[0], image_size=128)
+    parser = command_line(FUTURE, __doc__.split("\n")[0], normals=False)
     parser.add_argument("--views", type=positive, default=4, help="images a model (default: %(default)s)")
     return parser.parse_args(arguments)
 

@@ -31,7 +31,7 @@ from data_scripts.drawings import FOCAL, Drawing, draw
 from data_scripts.instances import generator
 from data_scripts.jobs import Work, prepare_jobs
 from data_scripts.options import positive
-from data_scripts.photo_sets import Photo, cut_out, stored_mask, with_article
+from data_scripts.photo_sets import Look, Photo, cut_out, normals_info, stored_mask, with_article
 from data_scripts.sources import Collection, check_source, chosen, command_line, safe_name
 from lib.errors import STOPPED, InputError, exit_code
 
@@ -118,9 +118,9 @@ def prepare_renderings(options: argparse.Namespace, synsets: list[str]) -> None:
     for synset in synsets:
         if NAMES[synset] in wanted:
             jobs |= list_renderings(options.source / synset, options.views, options.models, rejected)
-    work = Work(partial(take_renderings, size=options.image_size), "image", options.models is not None, count_models)
+    work = Work(partial(take_renderings, look=Look.of(options)), "image", options.models is not None, count_models)
     info = SHAPENET.info(kind="renderings", views=options.views, shapes=options.models is not None)
-    prepare_jobs(jobs, work, options, info, rejected)
+    prepare_jobs(jobs, work, options, info | normals_info(options), rejected)
 
 
 def list_renderings(
@@ -152,7 +152,7 @@ def list_renderings(
     return jobs
 
 
-def take_renderings(job: list[Rendering], folder: Path, size: int) -> dict[str, list]:
+def take_renderings(job: list[Rendering], folder: Path, look: Look) -> dict[str, list]:
     """The samples of a model, with viewpoints from its ``cameras.npz``."""
     photos, rejected = [], []
     for rendering in job:
@@ -171,7 +171,7 @@ def take_renderings(job: list[Rendering], folder: Path, size: int) -> dict[str, 
             ))  # fmt: skip
         except InputError as error:
             rejected.append([str(path), str(error)])
-    part = cut_out(photos, folder, stored_mask, size)
+    part = cut_out(photos, folder, stored_mask, look)
     return {"rows": part["rows"], "rejected": rejected + part["rejected"]}
 
 
@@ -213,6 +213,8 @@ def count_models(rows: list[dict]) -> list[str]:
 
 def prepare_drawings(options: argparse.Namespace, synsets: list[str]) -> None:
     """Draw one view of at most ``--most`` CAD models of each category."""
+    if options.normals:
+        raise InputError("--normals is for renderings; what is drawn from CAD models has exact ones.")
     names = read_taxonomy(options.source, synsets)
     wanted = chosen(options.categories, names.values())
     jobs: dict[str, list[Drawing]] = {}

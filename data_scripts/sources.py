@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_scripts.options import positive
+from lib.data.normals import CONVENTIONS, NORMALS
 from lib.errors import InputError
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz")
@@ -44,18 +45,25 @@ class Collection:
         return f"{self.title} is to be had from {self.where} ({self.size}). Licence: {self.licence}."
 
 
-def add_common_options(parser: argparse.ArgumentParser, image_size: int = 128) -> None:
-    """Options that every data set has: source, output, image size, workers."""
-    parser.add_argument("source", type=Path, help="folder of the data set, as it was downloaded and unpacked")
-    parser.add_argument("--output", type=Path, required=True, help="prepared folder to make or replace")
-    parser.add_argument("--image-size", type=positive, default=image_size, help="pixels a side (default: %(default)s)")
-    parser.add_argument("--workers", type=positive, default=2, help="at a time (default: %(default)s)")
+def add_common_options(parser: argparse.ArgumentParser, image_size: int = 128, normals: bool = True) -> None:
+    """Options that every data set has: source, output, image size, workers; normals, where it brings none."""
+    add = parser.add_argument
+    add("source", type=Path, help="folder of the data set, as it was downloaded and unpacked")
+    add("--output", type=Path, required=True, help="prepared folder to make or replace")
+    add("--image-size", type=positive, default=image_size, help="pixels a side (default: %(default)s)")
+    add("--workers", type=positive, default=2, help="at a time (default: %(default)s)")
+    if normals:
+        guess = "guess normals with this network (folder, TorchScript or ONNX), or without one with the shipped one"
+        add("--normals", type=Path, nargs="?", const=NORMALS, metavar="NETWORK", help=guess)
+        add("--convention", choices=sorted(CONVENTIONS), default="ours", help="how the network writes normals")
 
 
-def command_line(collection: Collection, purpose: str, image_size: int = 128) -> argparse.ArgumentParser:
+def command_line(
+    collection: Collection, purpose: str, image_size: int = 128, normals: bool = True
+) -> argparse.ArgumentParser:
     """A parser with the common options and ``--categories``, whose help says where the data is to be had."""
     parser = argparse.ArgumentParser(description=purpose, epilog=collection.how_to_get())
-    add_common_options(parser, image_size)
+    add_common_options(parser, image_size, normals)
     parser.add_argument("--categories", help="comma-separated (default: all)")
     return parser
 

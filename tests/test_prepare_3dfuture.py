@@ -97,9 +97,9 @@ def test_drawings_have_the_textures_colour_and_the_meshes_place(folder):
     assert (views == 2).all()
 
 
-def test_parts_of_the_archive_and_processes_give_the_same_bytes(folder, tmp_path):
+def test_parts_of_the_archive_give_the_same_bytes(folder, tmp_path):
     source = write_future(tmp_path / "in", "3D-FUTURE-model-part1")
-    assert run(source, tmp_path / "out", "--workers", "2") == 0
+    assert run(source, tmp_path / "out") == 0
     assert contents(tmp_path / "out") == contents(folder)
 
 

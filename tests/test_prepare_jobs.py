@@ -3,9 +3,11 @@
 import argparse
 import errno
 import os
+import re
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from test_prepare_eth80 import run as run_eth80
@@ -14,10 +16,18 @@ from tiny_cad import contents
 
 from data_scripts import photo_sets
 from data_scripts.jobs import Work, count_notes, prepare_jobs, split_of_models, with_splits
+from data_scripts.prepare_3dfuture import FUTURE
+from data_scripts.prepare_openimages import OPENIMAGES
+from data_scripts.prepare_pascal3d import PASCAL3D
+from data_scripts.prepare_pix3d import PIX3D
+from data_scripts.prepare_shapenet import SHAPENET
 from data_scripts.sources import chosen, safe_name
+from lib.data.images import crop_to_mask, read_sample_images
+from lib.data.normals import NORMALS, load_estimator
 from lib.data.prepared import read_prepared
 from lib.errors import InputError
 
+DATA_SCRIPTS = Path(photo_sets.__file__).parent
 INFO = {"name": "tiny", "source": "tests", "licence": "MIT", "version": "1"}
 
 
@@ -116,6 +126,36 @@ def test_own_splits_are_kept_and_others_are_by_model():
     assert [row["split"] for row in made[:3]] == ["test"] * 3
     expected = split_of_models(("b", f"n{i}") for i in range(10))
     assert [row["split"] for row in made[3:]] == [expected[row["model"]] for row in rows[3:]]
+
+
+def test_normals_are_guessed_when_asked_for(tmp_path):
+    source = write_eth80(tmp_path / "ETH-80", instances=2)
+    assert run_eth80(source, tmp_path / "out", "--normals") == 0
+    prepared = read_prepared(tmp_path / "out")
+    assert prepared.info["normals"].endswith("(convention ours)")
+    row = prepared.metadata.iloc[0]
+    rgb, mask, normal = read_sample_images(prepared.path(row["image"]), None, prepared.path(row["normal"]))
+    inside = mask >= 128
+    estimator = load_estimator(NORMALS, "ours")
+    photo = photo_sets.open_upright(source / "apple/apple1/apple1-000-000.png")
+    disc = photo_sets.open_mask(source / "apple/apple1/maps/apple1-000-000-map.png")
+    fine = crop_to_mask(photo, disc, 1.2, 128)
+    ours = estimator.estimate(fine[0][None], fine[1][None])[0].reshape(32, 4, 32, 4, 3).mean(axis=(1, 3))
+    ours /= np.maximum(np.linalg.norm(ours, axis=-1, keepdims=True), 1e-9)
+    np.testing.assert_allclose(normal[inside], ours[inside], atol=1e-3)
+    # read again and composited on white, the crop is what it was when it was cut: its edge is not whitened twice
+    whole = crop_to_mask(photo, disc, 1.2, 32)
+    assert np.abs(rgb.astype(int) - whole[0])[mask > 40].max() <= 3
+
+
+def test_every_script_has_its_row():
+    text = (DATA_SCRIPTS / "README.md").read_text(encoding="utf-8")
+    for script in DATA_SCRIPTS.glob("prepare_*.py"):
+        assert f"data_scripts/{script.name}" in text
+    for collection in (PIX3D, PASCAL3D, OPENIMAGES, SHAPENET, FUTURE):
+        assert collection.title.split(" ")[0] in text
+
+        assert all(year in text for year in re.findall(r"\b20\d\d\b", collection.citation))
 
 
 def test_counts_are_compared_only_where_there_is_something():
