@@ -1,6 +1,7 @@
 """Named experiments: which rows a table has, what each changes in a recipe, and how they are compared."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lib.errors import InputError
 from lib.evaluation import read_results
@@ -69,9 +70,9 @@ def find_grid(name: str) -> Grid:
     return GRIDS[name]
 
 
-def grid_results(name: str) -> list[dict] | None:
+def grid_results(name: str, folder: Path = RESULTS) -> list[dict] | None:
     """Rows of a grid that was run and kept in ``lib/results``; None where it was not."""
-    path = RESULTS / f"{name}.json"
+    path = folder / f"{name}.json"
     return read_results(path) if path.is_file() else None
 
 

@@ -6,9 +6,7 @@ import pytest
 import torch
 from tiny import EVERYTHING, TINY, make_batch, make_system
 
-from lib.errors import InputError
 from lib.objective import ABLATIONS, IN_THE_PAPER, TERMS, objective_table, recipe_table
-from lib.papers import TABLES, paper_table
 from lib.recipes import RECIPES
 
 
@@ -57,14 +55,3 @@ def test_recipes_side_by_side():
     table = recipe_table()
     assert list(table.columns) == list(RECIPES)
     assert table.loc["rays", "paper"] == 512
-
-
-def test_the_papers_tables():
-    table = paper_table(2)
-    assert table.loc["ShapeClipper"].to_dict() == {"FS@1": 0.1317, "FS@5": 0.5473, "FS@10": 0.8002, "10 x CD": 0.618}
-    assert list(paper_table(4).index) == ["SS3D", "ShapeClipper"]
-    assert "protocol rotation" in paper_table(4).attrs["source"]
-    assert not any(paper_table(number).isna().any(axis=None) for number in (2, 3, 4))
-    with pytest.raises(InputError, match="no table 9"):
-        paper_table(9)
-    assert TABLES.is_file()

@@ -65,13 +65,46 @@ def photographs_section(path: Path = RESULTS / "eth80_neighbors.json") -> str:
     return "\n".join(lines)
 
 
-SECTIONS = {"results": results_section, "neighbors": neighbors_section, "photographs": photographs_section}
+def experiments_section(folder: Path = RESULTS) -> str:
+    """The tables of the experiments (`lib.grids`) whose results are kept, and the command for those that are not."""
+    from lib.evaluation.comparison import comparison_table, markdown_table
+    from lib.grids import GRIDS, grid_results
+
+    parts = []
+    for name, grid in GRIDS.items():
+        rows = grid_results(name, folder)
+        if rows is None:
+            parts.append(f"*{grid.title}*: not run. `make experiment NAME={name} SEEDS=3`")
+            continue
+        first = rows[0]
+        about = f"{first['dataset']}, {first['steps']} steps, protocol `{grid.protocol}`, `lib/results/{name}.json`"
+        parts.append(f"*{grid.title}*, our numbers: {about}\n\n{markdown_table(comparison_table(rows, grid.protocol))}")
+    return "\n\n".join(parts)
+
+
+def claims_section(folder: Path = RESULTS.parent) -> str:
+    """How many numbers of each paper's tables and text we have at which size: a Markdown table."""
+    from lib.evaluation.claims import summary_table
+    from lib.evaluation.comparison import markdown_table
+
+    return markdown_table(summary_table(folder).set_index("paper"))
+
+
+SECTIONS = {
+    "results": results_section,
+    "neighbors": neighbors_section,
+    "photographs": photographs_section,
+    "experiments": experiments_section,
+    "claims": claims_section,
+}
 
 
 def updated(text: str) -> str:
     """The README with the sections between their marks made anew."""
     for name, section in SECTIONS.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        if begin not in text:
+            continue
         before, rest = text.split(begin)
         _, after = rest.split(end)
         text = f"{before}{begin}\n{section()}\n{end}{after}"
