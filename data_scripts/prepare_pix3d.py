@@ -86,15 +86,25 @@ def prepare(options: argparse.Namespace) -> None:
         pairs = [(row, "model") for row in rows if not hidden(row)]
         rejected += [(row["img"], f"the object is {hidden(row)}.") for row in rows if hidden(row)]
     photos = list(make_photos(options.source, [pair for pair in pairs if pair[1]], rejected))
-    partial = [f"pix3d.json has {len(annotations)} annotations, the full release {PHOTOS}."]
     prepare_photo_set(
         photos,
         stored_mask,
         options,
         PIX3D.info(splits="lists" if options.lists else "by model, 70/10/20"),
         rejected,
-        lambda made: count_notes(made, PAPER) + (partial if len(annotations) != PHOTOS else []),
+        lambda made: count(made, len(annotations), options.lists is not None),
     )
+
+
+def count(rows: list[dict], annotations: int, lists: bool) -> list[str]:
+    """Notes where numbers are not the paper's, whose splits only its lists give, or not the full release's."""
+    notes = count_notes(rows, PAPER) if lists else []
+    chairs, wanted = sum(row["category"] == "chair" for row in rows), sum(PAPER.values())
+    if not lists and chairs not in (0, wanted):
+        notes.append(f"chair: {chairs} samples; the paper has {wanted} in all, so look at rejected.csv.")
+    if annotations != PHOTOS:
+        notes.append(f"pix3d.json has {annotations} annotations, the full release {PHOTOS}; is the download partial?")
+    return notes
 
 
 def read_annotations(path: Path) -> list[Annotation]:

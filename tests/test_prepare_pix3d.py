@@ -6,7 +6,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
@@ -329,7 +328,12 @@ def test_angles_of_turns_a_rotation_back():
         assert cad_models.angles_of(rotation) == pytest.approx(expected)
 
 
-def test_splits_are_of_models_without_lists(folder):
-    table = read_prepared(folder).metadata
-    assert isinstance(table, pd.DataFrame)
-    assert set(table["split"]) <= {"train", "val", "test"}
+def test_without_lists_only_the_total_is_compared(folder):
+    notes = read_prepared(folder).info["notes"]
+    assert [note.split(";")[0] for note in notes] == [
+        "chair: 9 samples",
+        "pix3d.json has 9 annotations, the full release 10069",
+    ]
+    whole = [{"category": "chair", "split": "train"}] * 2894
+    assert prepare_pix3d.count(whole, 10_069, lists=False) == []
+    assert len(prepare_pix3d.count(whole, 10_069, lists=True)) == 3
