@@ -6,6 +6,7 @@ import trimesh
 
 from lib.errors import InputError
 from lib.geometry import meshes
+from lib.geometry.surface_grid import surface_grid
 
 RADIUS = 0.4
 
@@ -149,3 +150,51 @@ def test_carving_goes_through_the_hole_of_a_torus():
     signed = torus_sdf(meshes.grid_points(48)).reshape(carved.shape)
     assert np.mean(carved == (signed < 0)) > 0.99
     assert not carved[signed > 1.2 / 47].any()
+
+
+# --- grids asked for near the surface only --------------------------------------------------------------------------
+
+
+def thin_handle(points):
+    """A ball with a wire, thinner than a block, that leads to another ball: only following it finds all of it."""
+    wire = np.maximum(np.hypot(points[:, 1] - 0.011, points[:, 2] + 0.007), np.abs(points[:, 0]) - 0.4) - 0.012
+    return np.minimum(np.minimum(sphere_sdf(points, 0.15, (-0.4, 0, 0)), sphere_sdf(points, 0.1, (0.4, 0, 0))), wire)
+
+
+@pytest.mark.parametrize("shape", [sphere_sdf, torus_sdf, thin_handle])
+@pytest.mark.parametrize(("resolution", "stride"), [(41, 4), (64, 4), (50, 7), (20, 1), (2, 4), (5, 30)])
+def test_a_grid_near_the_surface_gives_the_mesh_of_the_whole_grid(shape, resolution, stride):
+    asked = []
+
+    def counted(points):
+        asked.append(len(points))
+        return shape(points)
+
+    dense = shape(meshes.grid_points(resolution)).reshape((resolution,) * 3).astype(np.float32)
+    sparse = surface_grid(counted, resolution, stride=stride)
+    expected, found = meshes.marching_cubes(dense), meshes.marching_cubes(sparse)
+    assert np.array_equal(found.faces, expected.faces)
+    assert np.array_equal(found.vertices, expected.vertices)
+    assert np.array_equal(sparse < 0, dense < 0)
+    if resolution == 64:
+        assert sum(asked) < 0.6 * resolution**3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_steep_surface_is_followed_from_block_to_block(seed):
+    """Ten times as steep as a distance, so that most blocks on it have corners far from 0."""
+    generator = np.random.default_rng(seed)
+    waves, phases = generator.normal(size=(3, 6)) * 5, generator.uniform(0, 6, 6)
+
+    def bumpy(points):
+        return 10 * sphere_sdf(points) + 0.4 * np.sin(points @ waves + phases).sum(1)
+
+    dense = bumpy(meshes.grid_points(48)).reshape((48,) * 3).astype(np.float32)
+    expected, found = (meshes.marching_cubes(v) for v in (dense, surface_grid(bumpy, 48, slope=0.01)))
+    assert np.array_equal(found.faces, expected.faces)
+    assert np.array_equal(found.vertices, expected.vertices)
+
+
+@pytest.mark.parametrize("value", [1.0, -1.0])
+def test_a_grid_without_a_surface_is_empty(value):
+    assert meshes.is_empty(meshes.marching_cubes(surface_grid(lambda p: np.full(len(p), value), 30)))

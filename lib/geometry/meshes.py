@@ -36,10 +36,15 @@ def grid_points(resolution: int, bound: float = 0.6) -> Float[np.ndarray, "sampl
     ndarray, shape (resolution**3, 3), float32
         ``.reshape(resolution, resolution, resolution, 3)`` is indexed [x, y, z].
     """
+    axis = grid_axis(resolution, bound)
+    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def grid_axis(resolution: int, bound: float) -> Float[np.ndarray, " samples"]:
+    """Coordinates of the samples along each axis of a grid."""
     if resolution < 2:
         raise InputError(f"Marching cubes needs a resolution of at least 2, not {resolution}.")
-    axis = np.linspace(-bound, bound, resolution, dtype=np.float32)
-    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    return np.linspace(-bound, bound, resolution, dtype=np.float32)
 
 
 def marching_cubes(
