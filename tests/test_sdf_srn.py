@@ -1,5 +1,6 @@
 """SDF-SRN put together: its switches, its terms, its configurations, and what it reconstructs."""
 
+import math
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from lib.rendering.sampling import values_at
 from lib.systems import SYSTEMS, make_system
 from lib.systems.sdf_srn import SDFSRN
 from lib.systems.sdf_srn_config import ABLATIONS, CONFIGS, SDFSRNConfig, for_category
-from lib.systems.sdf_srn_target import outside_only, rescaled, sample_target, silhouette_bound
+from lib.systems.sdf_srn_target import outside_only, rescaled, sample_target, silhouette_bound, silhouette_iou
 from lib.training import TrainingConfig, train
 
 TINY = SDFSRNConfig(
@@ -405,3 +406,72 @@ def test_single_view_training_takes_one_sample_of_each_model(tmp_path):
     assert len(everything) == 15 and len(single) == 5
     assert list(single.metadata["model"]) == list(everything.metadata["model"].unique())
     assert len(single.rgb) == len(single.batch(torch.arange(5)).viewpoint) == 5
+
+
+# --- more bad input ------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.floats(0, 6.3, allow_subnormal=False),
+    st.sampled_from(["straight", "inside the object", "far away", "pole", "tiny focal", "off centre"]),
+    st.sampled_from(["unrolled", "implicit"]),
+)
+@settings(max_examples=10)
+def test_degenerate_cameras_give_finite_losses_and_gradients(azimuth, kind, hit_gradient):
+    """Rays that start inside, never come near, or are all alike: counted, never a NaN."""
+    batch = make_batch(2, neighbor=False)
+    angle = torch.full((2,), azimuth)
+    elevation = torch.full((2,), {"pole": math.pi / 2}.get(kind, 0.3))
+    view = Viewpoint.from_angles(angle, elevation)
+    changes = {
+        "inside the object": {"distance": torch.full((2,), 0.85)},  # a ray's start: 0.05 before the camera
+        "far away": {"distance": torch.full((2,), 1e4)},
+        "tiny focal": {"focal": torch.full((2,), 1e-3)},
+        "off centre": {"center": torch.full((2, 2), 5.0)},
+    }
+    system = make_tiny(hit_gradient=hit_gradient)
+    losses = system.losses(replace(batch, viewpoint=replace(view, **changes.get(kind, {}))), generator())
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in system.parameters())
+    assert sum(system.crossings[name] for name in ("last", "early", "none")) == 2 * TINY.rays
+
+
+def test_camera_within_the_depths_of_the_silhouette_is_one_sentence():
+    batch = make_batch(2, neighbor=False)
+    near = replace(batch.viewpoint, distance=torch.full((2,), 0.1))
+    with pytest.raises(InputError, match="depth"):
+        make_tiny().losses(replace(batch, viewpoint=near), generator())
+
+
+def test_rays_that_never_hit_keep_their_last_depth_and_are_counted():
+    """A field that is positive everywhere: no surface, a white picture, and a colour loss that is still a number."""
+    system = make_tiny()
+    with torch.no_grad():
+        for parameter in system.hypernetwork.writers[-2].parameters():
+            parameter.zero_()
+        system.hypernetwork.writers[-2][-1].bias[0] = 1.0  # the bias of f
+    batch = make_batch(2, neighbor=False)
+    losses = system.losses(batch, generator())
+    assert system.crossings == {"last": 0, "early": 0, "none": 2 * TINY.rays, "inside": 0}
+    assert torch.isfinite(losses["rgb"]) and losses["ray_last"] > 0.9
+    maps = system.eval().reconstruct(batch.rgb, batch.viewpoint).render(image_size=6)
+    assert not maps.mask.any() and (maps.rgb == 1).all() and torch.isfinite(maps.depth).all()
+    assert len(system.reconstruct(batch.rgb, batch.viewpoint).mesh(12).vertices) == 0
+
+
+def test_field_that_is_negative_everywhere_starts_inside():
+    system = make_tiny()
+    with torch.no_grad():
+        for parameter in system.hypernetwork.writers[-2].parameters():
+            parameter.zero_()
+        system.hypernetwork.writers[-2][-1].bias[0] = -1.0
+    system.losses(make_batch(2, neighbor=False), generator())
+    assert system.crossings == {"last": 0, "early": 0, "none": 2 * TINY.rays, "inside": 2 * TINY.rays}
+
+
+def test_silhouettes_agree_as_their_areas_do():
+    left, half, none = torch.zeros(3, 4, 4)
+    left[:, :2], half[:, :1] = 1, 0.9
+    found = silhouette_iou(torch.stack([half, left, none, none]), torch.stack([left, left, left, none]))
+    assert found.tolist() == [0.5, 1, 0, 1]

@@ -1,5 +1,7 @@
 """Pictures of learned marching: one ray on its field, the study's curves, and the idea of SDF-SRN (notebook 10)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
@@ -32,10 +34,11 @@ def idea_figure(batch: Batch, mesh: trimesh.Trimesh, spread: float = 0.75):
 
     size, view = batch.rgb.shape[1], batch.viewpoint
     distance = distance_transform(batch.mask > 0.5, margin=0.5)[0]
-    column = size // 2
+    inside = (distance == 0).sum(dim=0)
+    column = int(torch.where(2 * inside > inside.max(), distance.sum(dim=0), 0).argmax())  # much object, and free space
     figure, axes = plt.subplots(1, 3, figsize=(9, 3.1), layout="constrained", width_ratios=[1, 1.15, 1.5])
     axes[0].imshow(batch.rgb[0])
-    axes[0].set_title("what is given: image, silhouette,\nand the viewpoint")
+    axes[0].set_title("given: image, silhouette\nand viewpoint")
     shown = axes[1].imshow(distance, cmap=MAGNITUDE)
     axes[1].contour(batch.mask[0] > 0.5, [0.5], colors="white", linewidths=0.8)
     figure.colorbar(shown, ax=axes[1], shrink=0.8, label="pixels")
@@ -102,10 +105,10 @@ def marching_figure(case: Case, ray: int, shown: int | None = None, halvings: in
 def _draw_slice(figure, axis, case: Case, ray: int, depths: Tensor, spread: float):
     across = torch.linspace(-spread, spread, 80)
     values = ray_slice(case, ray, across, depths)
-    limit = float(values.abs().max())
+    limit = 0.3  # beyond it colours no longer change
     drawn = axis.pcolormesh(depths, across, values, cmap=SIGNED, vmin=-limit, vmax=limit, rasterized=True)
     axis.contour(depths, across, values, [0], colors="black", linewidths=1.2)
-    figure.colorbar(drawn, ax=axis, label="$f$")
+    figure.colorbar(drawn, ax=axis, label="$f$", extend="both")
     axis.grid(visible=False)
     axis.set(ylabel="across the ray")
 
@@ -153,19 +156,65 @@ def study_figure(table: pd.DataFrame):
         line[1].set_xlabel("evaluations a ray")
     np.reshape(axes, (2, -1))[0, 0].set_ylabel("median depth error")
     np.reshape(axes, (2, -1))[1, 0].set_ylabel("missed surfaces (share)")
-    handles, labels = np.reshape(axes, (2, -1))[0, 0].get_legend_handles_labels()
+    handles, labels = np.reshape(axes, (2, -1))[0, -1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
     return figure
 
 
 def _draw_methods(axes, rows: pd.DataFrame):
-    styles = iter(("-", "--", ":"))
     for method, part in rows.groupby("method"):
         color = next((c for name, c in METHODS.items() if method.startswith(name)), GREY)
-        look = next(styles) if method.startswith("learned") else "-"
-        label = method.split(",")[0] if len(rows["method"].unique()) == len(METHODS) else method
-        axes[0].loglog(part["evaluations"], part["median"], look, marker="o", ms=3, lw=1.3, color=color, label=label)
+        look = "--" if method == "learned, 4 strides" else "-"
+        axes[0].loglog(part["evaluations"], part["median"], look, marker="o", ms=3, lw=1.3, color=color, label=method)
         axes[1].plot(part["evaluations"], part["missed"], look, marker="o", ms=3, lw=1.3, color=color)
+    axes[0].set_ylim(3e-6, 0.2)
     axes[0].set_xticks([6, 12, 24, 48], ["6", "12", "24", "48"])
     axes[0].minorticks_off()
     axes[1].set_ylim(-0.03, 1.03)
+
+
+@styled()
+def crossings_figure(counts: list[dict]):
+    """Where training's rays met the surface, step by step; returns the figure.
+
+    Parameters
+    ----------
+    counts : list of dict
+        "step", and `Surface.counts`: rays of a batch by kind.
+    """
+    import matplotlib.pyplot as plt
+
+    steps = [row["step"] for row in counts]
+    totals = np.array([row["last"] + row["early"] + row["none"] for row in counts])
+    figure, axis = plt.subplots(figsize=(7, 2.4), layout="constrained")
+    kinds = {"last": (BLUE, "in the last interval"), "early": (ORANGE, "in an earlier one"), "none": ("0.8", "none")}
+    shares = [np.array([row[kind] for row in counts]) / totals for kind in kinds]
+    axis.stackplot(steps, shares, colors=[color for color, _ in kinds.values()], labels=[n for _, n in kinds.values()])
+    axis.set(xlabel="step", ylabel="share of rays", ylim=(0, 1), xlim=(min(steps), max(steps)))
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), title="surface found")
+    return figure
+
+
+@styled()
+def ablation_figure(results: Sequence[dict], protocol: str = "raw"):
+    """Means over seeds with their spread for each row of an experiment; returns the figure.
+
+    Parameters
+    ----------
+    results : sequence of dict
+        Of `lib.evaluation.comparison.compare_rows`.
+    """
+    import matplotlib.pyplot as plt
+
+    chosen = [row for row in results if row["protocol"] == protocol and row["seed"] is None]
+    values = {(row["system"].split(": ", 1)[-1], row["metric"]): row["value"] for row in chosen}
+    names = list(dict.fromkeys(name for name, _ in values))[::-1]
+    titles = {"accuracy": "accuracy", "completeness": "coverage", "chamfer_distance": "Chamfer distance"}
+    figure, axes = plt.subplots(1, 3, figsize=(8.6, 0.36 * len(names) + 0.9), sharey=True, layout="constrained")
+    for axis, (metric, title) in zip(axes, titles.items(), strict=True):
+        for place, name in enumerate(names):
+            spread = values.get((name, f"{metric}_spread")) or 0.0
+            color = BLUE if name == "full" else GREY
+            axis.errorbar(10 * values[name, metric], place, xerr=10 * spread, fmt="o", color=color, capsize=3)
+        axis.set(xlabel=f"10 x {title}", yticks=range(len(names)), yticklabels=names)
+    return figure

@@ -263,7 +263,7 @@ def _volume(case: Case, count: int) -> dict:
         mask = weights.sum(-1)
         depth = (weights * depths).sum(-1) / mask.clamp(min=1e-6)
         rows.append(_row(case, "volume rendering", count, depth[0], mask[0] > 0.5))
-    return min(rows, key=lambda row: row["median"] + row["missed"])
+    return min(rows, key=lambda row: row["median"] + row["missed"] + row["invented"])
 
 
 def _row(case: Case, method: str, evaluations: int, depth: Tensor, hit: Tensor) -> dict:

@@ -117,3 +117,12 @@ def rescaled(batch: Batch, scale: Float[Tensor, " batch"]) -> Batch:
     center = 0.5 + scale[:, None] * (view.center - 0.5)
     view = replace(view, focal=view.focal * scale, center=center)
     return replace(batch, rgb=1 - moved[..., :3], mask=moved[..., 3], viewpoint=view)
+
+
+def silhouette_iou(
+    rendered: Float[Tensor, "batch height width"], mask: Float[Tensor, "batch height width"]
+) -> Float[Tensor, " batch"]:
+    """Intersection over union of silhouettes, each thresholded at 1/2; 1 where both are empty."""
+    a, b = rendered > 0.5, mask > 0.5
+    union = (a | b).flatten(1).sum(1)
+    return torch.where(union > 0, (a & b).flatten(1).sum(1) / union.clamp(min=1), 1.0)
