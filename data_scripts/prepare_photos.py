@@ -60,7 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        return _fail(f"{options.output} cannot be written ({error.strerror}): make room, then run the same command again.", 2)
+        return _fail(
+            f"{options.output} cannot be written ({error.strerror}): make room, then run the same command again.", 2
+        )
     return 0
 
 

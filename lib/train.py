@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from lib.checkpoints import save_weights
 from lib.data.loading import PreparedDataset
+from lib.data.prepared import read_prepared
 from lib.errors import InputError, exit_code
 from lib.listeners import TensorBoard
 from lib.paths import FURNITURE
@@ -31,7 +32,7 @@ def _run(options: argparse.Namespace) -> None:
     recipe = ALL_RECIPES[options.recipe].changed(**{**_settings(options.set), "seed": options.seed})
     accelerator = choose_device(options.device, recipe.training.mixed_precision)
     data = PreparedDataset(options.dataset, "train", options.categories, options.views)
-    validation = PreparedDataset(options.dataset, "val", options.categories)
+    validation = validation_images(options.dataset, options.categories)
     torch.manual_seed(options.seed)  # the network's first weights
     system = make_system(recipe.system)
     with TensorBoard(options.run / "tensorboard") as events:
@@ -39,6 +40,18 @@ def _run(options: argparse.Namespace) -> None:
         train(system, recipe.training, data, options.run, **settings)
     if options.export:
         export(system, options.run, options.export)
+
+
+def validation_images(folder: Path, categories: list[str] | None) -> PreparedDataset | None:
+    """Held-out images for early validation.
+
+    None where a dataset has none, as Pascal3D+ and OpenImages in the papers: then the last weights are kept.
+    """
+    table = read_prepared(folder).metadata
+    held_out = table[table["split"] == "val"]
+    if categories:
+        held_out = held_out[held_out["category"].isin(categories)]
+    return PreparedDataset(folder, "val", categories) if len(held_out) else None
 
 
 def choose_device(name: str, mixed_precision: str = "no") -> Accelerator:

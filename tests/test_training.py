@@ -374,6 +374,18 @@ def test_command_line_prints_one_sentence_and_returns_2(folder, tmp_path, capsys
     assert not (tmp_path / "run").exists()
 
 
+def test_data_without_validation_images_keep_the_last_weights(tmp_path):
+    folder = write_prepared(tmp_path / "discs", train=4, val=0, views=2)
+    tiny = ["width=8", "latent_size=8", "code_size=4", "rays=8", "neighbor_rays=8", "samples=4", "semantic_weight=0.0"]
+    steps = ["pretrain_steps=1", "steps=2", "batch_size=2", "pretrain_points=8"]
+    run = tmp_path / "run"
+    command = ["small-given", "--dataset", str(folder), "--run", str(run), "--device", "cpu", "--set", *tiny, *steps]
+    assert main(command) == 0
+    about = json.loads((run / "config.json").read_text())
+    assert about["step"] == 3 and about["best"] is None
+    assert {row["phase"] for row in rows(run)} <= {"pretraining", "training"}
+
+
 # --- which weights -------------------------------------------------------------------------------------------------
 
 
