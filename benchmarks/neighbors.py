@@ -9,7 +9,6 @@ are measured, and what `benchmarks/README.md` says is written from there.
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import numpy as np
 import psutil
 import torch
 
+from benchmarks.measure import describe_machine
 from benchmarks.report import write_report
 from benchmarks.vectors import clustered_vectors, real_vectors, source_images, uniform_vectors
 from lib.data.neighbor_exact import Group, Neighbors, exact_rows
@@ -194,9 +194,9 @@ def check_exact() -> None:
 def store(output: Path, report: Path, row: dict) -> None:
     """Put a row in the place of an older one of the same variant and shape, and write the report again."""
     rows = json.loads(output.read_text()) if output.is_file() else []
-    same = ("name", "variant", "shape")
+    same = ("name", "variant", "shape")  # rows of other benchmarks have other names
     rows = [old for old in rows if any(old.get(key) != row[key] for key in same)] + [row]
-    add_ratios(rows)
+    add_ratios([old for old in rows if old["name"] == "neighbors"])
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(output.name + ".tmp")
     partial.write_text(json.dumps(rows, indent=1) + "\n")
@@ -212,11 +212,6 @@ def add_ratios(rows: list[dict]) -> None:
         base = exact.get((row["variant"].split(", ")[1], *row["shape"]))
         pace = row["seconds"] / row["queries"]
         row["ratio"] = round(base["seconds"] / base["queries"] / pace, 3) if base else 0.0
-
-
-def describe_machine() -> str:
-    """Cores and memory."""
-    return f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GB, {platform.machine()}"
 
 
 if __name__ == "__main__":

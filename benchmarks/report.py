@@ -1,4 +1,4 @@
-"""What `benchmarks/README.md` says of the neighbour search: tables and a plan, from measured rows alone."""
+"""What `benchmarks/README.md` says: tables from measured rows alone, and what was tried on the way (`changes.md`)."""
 
 from pathlib import Path
 
@@ -6,9 +6,20 @@ MANY = 10_000_000
 BUDGET_MB = 4000  # memory that a machine of the plan may use
 HEAD = """# Benchmarks
 
-Written by `python -m benchmarks.neighbors` from the rows it measured; do not edit.
+Written by `python -m benchmarks` and `python -m benchmarks.neighbors` from the rows they measured; do not edit.
+"""
+SPEED = """## Speed
 
-## Neighbours
+Variants of the same name took turns in one process, after it was asserted that they give the same. `s`: median, with
+the smallest and largest of all rounds; `CPU`: processor time, all threads added; `ratio`: median over rounds of how
+many times as fast as the first variant; `GEMM`: counted operations over those of the fastest product measured beside
+it (nothing is counted inside compiled code); memory: peak of a process of its own, with Python and torch. `load`:
+processes that wanted a core when the line began. The first size is that of the batch.
+
+|  | size | s | CPU s | ratio | GFLOP | GEMM | memory MB | load |
+|---|---|---:|---:|---:|---:|---:|---:|---:|
+"""
+NEIGHBORS = """## Neighbours
 
 The five nearest of every vector by cosine, self excluded. Each line is a process of its own; memory is its peak, with
 Python, torch, FAISS and the vectors themselves. `search` is wall-clock time, `its CPU` the processor time of that, all
@@ -29,12 +40,40 @@ query, by the clock.
 
 def write_report(rows: list[dict], path: Path) -> None:
     """Write the report of all rows."""
+    neighbors = [row for row in rows if row["name"] == "neighbors"]
+    others = [row for row in rows if row["name"] != "neighbors"]
+    changes = Path(__file__).with_name("changes.md").read_text()
+    parts = [HEAD] + ([speed(others)] if others else []) + [changes]
+    if neighbors:
+        parts += neighbor_parts(neighbors)
+    path.write_text("\n".join(parts))
+
+
+def speed(rows: list[dict]) -> str:
+    """One line a variant."""
+    lines = []
+    for row in rows:
+        size = " x ".join(f"{number:,}" for number in row["shape"])
+        spread = f"{row['seconds']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+        counted = [f"{row['gflop']:.1f}", f"{row['gemm_share']:.0%}"] if "gflop" in row else ["", ""]
+        cells = [f"{row['name']}, {row['variant']}", size, spread, f"{row['cpu_seconds']:.3g}", f"{row['ratio']:.2f}"]
+        lines.append("| " + " | ".join([*cells, *counted, f"{row['memory_mb']:,}", f"{row['load']:.1f}"]) + " |")
+    return SPEED + "\n".join(lines) + f"\n\nMeasured with {machines_of(rows)}.\n"
+
+
+def neighbor_parts(rows: list[dict]) -> list[str]:
+    """The section on neighbours, and the plan for many more."""
     million = [row for row in rows if row["shape"][0] == 1_000_000]
     pictures = max((row.get("pictures", 0) for row in rows), default=0)
-    head = HEAD.replace("{pictures}", f" ({pictures:,} different ones)" if pictures else "")
-    parts = [head, table([row for row in rows if row not in million])]
-    parts += [plan(row) for row in million]
-    path.write_text("\n".join(parts))
+    head = NEIGHBORS.replace("{pictures}", f" ({pictures:,} different ones)" if pictures else "")
+    return [head, table([row for row in rows if row not in million]), *(plan(row) for row in million)]
+
+
+def machines_of(rows: list[dict]) -> str:
+    """Threads and machines that the rows were measured with."""
+    return "; ".join(
+        sorted({f"{row['threads']} thread{'s' * (row['threads'] > 1)} on {row['machine']}" for row in rows})
+    )
 
 
 def table(rows: list[dict]) -> str:
@@ -66,8 +105,7 @@ def table(rows: list[dict]) -> str:
             f"{row['load']:.1f}",
         ]
         lines.append("| " + " | ".join([row["variant"], size, f"{row['queries']:,}", *times, *rest]) + " |")
-    machines = sorted({f"{row['threads']} thread{'s' * (row['threads'] > 1)} on {row['machine']}" for row in rows})
-    return "\n".join(lines) + f"\n\nMeasured with {'; '.join(machines)}.\n"
+    return "\n".join(lines) + f"\n\nMeasured with {machines_of(rows)}.\n"
 
 
 def plan(row: dict) -> str:
