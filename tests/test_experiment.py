@@ -8,10 +8,13 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+import yaml
+from papermill.cli import NoDatesSafeLoader
 from safetensors.torch import load_file
 from tiny_dataset import write_tiny_dataset
 
 from lib.course.experiment import ABOUT, Settings, main, plan_cells, run_cells, run_experiment
+from lib.course.run import Job, _command
 from lib.data.loading import PreparedDataset
 from lib.data.prepared import write_metadata
 from lib.errors import InputError
@@ -161,7 +164,9 @@ def test_ctrl_c_stops_the_cell_and_leaves_no_process(settings, tmp_path):
     assert not cells[0].finished and not cells[1].folder.exists()
 
 
-@pytest.mark.parametrize("arguments", ["tables-9", "tables-2-3 --seeds 0", "tables-2-3 --recipe soup"])
+@pytest.mark.parametrize(
+    "arguments", ["tables-9", "tables-2-3 --seeds 0", "tables-2-3 --jobs 0", "tables-2-3 --recipe soup"]
+)
 def test_command_line_prints_one_sentence_and_returns_2(arguments, tmp_path, capsys):
     assert main([*arguments.split(), "--output", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
@@ -184,6 +189,12 @@ def test_steps_are_those_of_training(recipe):
     before = find_recipe(recipe)
     after = before.changed(steps=7)
     assert after.training.steps == 7 and after.system == before.system
+
+
+def test_parameters_reach_papermill_as_they_are():
+    given = {"changes": {"learning_rate": 1e-05, "neighbors": "größe", "steps": 3, "flag": True}, "row": "w/o normal"}
+    command = _command(Job(Path("a.ipynb"), Path("b.ipynb"), Path("c.log"), given))
+    assert yaml.load(command[command.index("--parameters_yaml") + 1], Loader=NoDatesSafeLoader) == given
 
 
 def test_sizes():

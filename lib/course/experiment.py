@@ -5,6 +5,7 @@ skipped, interrupted ones go on, failed ones do not stop the others. The table i
 """
 
 import argparse
+import os
 import re
 import sys
 import threading
@@ -151,14 +152,14 @@ def run_cells(cells: Sequence[Cell], *, jobs: int = 1, say: Report = print, stat
 
     def run_and_tell(cell: Cell) -> str:
         label = f"[{waiting.index(cell) + 1}/{len(waiting)}] {cell.name}"
-        result = run_cell(cell, _watch(cell, label, stop, status if jobs == 1 else None))
+        result = run_cell(cell, _watch(cell, label, stop, status if jobs == 1 else None), _threads(jobs))
         error = result.error or ("" if cell.finished else "wrote no results.json")
         say(f"{label}: {'failed' if error else 'finished'} after {result.seconds:.0f} s")
         if error:
             say(f"      {error}\n      all it printed: {cell.folder / 'cell.log'}")
         return f"{cell.name}: {error}" if error else ""
 
-    with ThreadPoolExecutor(max(jobs, 1)) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         try:
             return [failure for failure in pool.map(run_one, waiting) if failure]
         except BaseException:  # Ctrl-C reaches this thread only: the others look at the event
@@ -166,12 +167,17 @@ def run_cells(cells: Sequence[Cell], *, jobs: int = 1, say: Report = print, stat
             raise
 
 
-def run_cell(cell: Cell, tick: Callable[[float, float], None] | None = None) -> Result:
+def _threads(jobs: int) -> int | None:
+    """Threads of a cell: the cores are shared among the cells at work; as the user's environment says, if it does."""
+    return None if jobs == 1 or "OMP_NUM_THREADS" in os.environ else max(1, (os.cpu_count() or 1) // jobs)
+
+
+def run_cell(cell: Cell, tick: Callable[[float, float], None] | None = None, threads: int | None = None) -> Result:
     """Execute notebook 08 for one cell, in its own process; what it printed is in ``cell.log``."""
     write_json(cell.folder / ABOUT, _about(cell))
     parameters = {name: value for name, value in cell.parameters.items() if name != "checksum"}
     job = Job(NOTEBOOK, cell.folder / "cell.ipynb", cell.folder / "cell.log", parameters)
-    return run_job(job, notebook_environment(), tick=tick)
+    return run_job(job, notebook_environment(threads), tick=tick)
 
 
 def _watch(cell: Cell, label: str, stop: threading.Event, status: Report | None) -> Callable[[float, float], None]:
@@ -209,6 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failures: list[str] = []
 
     def work() -> None:
+        if options.jobs < 1:
+            raise InputError(f"--jobs must be at least 1, not {options.jobs}")
         grid, settings = find_grid(options.name), _settings(options)
         failures.extend(run_experiment(grid, settings, options.jobs))
 

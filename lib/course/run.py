@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lib.course.build import choose, read_notebook
 from lib.course.environment import notebook_environment
 from lib.course.parameters import Parameter, check_parameters, read_parameters
@@ -176,7 +178,8 @@ def _command(job: Job) -> list[str]:
     command = [sys.executable, "-m", "papermill", str(job.source.resolve()), str(job.output.resolve())]
     command += ["--cwd", str(job.source.parent.resolve()), "--kernel", "python3", "--log-output", "--no-progress-bar"]
     if job.parameters:
-        command += ["--parameters_yaml", json.dumps(job.parameters)]
+        # not JSON: YAML reads its 1e-05 as a text
+        command += ["--parameters_yaml", yaml.safe_dump(job.parameters, allow_unicode=True)]
     return command
 
 
