@@ -5,6 +5,7 @@ NOTEBOOKS ?=
 PARAMS    ?=
 JOBS      ?= 2
 EXECUTE   ?=
+DEVICE    ?= cpu
 
 VENV   := .venv
 STAMP  := $(VENV)/.course-ready
@@ -12,7 +13,7 @@ PY     := $(VENV)/bin/python
 COURSE := $(PY) -m lib.course
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lab notebooks lint lock clean
+.PHONY: help setup run test lab notebooks bench lint lock clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## this list
@@ -56,6 +57,9 @@ lab: $(STAMP)  ## JupyterLab on the course
 
 notebooks: $(STAMP)  ## build notebooks/*.ipynb from notebooks/src (EXECUTE=1 also runs them and stores outputs)
 	@$(COURSE) build $(if $(EXECUTE),--execute) $(NOTEBOOKS)
+
+bench: $(STAMP)  ## time steps, renderer, encoder, data, evaluation (DEVICE=cuda where there is one)
+	@$(PY) -m benchmarks --device $(DEVICE)
 
 lint: $(STAMP)  ## ruff, and that each .ipynb is what its source builds
 	@$(VENV)/bin/ruff check .

@@ -107,6 +107,8 @@ def train(
     run = Path(run)
     accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
     system.to(accelerator.device)
+    if hasattr(system, "plan"):
+        system.plan(config.steps, config.batch_size)
     optimizer = _optimizer(system, config)
     about = {"training": asdict(config), "dataset": data.name, "samples": len(data), "system": asdict(system.config)}
     first, best = _resume(run, system, optimizer, about)

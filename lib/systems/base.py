@@ -10,10 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers
-from lib.geometry.meshes import grid_points, marching_cubes
+from lib.geometry.meshes import marching_cubes
+from lib.geometry.surface_grid import surface_grid
 from lib.rendering.volume import RenderedMaps, render_rays, sample_depths
 
 CHUNK = 65536  # points evaluated at once
+CACHED = 4096  # the same where a processor's cache should hold what the layers give
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,13 @@ class Reconstruction:
             In the canonical frame; empty when the field has no zero crossing.
         """
         device = self.viewpoint.distance.device
-        points = torch.as_tensor(grid_points(resolution, bound), dtype=torch.float32, device=device)[None]
-        values = _in_chunks(lambda p: self.distance(index, p), points)[0]
-        mesh = marching_cubes(values.reshape((resolution,) * 3).cpu().numpy(), bound)
+        chunk = CACHED if device.type == "cpu" else CHUNK
+
+        def distance(points: np.ndarray) -> np.ndarray:
+            points = torch.as_tensor(points, dtype=torch.float32, device=device)[None]
+            return _in_chunks(lambda p: self.distance(index, p), points, chunk)[0].cpu().numpy()
+
+        mesh = marching_cubes(surface_grid(distance, resolution, bound), bound)
         if len(mesh.vertices):
             vertices = torch.as_tensor(np.asarray(mesh.vertices), dtype=torch.float32, device=device)[None]
             color = _in_chunks(lambda p: self.field(index, p)[2], vertices)[0]
@@ -107,8 +113,8 @@ class Reconstruction:
         return render_rays(lambda p: _in_chunks(lambda q: self.field(index, q), p), rays, depths, self.beta)
 
 
-def _in_chunks(function, points: Float[Tensor, "1 points 3"]):
-    parts = [function(chunk) for chunk in points.split(CHUNK, dim=1)]
+def _in_chunks(function, points: Float[Tensor, "1 points 3"], size: int = CHUNK):
+    parts = [function(chunk) for chunk in points.split(size, dim=1)]
     if isinstance(parts[0], tuple):
         return tuple(torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
     return torch.cat(parts, dim=1)

@@ -18,8 +18,10 @@ from lib.losses.camera import azimuth_prior_loss, camera_margin_loss, mirror_los
 from lib.losses.field import eikonal_loss, sphere_sdf
 from lib.losses.normal import normal_loss
 from lib.losses.reprojection import mask_loss, rgb_loss
+from lib.rendering.compiling import choose_render_path
+from lib.rendering.fast import render_fields
 from lib.rendering.sampling import sample_pixels, values_at
-from lib.rendering.volume import RenderedMaps, render_rays, sample_depths
+from lib.rendering.volume import RenderedMaps, sample_depths
 from lib.systems.base import Reconstruction
 from lib.systems.guesses import guess_viewpoints
 from lib.systems.quarters import best_quarter, nearest_quarter
@@ -63,6 +65,7 @@ class ShapeClipper(nn.Module):
             *shape, config.texture_layers, frequencies=config.frequencies, symmetric=config.symmetric
         )
         self.raw_beta = nn.Parameter(torch.tensor(config.beta), requires_grad=config.beta_final is None)
+        self.render_path = choose_render_path(config.render_path)
         self.register_buffer("guesses", torch.zeros(0, 2), persistent=False)  # azimuth, elevation of training images
         self.register_buffer("progress", torch.zeros(()))  # share of the training that is done; training sets it
 
@@ -82,6 +85,13 @@ class ShapeClipper(nn.Module):
         models = data.metadata["model"].to_numpy()
         guesses = guess_viewpoints(data.normal.float(), data.mask.float() / 255, models)
         self.guesses = torch.stack([guesses.azimuth, guesses.elevation], dim=-1).to(self.guesses.device)
+
+    def plan(self, steps: int, batch_size: int) -> None:
+        """Choose how to render in a training of so many steps."""
+        config = self.config
+        rays = config.rays + (config.neighbor_rays if config.semantic_weight > 0 else 0)
+        points = batch_size * rays * config.samples
+        self.render_path = choose_render_path(config.render_path, points, steps, str(self.progress.device))
 
     def forward(self, batch: Batch, generator: torch.Generator, pretraining: bool = False) -> dict[str, Tensor]:
         """`losses`, or `pretrain_losses`: what a wrapper for several devices calls."""
@@ -208,8 +218,8 @@ class ShapeClipper(nn.Module):
         rays = camera_rays(viewpoint, index_to_pixel(index, image_size))
         near, far = viewpoint.distance - self.config.depth_range, viewpoint.distance + self.config.depth_range
         depths = sample_depths(near, far, index.shape[1], samples or self.config.samples, generator)
-        field = self.field(shape_code, texture_code)
-        return render_rays(field, rays, depths, self.beta(), self.config.last_interval)
+        fields = (self.sdf_field, self.texture_field, shape_code, texture_code)
+        return render_fields(self.render_path, *fields, rays, depths, self.beta(), self.config.last_interval)
 
     def _eikonal(self, shape_code: Tensor, generator) -> Tensor:
         """Half of the points anywhere in [-1, 1]^3, half in the unit cube; the code is detached, as in the released

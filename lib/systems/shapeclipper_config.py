@@ -6,6 +6,7 @@ from typing import Literal
 from lib.errors import InputError
 from lib.geometry.cameras import Projection
 from lib.losses.semantic import NeighborWeighting
+from lib.rendering.compiling import RenderPath
 from lib.rendering.volume import LastInterval
 
 
@@ -46,6 +47,7 @@ class ShapeClipperConfig:
     samples: int = 64
     depth_range: float = 0.7
     last_interval: LastInterval = "zero"
+    render_path: RenderPath = "auto"  # the same maps, see lib.rendering.compiling
     beta: float = 0.1  # learned from here on, unless beta_final is set
     beta_min: float = 1e-4
     beta_final: float | None = None  # then log-linear from beta to beta_final between two points of training
