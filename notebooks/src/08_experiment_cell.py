@@ -35,7 +35,7 @@ from lib.grids import find_recipe, size_of
 from lib.paths import prepared_folder, run_folder
 from lib.run_log import read_log
 from lib.systems import make_system
-from lib.train import choose_device
+from lib.train import choose_device, validation_images
 from lib.training import train
 
 run = run_folder("08_experiment_cell", profile, run_dir)
@@ -43,7 +43,8 @@ if not run_dir:
     shutil.rmtree(run)
 chosen = find_recipe(recipe).changed(**{**changes, "seed": seed})
 folder, categories = prepared_folder(dataset, data_root), [category] if category else None
-data, validation, test = (PreparedDataset(folder, split, categories) for split in ("train", "val", "test"))
+data, test = (PreparedDataset(folder, split, categories) for split in ("train", "test"))
+validation = validation_images(folder, categories)
 print(f"{recipe}, row '{row}', seed {seed}: {changes or 'nothing'} changed; {len(data)} training images")
 
 # %% [markdown]
@@ -51,8 +52,8 @@ print(f"{recipe}, row '{row}', seed {seed}: {changes or 'nothing'} changed; {len
 #
 # The seed fixes the first weights, the order of the images and every random draw, and it is the same for each row: a
 # row differs from the full method in its switch and in nothing else. Training goes on where the run folder stopped, and
-# refuses a folder of another configuration. The weights that stay are those that explain the validation *images* best;
-# no true shape has a say.
+# refuses a folder of another configuration. The weights that stay are those that explain the validation *images* best,
+# or the last ones where a dataset has none; no true shape has a say.
 
 # %% tags=["train"]
 accelerator = choose_device(device, chosen.training.mixed_precision)
