@@ -6,6 +6,8 @@ PARAMS    ?=
 JOBS      ?= 2
 EXECUTE   ?=
 DEVICE    ?= cpu
+NAME      ?=
+SEEDS     ?= 3
 
 VENV   := .venv
 STAMP  := $(VENV)/.course-ready
@@ -13,7 +15,7 @@ PY     := $(VENV)/bin/python
 COURSE := $(PY) -m lib.course
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lab notebooks bench lint lock clean
+.PHONY: help setup run test lab notebooks experiment bench lint lock clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## this list
@@ -57,6 +59,9 @@ lab: $(STAMP)  ## JupyterLab on the course
 
 notebooks: $(STAMP)  ## build notebooks/*.ipynb from notebooks/src (EXECUTE=1 also runs them and stores outputs)
 	@$(COURSE) build $(if $(EXECUTE),--execute) $(NOTEBOOKS)
+
+experiment: $(STAMP)  ## rows x seeds of a paper's table, resumable: NAME=tables-2-3 SEEDS=3
+	@$(PY) -m lib.course.experiment "$(NAME)" --seeds $(SEEDS) $(PARAMS)
 
 bench: $(STAMP)  ## time steps, renderer, encoder, data, evaluation (DEVICE=cuda where there is one)
 	@$(PY) -m benchmarks --device $(DEVICE)
