@@ -231,6 +231,7 @@ def _row(system: nn.Module, losses: dict[str, Tensor], step: int, config: Traini
     row = {"step": step + 1, "phase": phase, "loss": round(sum(terms.values()), 6), **terms}
     if hasattr(system, "beta"):
         row["beta"] = round(float(torch.as_tensor(system.beta()).detach()), 6)
+    row |= {f"rays_{name}": count for name, count in getattr(system, "crossings", {}).items()}
     return row
 
 

@@ -19,6 +19,7 @@ from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers, project
 from lib.geometry.distance_transform import distance_transform
 from lib.geometry.meshes import first_hits, ray_scene
 from lib.rendering.sampling import values_at
+from lib.run_log import read_log
 from lib.systems import SYSTEMS, make_system
 from lib.systems.sdf_srn import SDFSRN
 from lib.systems.sdf_srn_config import ABLATIONS, CONFIGS, SDFSRNConfig, for_category
@@ -398,6 +399,9 @@ def test_training_pauses_and_goes_on_as_if_it_never_stopped(tmp_path):
             train(system, config, data, run, validation=held_out, accelerator=Accelerator(cpu=True), stop_after=stop)
         weights.append(system.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
+    trained = [row for row in read_log(run / "log.jsonl") if row["phase"] == "training"]
+    counts = [row["rays_last"] + row["rays_early"] + row["rays_none"] for row in trained]
+    assert counts == [config.batch_size * system.config.rays] * config.steps
 
 
 def test_single_view_training_takes_one_sample_of_each_model(tmp_path):
