@@ -80,6 +80,6 @@ SDF_SRN_RECIPES = {
     "sdf-srn-small": Recipe(SDF_SRN_SMALL, _SMALL_TRAINING),
     "sdf-srn-quick": Recipe(
         SDF_SRN_SMALL,
-        replace(_SMALL_TRAINING, steps=170, pretrain_steps=60, validate_every=1000, save_every=100, log_every=5),
+        replace(_SMALL_TRAINING, steps=170, pretrain_steps=200, validate_every=1000, save_every=100, log_every=5),
     ),
 }

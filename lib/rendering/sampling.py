@@ -1,4 +1,4 @@
-"""Which pixels of an image are rendered in a training step."""
+"""What is drawn in a training step: which pixels of an image are rendered, and points in space."""
 
 import numpy as np
 import torch
@@ -39,3 +39,9 @@ def values_at(
     """Values of images at row-major pixel indices."""
     flat = maps.flatten(1, 2)
     return flat[torch.arange(len(flat), device=flat.device)[:, None], index]
+
+
+def uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform numbers in [-1, 1], on the device and of the type of another tensor."""
+    values = torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype)
+    return (2 * values - 1).to(like.device)

@@ -16,6 +16,7 @@ from lib.losses.field import sphere_sdf
 from lib.losses.reprojection import rgb_loss
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
 from lib.rendering.ray_marching import Marcher, Surface, find_surface, march, points_at, sign_losses, weighted_mean
+from lib.rendering.sampling import uniform
 from lib.rendering.volume import RenderedMaps
 from lib.systems.base import Reconstruction
 from lib.systems.sdf_srn_config import SHAPENET, SDFSRNConfig
@@ -84,7 +85,7 @@ class SDFSRN(nn.Module):
             losses["rgb"] = 4 * config.rgb_weight * rgb_loss(color, target.rgb)  # 4: squares on [-1, 1]
         losses["sdf"] = config.sdf_weight * self._silhouette_loss(field, outside_only(target), generator)
         if config.eikonal_weight > 0 and config.field == "distance":
-            points = _uniform((len(code), config.eikonal_points, 3), code, generator) * config.bound
+            points = uniform((len(code), config.eikonal_points, 3), code, generator) * config.bound
             losses["eikonal"] = config.eikonal_weight * field.eikonal(points)
         return losses
 
@@ -112,7 +113,7 @@ class SDFSRN(nn.Module):
         config = self.config
         shape = (*target.inside.shape, config.silhouette_depths)
         middle, reach = (config.far - config.near) / 2, (config.far + config.near) / 2
-        along = target.viewpoint.distance[:, None, None] + middle + reach * _uniform(shape, target.plane, generator)
+        along = target.viewpoint.distance[:, None, None] + middle + reach * uniform(shape, target.plane, generator)
         points = target.rays.origins[..., None, :] + along[..., None] * target.rays.directions[..., None, :]
         values = field.distance(points.flatten(1, 2)).unflatten(1, shape[1:])
         if config.field == "occupancy":
@@ -126,7 +127,7 @@ class SDFSRN(nn.Module):
         size, like = len(batch.rgb), self.to_code.weight
         noise = torch.randn((size, self.config.latent_size), generator=generator, device=generator.device)
         field = self.hypernetwork(noise.to(like))
-        points = _uniform((size, self.config.pretrain_points, 3), like, generator) * self.config.bound
+        points = uniform((size, self.config.pretrain_points, 3), like, generator) * self.config.bound
         target = sphere_sdf(points, self.config.sphere_radius)
         return {"shape": (field.distance(points) - target).square().mean()}
 
@@ -206,9 +207,3 @@ class SDFSRN(nn.Module):
     def _front(self, images: Tensor) -> Viewpoint:
         zero = images.new_zeros(len(images))
         return Viewpoint.from_angles(zero, zero, distance=self.config.distance, focal=self.config.focal)
-
-
-def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform numbers in [-1, 1]."""
-    values = torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype)
-    return (2 * values - 1).to(like.device)

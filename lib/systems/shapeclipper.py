@@ -20,7 +20,7 @@ from lib.losses.normal import normal_loss
 from lib.losses.reprojection import mask_loss, rgb_loss
 from lib.rendering.compiling import choose_render_path
 from lib.rendering.fast import render_fields
-from lib.rendering.sampling import sample_pixels, values_at
+from lib.rendering.sampling import sample_pixels, uniform, values_at
 from lib.rendering.volume import RenderedMaps, sample_depths
 from lib.systems.base import Reconstruction
 from lib.systems.guesses import guess_viewpoints
@@ -226,7 +226,7 @@ class ShapeClipper(nn.Module):
         code, so that the term shapes the field and not the encoder.
         """
         count = self.config.rays
-        cube = _uniform((len(shape_code), 2 * count, 3), shape_code, generator)
+        cube = uniform((len(shape_code), 2 * count, 3), shape_code, generator)
         points = torch.cat([cube[:, :count], cube[:, count:] * 0.5], dim=1)
         return eikonal_loss(self.sdf_field.with_gradient(points, shape_code.detach())[2])
 
@@ -252,7 +252,7 @@ class ShapeClipper(nn.Module):
         size, device = len(batch.rgb), batch.rgb.device
         noise = torch.randn((size, self.config.latent_size), generator=generator, device=generator.device).to(device)
         code = self.codes.shape_projection(noise)
-        points = _uniform((size, self.config.pretrain_points, 3), code, generator)
+        points = uniform((size, self.config.pretrain_points, 3), code, generator)
         target = sphere_sdf(points, self.config.sphere_radius)
         losses = {"shape": (self.sdf_field(points, code)[0] - target).square().mean()}
         if self.config.viewpoint == "predicted":
@@ -319,9 +319,3 @@ class ShapeClipper(nn.Module):
         if batch.viewpoint is None:
             raise InputError("viewpoint='given' needs a dataset whose metadata holds azimuth, elevation and tilt")
         return batch.viewpoint
-
-
-def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform numbers in [-1, 1]."""
-    values = torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype)
-    return (2 * values - 1).to(like.device)
