@@ -7,7 +7,7 @@ from lib.errors import InputError
 from lib.evaluation import read_results
 from lib.objective import ABLATIONS, IN_THE_PAPER
 from lib.paths import RESULTS
-from lib.recipes import RECIPES, SDF_SRN_RECIPES, Recipe
+from lib.recipes import ALL_RECIPES, Recipe
 from lib.systems.sdf_srn_config import ABLATIONS as SDF_SRN_ABLATIONS
 
 FULL = "full"  # the row that all others are compared with
@@ -78,10 +78,9 @@ def grid_results(name: str, folder: Path = RESULTS) -> list[dict] | None:
 
 def find_recipe(name: str) -> Recipe:
     """A recipe of any system by its name; `InputError` says which there are."""
-    recipes = RECIPES | SDF_SRN_RECIPES
-    if name not in recipes:
-        raise InputError(f"recipe: there is no {name!r}; there are {', '.join(recipes)}")
-    return recipes[name]
+    if name not in ALL_RECIPES:
+        raise InputError(f"recipe: there is no {name!r}; there are {', '.join(ALL_RECIPES)}")
+    return ALL_RECIPES[name]
 
 
 def size_of(recipe: str, profile: str) -> str:

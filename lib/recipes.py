@@ -83,3 +83,5 @@ SDF_SRN_RECIPES = {
         replace(_SMALL_TRAINING, steps=170, pretrain_steps=200, validate_every=1000, save_every=100, log_every=5),
     ),
 }
+
+ALL_RECIPES = RECIPES | SDF_SRN_RECIPES

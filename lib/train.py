@@ -15,11 +15,9 @@ from lib.data.prepared import read_prepared
 from lib.errors import InputError, exit_code
 from lib.listeners import TensorBoard
 from lib.paths import FURNITURE
-from lib.recipes import RECIPES, SDF_SRN_RECIPES
+from lib.recipes import ALL_RECIPES
 from lib.systems import make_system
 from lib.training import train
-
-ALL_RECIPES = RECIPES | SDF_SRN_RECIPES
 
 
 def main(arguments: list[str] | None = None) -> int:
