@@ -8,7 +8,7 @@ its protocol:
   origin, and it is divided by the larger of its extents along the image's x and y. A wrong viewpoint counts
   as a wrong shape. Unit: the larger projected extent.
 - ``icp``: ``view``, then up to 50 rounds of rigid point-to-point ICP that move the prediction onto the target
-  (Cat3D's and SDF-SRN's for photos). Unit as ``view``.
+  (Cat3D and SDF-SRN align photos so, but neither centre nor scale first). Unit as ``view``.
 - ``rotation``: the target as in ``view``; the prediction is centred, given the target's root-mean-square
   radius, and turned by the best rotation that a search over all rotations finds (ShapeClipper Table 4, whose
   grid is not published; ours is `search_rotation`). The viewpoint does not count. Unit as ``view``.
