@@ -45,7 +45,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="on a processor; all cores without it")
     parser.add_argument("--machine", default=describe_machine(), help="how the report names this machine")
     parser.add_argument("--output", type=Path, default=RUNS / "bench" / "results.json")
-    parser.add_argument("--report", type=Path, default=Path(__file__).parent / "README.md")
+    parser.add_argument(
+        "--report", type=Path, default=RUNS / "bench" / "README.md", help="benchmarks/README.md to publish"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -102,6 +101,10 @@ def peak_memory_mb(device: str) -> int:
     """Largest memory of this process so far: of the GPU where there is one, else of the whole process."""
     if torch.device(device).type == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return round(psutil.Process().memory_info().peak_wset / 2**20)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 
 

@@ -58,7 +58,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=512, help="of a vector (default: %(default)s)")
     parser.add_argument("--images", type=Path, nargs="*", default=[], help="folders of photographs to crop besides")
     parser.add_argument("--output", type=Path, default=RUNS / "bench" / "results.json")
-    parser.add_argument("--report", type=Path, default=Path(__file__).parent / "README.md")
+    parser.add_argument(
+        "--report", type=Path, default=RUNS / "bench" / "README.md", help="benchmarks/README.md to publish"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=[], metavar="METHOD-DATA", help="e.g. exact-real ivf-uniform")
     parser.add_argument("--million", action="store_true", help="a million clustered vectors instead")

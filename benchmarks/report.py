@@ -42,11 +42,11 @@ def write_report(rows: list[dict], path: Path) -> None:
     """Write the report of all rows."""
     neighbors = [row for row in rows if row["name"] == "neighbors"]
     others = [row for row in rows if row["name"] != "neighbors"]
-    changes = Path(__file__).with_name("changes.md").read_text()
+    changes = Path(__file__).with_name("changes.md").read_text(encoding="utf-8")
     parts = [HEAD] + ([speed(others)] if others else []) + [changes]
     if neighbors:
         parts += neighbor_parts(neighbors)
-    path.write_text("\n".join(parts))
+    path.write_text("\n".join(parts), encoding="utf-8")
 
 
 def speed(rows: list[dict]) -> str:

@@ -141,6 +141,8 @@ def _open_folder(folder: Path, wanted: str) -> None:
     note = folder / "parts" / "run.txt"
     if note.is_file() and note.read_text(encoding="utf-8") == wanted:
         return
+    if folder.exists():
+        print(f"{folder} is of other settings or other files: beginning anew")
     shutil.rmtree(folder, ignore_errors=True)
     note.parent.mkdir(parents=True)
     note.write_text(wanted, encoding="utf-8")
@@ -210,8 +212,8 @@ def _publish(
     _write_rejected(folder / REJECTED, rejected)
     about = {**info, **_measures(rows), "rejected": len(rejected), **({"notes": notes} if notes else {})}
     write_metadata(folder, [{key: row.get(key) for key in COLUMNS} for row in rows], about)
-    shutil.rmtree(folder / "parts")  # the last thing, so that a stop before it costs no work
     publish(folder, output)
+    shutil.rmtree(output / "parts", ignore_errors=True)  # the last thing, so that a stop before it costs no work
     _say(rows, rejected, notes, output)
 
 

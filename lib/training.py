@@ -8,7 +8,7 @@ moments and the step are enough.
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -266,6 +266,13 @@ def _finish(run: Path, system: nn.Module, config: TrainingConfig, best: dict | N
     return system.eval()
 
 
+def _with_new_settings(saved, system: nn.Module):
+    """A run's settings, completed by those that are newer than the run; they are off or change nothing by default."""
+    if not isinstance(saved, dict):
+        return saved
+    return {f.name: f.default for f in fields(system.config)} | saved
+
+
 def _resume(run: Path, system: nn.Module, optimizer, about: dict) -> tuple[int, dict | None]:
     """Load the last state of the run folder, if it has one; refuse a folder of another run."""
     state = run / "checkpoint" / "state.safetensors"
@@ -275,6 +282,7 @@ def _resume(run: Path, system: nn.Module, optimizer, about: dict) -> tuple[int, 
     before = read_json(plan)
     if not isinstance(before, dict):
         raise InputError(f"{plan} does not describe a run; choose another run folder or delete it")
+    before = before | {"system": _with_new_settings(before.get("system"), system)}
     for part, what in (
         ("system", "system"),
         ("training", "training"),

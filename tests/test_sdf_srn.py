@@ -113,6 +113,16 @@ def test_settings_of_the_paper():
     assert pascal.rescale == 0.2 and CONFIGS["shapenet-single-view"].jitter > 0 == c.jitter
 
 
+def test_mixed_precision_leaves_the_surface_its_digits():
+    system, batch = make_tiny(), make_batch(neighbor=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = system.losses(batch, generator())
+    sum(losses.values()).backward()
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in system.parameters())
+    assert system.to_code.weight.grad.abs().sum() > 0
+
+
 def test_airplanes_weigh_silhouettes_less_on_shapenet_only():
     assert for_category(CONFIGS["shapenet"], "airplane").sdf_weight == 1
     assert for_category(CONFIGS["shapenet"], "chair") == CONFIGS["shapenet"]

@@ -82,7 +82,7 @@ PAPER_VALUES = {
     "head_batchnorm": True,
     "freeze_batchnorm": False,
 }
-RELEASED_DIFFERENCES = {"neighbor_weighting": "silhouette", "camera_margin_weight": 0.01, "mirror_weight": 0.1}
+RELEASED_DIFFERENCES = {"neighbor_weighting": "released", "camera_margin_weight": 0.01, "mirror_weight": 0.1}
 
 
 def test_paper_and_released_values_are_those_of_the_table():

@@ -5,13 +5,14 @@ skipped, interrupted ones go on, failed ones do not stop the others. The table i
 """
 
 import argparse
+import json
 import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lib.course.build import slugify
@@ -60,6 +61,7 @@ class Cell:
     seed: int
     folder: Path
     parameters: dict
+    made_of: dict
 
     @property
     def name(self) -> str:
@@ -95,7 +97,7 @@ def plan_cells(grid: Grid, settings: Settings) -> list[Cell]:
 def _cell(grid: Grid, row: str, seed: int, settings: Settings, info: dict) -> Cell:
     recipe = settings.recipe or grid.recipe
     changes = {"save_every": SAVE_EVERY, **dict(settings.changes), **grid.rows[row]}
-    find_recipe(recipe).changed(**changes)  # says what is wrong with them
+    chosen = find_recipe(recipe).changed(**changes)  # says what is wrong with them
     folder = (settings.output / "cells" / f"{slugify(row)}-{seed}").resolve()
     parameters = {
         "profile": settings.profile,
@@ -109,11 +111,16 @@ def _cell(grid: Grid, row: str, seed: int, settings: Settings, info: dict) -> Ce
         "seed": seed,
         "device": settings.device,
     }
-    return Cell(row, seed, folder, parameters | {"checksum": info["metadata_sha256"]})
+    made_of = {
+        "checksum": info["metadata_sha256"],
+        "system": asdict(chosen.system),
+        "training": asdict(chosen.training),
+    }
+    return Cell(row, seed, folder, parameters, json.loads(json.dumps(made_of)))
 
 
 def _about(cell: Cell) -> dict:
-    return {name: value for name, value in cell.parameters.items() if name not in NOT_OF_THE_CELL}
+    return {name: value for name, value in cell.parameters.items() if name not in NOT_OF_THE_CELL} | cell.made_of
 
 
 def _check_folder(cell: Cell) -> None:
@@ -175,8 +182,7 @@ def _threads(jobs: int) -> int | None:
 def run_cell(cell: Cell, tick: Callable[[float, float], None] | None = None, threads: int | None = None) -> Result:
     """Execute notebook 08 for one cell, in its own process; what it printed is in ``cell.log``."""
     write_json(cell.folder / ABOUT, _about(cell))
-    parameters = {name: value for name, value in cell.parameters.items() if name != "checksum"}
-    job = Job(NOTEBOOK, cell.folder / "cell.ipynb", cell.folder / "cell.log", parameters)
+    job = Job(NOTEBOOK, cell.folder / "cell.ipynb", cell.folder / "cell.log", cell.parameters)
     return run_job(job, notebook_environment(threads), tick=tick)
 
 

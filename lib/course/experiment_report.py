@@ -29,7 +29,7 @@ def write_report(grid: Grid, settings: Settings, cells: Sequence[Cell], planned:
     text = (
         f"{_heading(grid, settings, len(cells), planned)}\n\n{markdown_table(table)}\n{LEGEND.format(reference=FULL)}"
     )
-    write_atomically(settings.output / "table.md", lambda path: path.write_text(text))
+    write_atomically(settings.output / "table.md", lambda path: path.write_text(text, encoding="utf-8"))
     write_atomically(settings.output / "table.csv", lambda path: table.to_csv(path))
     _draw(settings, cells)
     return f"\n{text}\nwrote results.json, table.md, table.csv and instances.png to {settings.output}"
@@ -43,7 +43,8 @@ def _about(row: str, cells: Sequence[Cell]) -> dict:
     """The columns that the results of a row's cells have in common; seconds are those of all of them."""
     of_cells = [read_results(cell.folder / "results.json") for cell in _cells(row, cells)]
     first = next(one for one in of_cells[0] if one["protocol"] != "none")
-    return first | {"seconds": round(sum(rows[0]["seconds"] or 0 for rows in of_cells), 2)}
+    several = {key: ", ".join(sorted({rows[0][key] for rows in of_cells})) for key in ("commit", "machine")}
+    return first | several | {"seconds": round(sum(rows[0]["seconds"] or 0 for rows in of_cells), 2)}
 
 
 def _heading(grid: Grid, settings: Settings, finished: int, planned: int) -> str:
@@ -54,7 +55,8 @@ def _heading(grid: Grid, settings: Settings, finished: int, planned: int) -> str
     return (
         f"**{grid.title}**, our numbers: {settings.category or 'all categories'} of {settings.dataset.name}, "
         f"recipe `{name}` ({given}, {training.pretrain_steps} + {training.steps} steps, images of "
-        f"{recipe.system.image_size} pixels), protocol `{grid.protocol}`, {finished} of {planned} cells"
+        f"{recipe.system.image_size} pixels), profile {settings.profile}, protocol `{grid.protocol}`, "
+        f"{finished} of {planned} cells"
     )
 
 

@@ -145,12 +145,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="fail if the README's numbers are not the shipped ones")
     parser.add_argument("--picture", action="store_true", help="draw notebooks/overview.png too")
     options = parser.parse_args(arguments)
-    old = README.read_text()
+    old = README.read_text(encoding="utf-8")
     new = updated(old)
     if options.check and new != old:
         print("error: README.md shows other numbers than lib/weights; run python -m lib.course.readme", file=sys.stderr)
         return 2
-    README.write_text(new)
+    README.write_text(new, encoding="utf-8")
     if options.picture:
         draw_picture()
     return 0

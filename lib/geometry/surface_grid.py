@@ -13,8 +13,8 @@ def surface_grid(
 
     Every `stride`-th sample is asked first. A block between them is looked into where its corners differ in sign, or
     where one is so near to 0 that a function of this slope could reach 0 inside; and so is each block that a surface
-    enters from a neighbour. Elsewhere the values are those of the nearest corner, which have the right sign, so that
-    the mesh is that of the whole grid.
+    enters from a neighbour. Elsewhere the values are those of the nearest corner, which have the right sign if the
+    function is no steeper than `slope`: then the mesh is that of the whole grid.
 
     Parameters
     ----------

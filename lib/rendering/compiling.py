@@ -57,8 +57,10 @@ def can_compile(device: str = "cpu") -> bool:
             from torch._inductor.cpp_builder import get_cpp_compiler
 
             return bool(get_cpp_compiler())
-        return torch.utils._triton.has_triton()
-    except Exception:  # what is raised differs between releases; all mean no
+        from torch.utils._triton import has_triton
+
+        return has_triton()
+    except (ImportError, RuntimeError, OSError):  # what is raised differs between releases; all mean no
         return False
 
 

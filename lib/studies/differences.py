@@ -159,7 +159,7 @@ def last_interval_effect(
     shape = system.reconstruct(batch.rgb, given)
     rays = camera_rays(shape.viewpoint, pixel_centers(image_size, batch.rgb.device)[None].expand(len(rows), -1, -1))
     near, far = shape.viewpoint.distance - shape.depth_range, shape.viewpoint.distance + shape.depth_range
-    depths = sample_depths(near, far, image_size**2, 64)
+    depths = sample_depths(near, far, image_size**2, samples)
     points = rays.origins[..., None, :] + depths[..., None] * rays.directions[..., None, :]
     density = laplace_density(shape.sdf(points.flatten(1, 2)).unflatten(1, depths.shape[1:]), beta)
     zero, infinite = (compositing_weights(density, depths, rule).sum(dim=-1) for rule in ("zero", "infinite"))

@@ -235,8 +235,9 @@ def marching_table(
         rows += [_bisected(case, f"learned, {strides} strides", depths, values, k) for k in halvings]
     for count in counts:
         rows += [_traced(case, count), _volume(case, count)]
-        steps = max(1, count - 1 - 6)  # six halvings for the classic: even steps
-        rows.append(_bisected(case, "even steps", *even_march(case.distance, case.rays, case.near, case.far, steps), 6))
+        if count > 7:  # even steps end with six halvings
+            steps = even_march(case.distance, case.rays, case.near, case.far, count - 7)
+            rows.append(_bisected(case, "even steps", *steps, 6))
     table = pd.DataFrame(rows)
     return table[table["evaluations"] <= max(counts)].sort_values(["method", "evaluations"], ignore_index=True)
 
@@ -263,7 +264,7 @@ def _volume(case: Case, count: int) -> dict:
         mask = weights.sum(-1)
         depth = (weights * depths).sum(-1) / mask.clamp(min=1e-6)
         rows.append(_row(case, "volume rendering", count, depth[0], mask[0] > 0.5))
-    return min(rows, key=lambda row: row["median"] + row["missed"] + row["invented"])
+    return min(rows, key=lambda row: np.nan_to_num(row["median"], nan=np.inf) + row["missed"] + row["invented"])
 
 
 def _row(case: Case, method: str, evaluations: int, depth: Tensor, hit: Tensor) -> dict:

@@ -35,6 +35,8 @@ class Reconstruction:
     cast : callable, optional
         (index of the image, one viewpoint, its image points (1, N, 2)) -> RenderedMaps of shapes (1, N, ...): how a
         system renders that does not by volume rendering.
+    slope : float
+        The field is no steeper than this; marching cubes asks it only where it may be 0.
     """
 
     field: Callable[[int, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -43,6 +45,7 @@ class Reconstruction:
     beta: float
     depth_range: float = 0.7
     cast: Callable[[int, Viewpoint, Tensor], RenderedMaps] | None = None
+    slope: float = 4.0
 
     def __len__(self) -> int:
         return len(self.viewpoint)
@@ -85,7 +88,7 @@ class Reconstruction:
             points = torch.as_tensor(points, dtype=torch.float32, device=device)[None]
             return _in_chunks(lambda p: self.distance(index, p), points, chunk)[0].cpu().numpy()
 
-        mesh = marching_cubes(surface_grid(distance, resolution, bound), bound)
+        mesh = marching_cubes(surface_grid(distance, resolution, bound, slope=self.slope), bound)
         if len(mesh.vertices):
             vertices = torch.as_tensor(np.asarray(mesh.vertices), dtype=torch.float32, device=device)[None]
             color = _in_chunks(lambda p: self.field(index, p)[2], vertices)[0]

@@ -1,5 +1,6 @@
 """SDF-SRN (Lin et al., NeurIPS 2020): shape from single silhouettes with known viewpoints, by distance transforms."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -73,8 +74,11 @@ class SDFSRN(nn.Module):
 
     def losses_of(self, code: Float[Tensor, "batch code"], batch: Batch, generator) -> dict[str, Tensor]:
         """The terms for given codes: what test-time optimisation descends on, too."""
+        with torch.autocast(code.device.type, enabled=False):  # the surface needs all digits, and so do its slopes
+            return self._losses_of(self.hypernetwork(code.float()), batch, generator)
+
+    def _losses_of(self, field: WrittenField, batch: Batch, generator) -> dict[str, Tensor]:
         config = self.config
-        field = self.hypernetwork(code)
         target = sample_target(batch, config.rays, config.importance, generator)
         depths, values = self._march(field, target.viewpoint, target.rays)
         losses = self._ray_losses(values, target)
@@ -85,7 +89,7 @@ class SDFSRN(nn.Module):
             losses["rgb"] = 4 * config.rgb_weight * rgb_loss(color, target.rgb)  # 4: squares on [-1, 1]
         losses["sdf"] = config.sdf_weight * self._silhouette_loss(field, outside_only(target), generator)
         if config.eikonal_weight > 0 and config.field == "distance":
-            points = uniform((len(code), config.eikonal_points, 3), code, generator) * config.bound
+            points = uniform((len(batch.rgb), config.eikonal_points, 3), batch.rgb, generator) * config.bound
             losses["eikonal"] = config.eikonal_weight * field.eikonal(points)
         return losses
 
@@ -161,7 +165,8 @@ class SDFSRN(nn.Module):
         def cast(i: int, view: Viewpoint, pixels: Tensor):
             return self.render(field[i : i + 1], view, pixels)
 
-        return Reconstruction(evaluate, distance, viewpoint, 0.01, self.config.near, cast)
+        slope = math.inf if self.config.field == "occupancy" else 4.0  # a logit may have any
+        return Reconstruction(evaluate, distance, viewpoint, 0.01, self.config.near, cast, slope)
 
     @torch.no_grad()
     def render(self, field: WrittenField, viewpoint: Viewpoint, pixels: Float[Tensor, "batch rays 2"]) -> RenderedMaps:

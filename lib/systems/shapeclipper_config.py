@@ -85,9 +85,10 @@ class ShapeClipperConfig:
 
 
 PAPER = ShapeClipperConfig()
-RELEASED = replace(PAPER, neighbor_weighting="silhouette", camera_margin_weight=0.01, mirror_weight=0.1)
+RELEASED = replace(PAPER, neighbor_weighting="released", camera_margin_weight=0.01, mirror_weight=0.1)
 SMALL = replace(
     RELEASED,
+    neighbor_weighting="silhouette",
     backbone="tf_efficientnet_lite0",
     viewpoint_backbone="shared",
     image_size=64,

@@ -21,7 +21,7 @@ changes: dict = {"steps": 50, "pretrain_steps": 20}  # settings of the recipe th
 dataset: str = "furniture"  # name of the prepared data
 data_root: str = ""  # a prepared folder; empty: the one that comes with the course
 category: str = "chair"  # what is learned and measured; empty: every category
-run_dir: str = ""  # where to write; empty: runs/<profile>/08_experiment_cell, begun anew
+run_dir: str = ""  # where to write; empty: runs/<profile>/08_experiment_cell, begun anew in the quick profile
 seed: int = 0  # of the first weights and of everything drawn
 device: str = "auto"  # auto | cpu | cuda
 
@@ -39,7 +39,7 @@ from lib.train import choose_device, validation_images
 from lib.training import train
 
 run = run_folder("08_experiment_cell", profile, run_dir)
-if not run_dir:
+if not run_dir and profile == "quick":
     shutil.rmtree(run)
 chosen = find_recipe(recipe).changed(**{**changes, "seed": seed})
 folder, categories = prepared_folder(dataset, data_root), [category] if category else None
@@ -85,7 +85,7 @@ rows = torch.linspace(0, len(test) - 1, min(count, len(test))).round().long().to
 options = {"protocols": ("raw", "view"), "resolution": resolution, "points": points, "rows": rows}
 start = time.perf_counter()
 instances = evaluate_instances(system, test, progress=False, **options)
-about = Run(f"{recipe}: {row}", size_of(recipe, profile), chosen.training.steps, seed)
+about = Run(f"{recipe}: {row}", size_of(recipe, profile), chosen.training.pretrain_steps + chosen.training.steps, seed)
 results = summarize(instances, test, about, seconds=time.perf_counter() - start)
 write_instances(run / "instances.parquet", instances.assign(row=row, seed=seed))
 
