@@ -9,7 +9,6 @@ are measured, and what `benchmarks/README.md` says is written from there.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks.measure import describe_machine
+from benchmarks.measure import describe_machine, peak_memory_mb
 from benchmarks.report import write_report
 from benchmarks.vectors import clustered_vectors, real_vectors, source_images, uniform_vectors
 from lib.data.neighbor_exact import Group, Neighbors, exact_rows
@@ -113,7 +112,7 @@ def measure(options: argparse.Namespace, method: str, data: str) -> dict:
     load, started, busy = psutil.getloadavg()[0], time.perf_counter(), time.process_time()
     row, found = time_exact(vectors) if method == "exact" else time_index(vectors, method, queries)
     shares = {"wall_seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - busy, "load": load}
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    memory = peak_memory_mb("cpu")
     about = {"name": "neighbors", "variant": f"{method}, {data}", "device": "cpu", "memory_mb": round(memory)}
     about |= {
         "shape": list(vectors.shape),
