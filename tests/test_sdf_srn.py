@@ -18,6 +18,7 @@ from lib.errors import InputError
 from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers, project
 from lib.geometry.distance_transform import distance_transform
 from lib.geometry.meshes import first_hits, ray_scene
+from lib.losses.field import cube_distance, cube_loss
 from lib.rendering.sampling import values_at
 from lib.run_log import read_log
 from lib.systems import SYSTEMS, make_system
@@ -111,6 +112,25 @@ def test_settings_of_the_paper():
         "weak_perspective",
     )
     assert pascal.rescale == 0.2 and CONFIGS["shapenet-single-view"].jitter > 0 == c.jitter
+
+
+def test_distance_to_the_cube_is_that_of_its_nearest_point():
+    points = torch.rand(200, 3, generator=generator()) * 4 - 2
+    axis = torch.linspace(-0.5, 0.5, 41)
+    solid = torch.cartesian_prod(axis, axis, axis)
+    brute = torch.cdist(points, solid).amin(dim=-1)
+    assert (cube_distance(points) - brute).abs().max() < 0.5 * 3**0.5 / 40
+
+
+def test_cube_term_forbids_surfaces_behind_the_scene_and_no_object_in_it():
+    points = torch.rand(500, 3, generator=generator()) * 4 - 2
+    ball = points.norm(dim=-1) - 0.5  # the largest ball in the cube: an exact distance
+    assert cube_loss(points, ball) < 1e-7
+    wall = 3 - points[:, 1]  # free space, and a surface at y = 3, as a marcher that runs away asks for
+    assert cube_loss(points + torch.tensor([0.0, 5, 0]), wall - 5) > 1  # beyond the wall
+    assert cube_loss(points * 0.25, wall) == 0  # within the cube nothing is said
+    batch = make_batch(neighbor=False)
+    assert "cube" not in terms_of(batch) and terms_of(batch, cube_weight=2.0)["cube"] >= 0
 
 
 def test_mixed_precision_leaves_the_surface_its_digits():

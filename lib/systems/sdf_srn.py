@@ -13,7 +13,7 @@ from lib.encoders import Backbone
 from lib.errors import InputError
 from lib.fields.hypernetwork import Hypernetwork, WrittenField
 from lib.geometry.cameras import Viewpoint, camera_rays
-from lib.losses.field import sphere_sdf
+from lib.losses.field import cube_loss, sphere_sdf
 from lib.losses.reprojection import rgb_loss
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
 from lib.rendering.ray_marching import Marcher, Surface, find_surface, march, points_at, sign_losses, weighted_mean
@@ -82,6 +82,9 @@ class SDFSRN(nn.Module):
         target = sample_target(batch, config.rays, config.importance, generator)
         depths, values = self._march(field, target.viewpoint, target.rays)
         losses = self._ray_losses(values, target)
+        if config.cube_weight > 0:
+            marched = target.rays.origins[..., None, :] + depths[..., None] * target.rays.directions[..., None, :]
+            losses["cube"] = config.cube_weight * cube_loss(marched, values)
         if config.rgb_weight > 0:
             surface = self._surface(field, target.rays, depths, values)
             self.crossings = surface.counts

@@ -54,6 +54,7 @@ class SDFSRNConfig:
     margin: float = 0.01
     eikonal_weight: float = 0.01
     eikonal_points: int = 10_000
+    cube_weight: float = 0.0  # ours: marched points outside the unit cube keep their distance to it
     bound: float = 1.0  # eikonal and pretraining points are in [-bound, bound]^3
     sphere_radius: float = 0.5
     pretrain_points: int = 10_000
@@ -112,6 +113,7 @@ SMALL = replace(
     silhouette_depths=3,
     hit_gradient="implicit",
     eikonal_points=1000,
+    cube_weight=1.0,
     pretrain_points=1000,
 )
 CONFIGS = {

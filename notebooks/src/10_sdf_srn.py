@@ -300,6 +300,10 @@ print(f"                     after {steps:3} steps of Adam:", [round(v, 2) for v
 # - **No surface.** Without the ball at the start, or with a bad seed, all values stay positive, no ray hits, and the
 #   colour loss has nothing to colour. Eq. 7's last-point term is what pulls a surface out; watch the grey in the picture
 #   of crossings over the silhouette's share.
+# - **A surface far behind the scene.** Eq. 7 asks for a negative value at the end of the march, wherever that is: with two
+#   of three seeds our marcher ran away to a surface ten units behind the object, and the scene stayed empty. *Ours*, in
+#   the recipes `sdf-srn-small` and `-quick` (`cube_weight`): objects are known to lie in the unit cube, so no marched
+#   point may be nearer to the surface than to the cube. The paper's recipes do without, and so did the shipped checkpoint.
 # - **Silhouettes without an outline.** An image that is all object, or none, has no $D$: such pixels have weight 0 in
 #   Eq. 4 and no NaN leaves a loss; an object that touches the border is cut, and beyond the border counts as unknown only
 #   if you ask for it (notebook 02).
