@@ -297,7 +297,10 @@ def test_ctrl_c_leaves_no_kernel_behind(course, tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     nbformat.write(notebook, folder / "00_long.ipynb")
     start = [sys.executable, "-m", "lib.course", "--folder", str(folder), "run", "--runs", str(tmp_path / "runs")]
-    process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a shell that runs the tests in the background has them ignore Ctrl-C, and what they start inherits that
+    heed = {} if os.name == "nt" else {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(start, **pipes, **heed)
     _wait_for(tmp_path / "pid")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=240)
