@@ -1,6 +1,6 @@
 """Named experiments: which rows a table has, what each changes in a recipe, and how they are compared."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import InputError
@@ -33,7 +33,7 @@ class Grid:
     title: str
     recipe: str
     protocol: str
-    rows: dict[str, dict] = field(default_factory=lambda: {FULL: {}})
+    rows: dict[str, dict]
 
 
 GRIDS = {

@@ -5,136 +5,24 @@ skipped, interrupted ones go on, failed ones do not stop the others. The table i
 """
 
 import argparse
-import json
 import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lib.course.build import slugify
 from lib.course.environment import notebook_environment
+from lib.course.experiment_cells import ABOUT, Cell, Settings, about_cell, plan_cells
+from lib.course.experiment_report import write_report
 from lib.course.run import Job, Report, Result, run_job, status_line
-from lib.data.prepared import read_prepared
 from lib.errors import InputError, exit_code
-from lib.files import read_json, write_json
-from lib.grids import GRIDS, SAVE_EVERY, Grid, find_grid, find_recipe
+from lib.files import write_json
+from lib.grids import GRIDS, Grid, find_grid
 from lib.paths import FURNITURE, NOTEBOOKS, RUNS
 
 NOTEBOOK = NOTEBOOKS / "08_experiment_cell.ipynb"
-ABOUT = "cell.json"
-NOT_OF_THE_CELL = ("data_root", "run_dir", "device")  # where and on what, not what
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all cells of an experiment share.
-
-    Attributes
-    ----------
-    recipe : str
-        Empty: the grid's own.
-    changes : dict
-        Settings of the recipe that every cell changes.
-    profile : str
-        "full" measures all test images; "quick" a few, coarsely.
-    """
-
-    output: Path
-    seeds: int = 1
-    recipe: str = ""
-    changes: tuple[tuple[str, object], ...] = ()
-    dataset: Path = FURNITURE
-    category: str = "chair"
-    profile: str = "full"
-    device: str = "auto"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training to run: its row, its seed, its folder and what notebook 08 gets."""
-
-    row: str
-    seed: int
-    folder: Path
-    parameters: dict
-    made_of: dict
-
-    @property
-    def name(self) -> str:
-        """As shown to the user."""
-        return f"{self.row}, seed {self.seed}"
-
-    @property
-    def finished(self) -> bool:
-        """The notebook writes this file last."""
-        return (self.folder / "results.json").is_file()
-
-
-def plan_cells(grid: Grid, settings: Settings) -> list[Cell]:
-    """The cells of an experiment, seed by seed, all checked before the first one runs.
-
-    Raises
-    ------
-    InputError
-        Fewer than one seed, a setting that the recipe does not have, a dataset without the category, or a folder that
-        holds a cell of another configuration.
-    """
-    if settings.seeds < 1:
-        raise InputError(f"SEEDS: must be at least 1, not {settings.seeds}")
-    about = read_prepared(settings.dataset)
-    if settings.category and settings.category not in set(about.metadata["category"]):
-        raise InputError(f"category: {settings.dataset} has no {settings.category!r}")
-    cells = [_cell(grid, row, seed, settings, about.info) for seed in range(settings.seeds) for row in grid.rows]
-    for cell in cells:
-        _check_folder(cell)
-    return cells
-
-
-def _cell(grid: Grid, row: str, seed: int, settings: Settings, info: dict) -> Cell:
-    recipe = settings.recipe or grid.recipe
-    changes = {"save_every": SAVE_EVERY, **dict(settings.changes), **grid.rows[row]}
-    chosen = find_recipe(recipe).changed(**changes)  # says what is wrong with them
-    folder = (settings.output / "cells" / f"{slugify(row)}-{seed}").resolve()
-    parameters = {
-        "profile": settings.profile,
-        "recipe": recipe,
-        "row": row,
-        "changes": changes,
-        "dataset": info["name"],
-        "data_root": str(settings.dataset.resolve()),
-        "category": settings.category,
-        "run_dir": str(folder),
-        "seed": seed,
-        "device": settings.device,
-    }
-    made_of = {
-        "checksum": info["metadata_sha256"],
-        "system": asdict(chosen.system),
-        "training": asdict(chosen.training),
-    }
-    return Cell(row, seed, folder, parameters, json.loads(json.dumps(made_of)))
-
-
-def _about(cell: Cell) -> dict:
-    return {name: value for name, value in cell.parameters.items() if name not in NOT_OF_THE_CELL} | cell.made_of
-
-
-def _check_folder(cell: Cell) -> None:
-    """A folder must be empty or of the same cell."""
-    path = cell.folder / ABOUT
-    if not path.is_file():
-        if cell.finished:
-            raise InputError(f"{cell.folder} has results but no {ABOUT}: choose another --output or delete the folder")
-        return
-    before, now = read_json(path), _about(cell)
-    odd = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-    if odd:
-        what = f"{odd[0]} {before.get(odd[0])!r} instead of {now.get(odd[0])!r}"
-        raise InputError(f"{cell.folder} holds a cell with {what}: choose another --output or delete the folder")
 
 
 def run_cells(cells: Sequence[Cell], *, jobs: int = 1, say: Report = print, status: Report | None = None) -> list[str]:
@@ -181,7 +69,7 @@ def _threads(jobs: int) -> int | None:
 
 def run_cell(cell: Cell, tick: Callable[[float, float], None] | None = None, threads: int | None = None) -> Result:
     """Execute notebook 08 for one cell, in its own process; what it printed is in ``cell.log``."""
-    write_json(cell.folder / ABOUT, _about(cell))
+    write_json(cell.folder / ABOUT, about_cell(cell))
     job = Job(NOTEBOOK, cell.folder / "cell.ipynb", cell.folder / "cell.log", cell.parameters)
     return run_job(job, notebook_environment(threads), tick=tick)
 
@@ -204,8 +92,6 @@ def _last_step(cell: Cell) -> int:
 
 def run_experiment(grid: Grid, settings: Settings, jobs: int = 1, say: Report = print) -> list[str]:
     """Run what is missing of an experiment, then write its results, table and figure; the failures, a sentence each."""
-    from lib.course.experiment_report import write_report
-
     cells = plan_cells(grid, settings)
     say(f"{grid.title}: {len(grid.rows)} rows x {settings.seeds} seeds in {settings.output}")
     failures = run_cells(cells, jobs=jobs, say=say, status=status_line())

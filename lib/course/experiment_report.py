@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lib.checkpoints import load_system
-from lib.course.experiment import Cell, Settings
+from lib.course.experiment_cells import Cell, Settings
 from lib.data.loading import PreparedDataset
 from lib.evaluation import read_instances, read_results, write_results
 from lib.evaluation.comparison import compare_rows, comparison_table, markdown_table
