@@ -15,7 +15,7 @@ from torch import Tensor
 from lib.fields.encoding import encode
 from lib.fields.sdf import SHARPNESS, SDFField, mirror
 from lib.fields.texture import TextureField
-from lib.geometry.cameras import Rays
+from lib.geometry.cameras import Rays, points_along
 from lib.rendering.volume import LastInterval, RenderedMaps, compositing_weights, laplace_density
 
 
@@ -31,7 +31,7 @@ def render_rays_released(
 ) -> RenderedMaps:
     """The maps of `render_rays`, by the released code's route."""
     grid = depths.shape
-    points = rays.origins[..., None, :] + depths[..., None] * rays.directions[..., None, :]
+    points = points_along(rays, depths)
     points = points.reshape(-1, 3)
     if not points.requires_grad:
         points.requires_grad_()

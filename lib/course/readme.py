@@ -121,16 +121,17 @@ def draw_picture() -> None:
     from lib.checkpoints import load_system
     from lib.data.loading import PreparedDataset
     from lib.paths import FURNITURE
+    from lib.plots.experiments import instance_rows
     from lib.plots.shapes import draw_mesh, facing
     from lib.plots.style import image_grid
 
     system = load_system(WEIGHTS / "shapeclipper-furniture-chair")
     data = PreparedDataset(FURNITURE, "test", ["chair"])
-    rows = torch.linspace(0, len(data) - 1, 8).round().long()[1::2]
-    batch = data.batch(rows)
+    rows = instance_rows(len(data))
+    batch = data.batch(torch.tensor(rows))
     shape = system.reconstruct(batch.rgb)
     sheet = []
-    for i, row in enumerate(rows.tolist()):
+    for i, row in enumerate(rows):
         mesh = shape.mesh(100, i)
         turned = [draw_mesh(mesh, facing(shape.viewpoint[i], turn)) for turn in (0.0, 60.0, 180.0)]
         sheet.append([batch.rgb[i].numpy(), *turned, draw_mesh(data.mesh(row), facing(batch.viewpoint[i]))])

@@ -1,10 +1,13 @@
 """The texture field f_T: a point, a texture code and the shape field's feature -> colour."""
 
+from collections.abc import Callable
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lib.fields.encoding import encode, encoded_size
-from lib.fields.sdf import mirror
+from lib.fields.sdf import SDFField, mirror
 
 
 class TextureField(nn.Module):
@@ -37,3 +40,20 @@ class TextureField(nn.Module):
         point, latent, shape = self.first.weight.split(self.sizes, dim=1)
         per_image = (self.first.bias + code @ latent.mT)[:, None]
         return self.rest(encoded @ point.mT + feature @ shape.mT + per_image)
+
+
+def colored_field(
+    sdf_field: SDFField,
+    texture_field: TextureField,
+    shape_code: Float[Tensor, "batch code"],
+    texture_code: Float[Tensor, "batch code"] | None,
+) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """Signed distance, its gradient and colour (white without a code) as one function of points (B, P, 3)."""
+
+    def evaluate(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        sdf, feature, gradient = sdf_field.with_gradient(points, shape_code)
+        if texture_code is None:
+            return sdf, gradient, torch.ones_like(points)
+        return sdf, gradient, texture_field(points, texture_code, feature)
+
+    return evaluate

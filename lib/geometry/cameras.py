@@ -132,6 +132,11 @@ class Rays:
     directions: Float[Tensor, "batch rays 3"]
 
 
+def points_along(rays: Rays, depths: Float[Tensor, "batch rays samples"]) -> Float[Tensor, "batch rays samples 3"]:
+    """Points o + z d in the world frame, several depths a ray."""
+    return rays.origins[..., None, :] + depths[..., None] * rays.directions[..., None, :]
+
+
 def unit_pair(angle: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape 2"]:
     """(cos, sin) of angles in radians."""
     return torch.stack([angle.cos(), angle.sin()], dim=-1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lib.errors import InputError
 from lib.fields.sdf import SHARPNESS, SDFField
 from lib.fields.texture import TextureField
-from lib.rendering.volume import LastInterval, laplace_density
+from lib.rendering.volume import LastInterval, compositing_weights, laplace_density
 
 THRESHOLD = 20.0  # from here on PyTorch's softplus is the identity
 
@@ -138,7 +138,7 @@ def render_chunk(
     mixed = weights.encoding @ encoded
     value, slopes = _shape_layers(layout, mixed, weights)
     sdf = (weights.head @ value)[0] + weights.head_bias
-    blend = _blend(laplace_density(sdf.reshape(grid), beta), depths, layout.last_interval)
+    blend = compositing_weights(laplace_density(sdf.reshape(grid), beta), depths, layout.last_interval, _opacity)
     mask = blend.sum(dim=-1)
     maps = [mask, ((blend * depths).sum(dim=-1) + 1e-6 * depths[..., -1]) / (mask + 1e-6)]
     if layout.textured:
@@ -171,19 +171,11 @@ class _Softplus(torch.autograd.Function):
         return slope * (to_value + SHARPNESS * (1 - slope) * to_slope)
 
 
-def _blend(density: Tensor, depths: Tensor, last_interval: LastInterval) -> Tensor:
-    """`lib.rendering.volume.compositing_weights` with an opacity that stays exact when compiled.
+def _opacity(thickness: Tensor) -> Tensor:
+    """1 - exp(-x) with a relative error of some roundings for every x, also when compiled.
 
     The compiler takes expm1(x) for exp(x) - 1, which leaves nothing of the thin density that rays beside an object see.
     """
-    last = torch.full_like(depths[..., :1], 0.0 if last_interval == "zero" else 1e10)
-    thickness = density * torch.cat([depths.diff(dim=-1), last], dim=-1)
-    before = torch.cumsum(F.pad(thickness, (1, 0))[..., :-1], dim=-1)
-    return torch.exp(-before) * _opacity(thickness)
-
-
-def _opacity(thickness: Tensor) -> Tensor:
-    """1 - exp(-x) with a relative error of some roundings for every x."""
     if thickness.dtype != torch.float32:
         return -torch.expm1(-thickness)
     x = thickness.clamp(max=0.1)  # the series is chosen below, and must not overflow where it is not

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib.fields.sdf import SDFField
-from lib.fields.texture import TextureField
+from lib.fields.texture import TextureField, colored_field
 from lib.geometry.cameras import Rays
 from lib.rendering.chunk import Layout, Weights, fold, render_chunk
 from lib.rendering.compiling import RenderPath, run_compiled
@@ -87,16 +87,10 @@ def render_fields(
     last_interval: LastInterval = "zero",
 ) -> RenderedMaps:
     """The maps of both fields by the way that `choose_render_path` chose; the arguments are `render_rays_fast`'s."""
-    if path != "plain":
-        fields = (sdf_field, texture_field, shape_code, texture_code)
-        return render_rays_fast(*fields, rays, depths, beta, last_interval, compiled=path == "compiled")
-
-    def field(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        sdf, feature, gradient = sdf_field.with_gradient(points, shape_code)
-        white = texture_code is None
-        return sdf, gradient, torch.ones_like(points) if white else texture_field(points, texture_code, feature)
-
-    return render_rays(field, rays, depths, beta, last_interval)
+    fields = (sdf_field, texture_field, shape_code, texture_code)
+    if path == "plain":
+        return render_rays(colored_field(*fields), rays, depths, beta, last_interval)
+    return render_rays_fast(*fields, rays, depths, beta, last_interval, compiled=path == "compiled")
 
 
 class _Render(torch.autograd.Function):

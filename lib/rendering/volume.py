@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.geometry.cameras import Rays
+from lib.geometry.cameras import Rays, points_along
 
 LastInterval = Literal["zero", "infinite"]
 # points (batch, points, 3) -> sdf (batch, points), unit-free gradient (batch, points, 3), rgb (batch, points, 3)
@@ -82,8 +82,9 @@ def compositing_weights(
     density: Float[Tensor, "*rays samples"],
     depths: Float[Tensor, "*rays samples"],
     last_interval: LastInterval = "zero",
+    opacity: Callable[[Tensor], Tensor] = lambda optical_depth: -torch.expm1(-optical_depth),
 ) -> Float[Tensor, "*rays samples"]:
-    """Weights w_i = T_i alpha_i of the samples of each ray; they sum to at most 1.
+    """Weights w_i = T_i alpha_i of the samples of each ray; they sum to at most 1. `opacity` computes 1 - exp(-x).
 
     The last sample has no right neighbour. The released ShapeClipper gives it length 0, VolSDF 1e10 ("infinite"):
     then whatever density is left at the far end becomes opaque.
@@ -91,7 +92,7 @@ def compositing_weights(
     last = torch.full_like(depths[..., :1], 0.0 if last_interval == "zero" else 1e10)
     optical_depth = density * torch.cat([depths.diff(dim=-1), last], dim=-1)
     before = torch.cumsum(F.pad(optical_depth, (1, 0))[..., :-1], dim=-1)
-    return torch.exp(-before) * -torch.expm1(-optical_depth)
+    return torch.exp(-before) * opacity(optical_depth)
 
 
 def render_rays(
@@ -121,7 +122,7 @@ def render_rays(
     RenderedMaps
         With shapes (B, N, ...).
     """
-    points = rays.origins[..., None, :] + depths[..., None] * rays.directions[..., None, :]
+    points = points_along(rays, depths)
     sdf, gradient, color = field(points.flatten(1, 2))
     grid = depths.shape[1:]
     weights = compositing_weights(laplace_density(sdf.unflatten(1, grid), beta), depths, last_interval)

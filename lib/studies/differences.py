@@ -19,7 +19,7 @@ from lib.evaluation import Prediction, evaluate_instances, measure_shape
 from lib.evaluation.comparison import compare_rows
 from lib.evaluation.studies import study_row
 from lib.geometry.alignment import Clouds
-from lib.geometry.cameras import camera_rays, pixel_centers
+from lib.geometry.cameras import camera_rays, pixel_centers, points_along
 from lib.geometry.meshes import marching_cubes, sample_surface
 from lib.geometry.metrics import wrap_degrees
 from lib.losses.reprojection import soft_iou
@@ -160,7 +160,7 @@ def last_interval_effect(
     rays = camera_rays(shape.viewpoint, pixel_centers(image_size, batch.rgb.device)[None].expand(len(rows), -1, -1))
     near, far = shape.viewpoint.distance - shape.depth_range, shape.viewpoint.distance + shape.depth_range
     depths = sample_depths(near, far, image_size**2, samples)
-    points = rays.origins[..., None, :] + depths[..., None] * rays.directions[..., None, :]
+    points = points_along(rays, depths)
     density = laplace_density(shape.sdf(points.flatten(1, 2)).unflatten(1, depths.shape[1:]), beta)
     zero, infinite = (compositing_weights(density, depths, rule).sum(dim=-1) for rule in ("zero", "infinite"))
     size = (image_size, image_size)

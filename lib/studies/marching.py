@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lib.geometry.cameras import Rays, Viewpoint, camera_rays
+from lib.geometry.cameras import Rays, Viewpoint, camera_rays, points_along
 from lib.rendering.ray_marching import Marcher, bisect, find_surface, march, points_at, sign_losses, sphere_trace
 from lib.rendering.volume import compositing_weights, laplace_density, sample_depths
 
@@ -210,7 +210,7 @@ def even_march(distance: Distance, rays: Rays, near: float, far: float, steps: i
 
 def along(distance: Distance, rays: Rays, depths: Float[Tensor, "batch rays points"]) -> Tensor:
     """The field at depths along rays."""
-    points = rays.origins[..., None, :] + depths[..., None] * rays.directions[..., None, :]
+    points = points_along(rays, depths)
     return distance(points.flatten(1, 2)).unflatten(1, depths.shape[1:])
 
 

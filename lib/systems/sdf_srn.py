@@ -12,7 +12,7 @@ from lib.data.loading import Batch
 from lib.encoders import Backbone
 from lib.errors import InputError
 from lib.fields.hypernetwork import Hypernetwork, WrittenField
-from lib.geometry.cameras import Viewpoint, camera_rays
+from lib.geometry.cameras import Viewpoint, camera_rays, points_along
 from lib.losses.field import cube_loss, sphere_sdf
 from lib.losses.reprojection import rgb_loss
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
@@ -83,8 +83,7 @@ class SDFSRN(nn.Module):
         depths, values = self._march(field, target.viewpoint, target.rays)
         losses = self._ray_losses(values, target)
         if config.cube_weight > 0:
-            marched = target.rays.origins[..., None, :] + depths[..., None] * target.rays.directions[..., None, :]
-            losses["cube"] = config.cube_weight * cube_loss(marched, values)
+            losses["cube"] = config.cube_weight * cube_loss(points_along(target.rays, depths), values)
         if config.rgb_weight > 0:
             surface = self._surface(field, target.rays, depths, values)
             self.crossings = surface.counts
@@ -121,8 +120,7 @@ class SDFSRN(nn.Module):
         shape = (*target.inside.shape, config.silhouette_depths)
         middle, reach = (config.far - config.near) / 2, (config.far + config.near) / 2
         along = target.viewpoint.distance[:, None, None] + middle + reach * uniform(shape, target.plane, generator)
-        points = target.rays.origins[..., None, :] + along[..., None] * target.rays.directions[..., None, :]
-        values = field.distance(points.flatten(1, 2)).unflatten(1, shape[1:])
+        values = field.distance(points_along(target.rays, along).flatten(1, 2)).unflatten(1, shape[1:])
         if config.field == "occupancy":
             weights = importance_weight(target.distance) if config.importance else (target.distance > 0).to(values)
             return weighted_mean(F.softplus(-values), weights[..., None].expand_as(values))

@@ -12,7 +12,7 @@ from lib.data.loading import Batch, PreparedDataset
 from lib.encoders import Backbone, CameraPrior, CodeHead, ViewpointHead
 from lib.errors import InputError
 from lib.fields.sdf import SDFField
-from lib.fields.texture import TextureField
+from lib.fields.texture import TextureField, colored_field
 from lib.geometry.cameras import Viewpoint, camera_rays, index_to_pixel, unit_pair
 from lib.losses.camera import azimuth_prior_loss, camera_margin_loss, mirror_loss, viewpoint_distance
 from lib.losses.field import eikonal_loss, sphere_sdf
@@ -117,15 +117,8 @@ class ShapeClipper(nn.Module):
         return config.beta * (config.beta_final / config.beta) ** min(max(done, 0.0), 1.0)
 
     def field(self, shape_code: Tensor, texture_code: Tensor | None):
-        """Signed distance, its gradient and colour (white without a code) as one function of points."""
-
-        def evaluate(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            sdf, feature, gradient = self.sdf_field.with_gradient(points, shape_code)
-            if texture_code is None:
-                return sdf, gradient, torch.ones_like(points)
-            return sdf, gradient, self.texture_field(points, texture_code, feature)
-
-        return evaluate
+        """`colored_field` of these codes."""
+        return colored_field(self.sdf_field, self.texture_field, shape_code, texture_code)
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Every weighted term of Eq. 7 and of Sec. 3.4; training minimises their sum.
