@@ -3,7 +3,6 @@
 import json
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,11 +107,14 @@ def peak_memory_mb(device: str) -> int:
     """Largest memory of this process so far: of the GPU where there is one, else of the whole process."""
     if torch.device(device).type == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20)
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux's ru_maxrss begins at what the process that started this one had used
+        return round(int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10)
     try:
         import resource
     except ImportError:  # Windows
         return round(psutil.Process().memory_info().peak_wset / 2**20)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)  # macOS counts bytes
 
 
 def describe_machine() -> str:
