@@ -8,14 +8,13 @@ import argparse
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lib.course.environment import notebook_environment
 from lib.course.experiment_cells import ABOUT, Cell, Settings, about_cell, plan_cells
 from lib.course.experiment_report import write_report
+from lib.course.pool import CheckStop, work_through
 from lib.course.run import Job, Report, Result, run_job, status_line
 from lib.errors import InputError, exit_code
 from lib.files import write_json
@@ -36,30 +35,17 @@ def run_cells(cells: Sequence[Cell], *, jobs: int = 1, say: Report = print, stat
     waiting = [cell for cell in cells if not cell.finished]
     if len(waiting) < len(cells):
         say(f"{len(cells) - len(waiting)} of {len(cells)} cells were finished before")
-    stop = threading.Event()
 
-    def run_one(cell: Cell) -> str:
-        try:
-            return "" if stop.is_set() else run_and_tell(cell)
-        except BaseException:
-            stop.set()
-            raise
-
-    def run_and_tell(cell: Cell) -> str:
+    def run_one(cell: Cell, check_stop: CheckStop) -> str:
         label = f"[{waiting.index(cell) + 1}/{len(waiting)}] {cell.name}"
-        result = run_cell(cell, _watch(cell, label, stop, status if jobs == 1 else None), _threads(jobs))
+        result = run_cell(cell, _watch(cell, label, check_stop, status if jobs == 1 else None), _threads(jobs))
         error = result.error or ("" if cell.finished else "wrote no results.json")
         say(f"{label}: {'failed' if error else 'finished'} after {result.seconds:.0f} s")
         if error:
             say(f"      {error}\n      all it printed: {cell.folder / 'cell.log'}")
         return f"{cell.name}: {error}" if error else ""
 
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            return [failure for failure in pool.map(run_one, waiting) if failure]
-        except BaseException:  # Ctrl-C reaches this thread only: the others look at the event
-            stop.set()
-            raise
+    return [failure for failure in work_through(run_one, waiting, jobs) if failure]
 
 
 def _threads(jobs: int) -> int | None:
@@ -74,10 +60,9 @@ def run_cell(cell: Cell, tick: Callable[[float, float], None] | None = None, thr
     return run_job(job, notebook_environment(threads), tick=tick)
 
 
-def _watch(cell: Cell, label: str, stop: threading.Event, status: Report | None) -> Callable[[float, float], None]:
+def _watch(cell: Cell, label: str, check_stop: CheckStop, status: Report | None) -> Callable[[float, float], None]:
     def tick(seconds: float, peak: float) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
+        check_stop()
         if status:
             status(f"{label} · step {_last_step(cell)} · {seconds:.0f} s")
 

@@ -5,7 +5,6 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from lib.course.build import choose, read_notebook
 from lib.course.environment import notebook_environment
 from lib.course.parameters import Parameter, check_parameters, read_parameters
+from lib.course.pool import CheckStop, work_through
 from lib.course.process import Measured, run_measured
 from lib.errors import InputError
 from lib.paths import NOTEBOOKS, RUNS
@@ -124,26 +124,25 @@ def run_jobs(
     """
     environment = notebook_environment(threads) | {"COURSE_RUNS": str(jobs[0].runs.resolve())}
 
-    def run_one(number: int) -> Result:
+    def run_one(number: int, check_stop: CheckStop) -> Result:
         label = f"[{number + 1}/{len(jobs)}] {jobs[number].name}"
-        result = run_job(jobs[number], environment, timeout, _ticker(jobs[number], label, status))
+        tick = _ticker(jobs[number], label, check_stop, status if workers == 1 else None)
+        result = run_job(jobs[number], environment, timeout, tick)
         say(f"{label:<34} {result.status} · {result.seconds:.0f} s · {format_memory(result.peak_memory_mb)}")
         if result.error:
             say(f"      {result.error}\n      all it printed: {_shown(jobs[number].log)}")
         return result
 
-    if workers <= 1:
-        return [run_one(number) for number in range(len(jobs))]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(run_one, range(len(jobs))))
+    return work_through(run_one, range(len(jobs)), workers)
 
 
-def _ticker(job: Job, label: str, status: Report | None) -> Callable[[float, float], None] | None:
-    if status is None:
-        return None
+def _ticker(job: Job, label: str, check_stop: CheckStop, status: Report | None) -> Callable[[float, float], None]:
     cells = len(read_notebook(job.source).cells)
 
     def tick(seconds: float, peak: float) -> None:
+        check_stop()
+        if status is None:
+            return
         done = job.log.read_bytes().count(b"Ending Cell")
         status(f"{label} · cell {min(done + 1, cells)} of {cells} · {seconds:.0f} s · {format_memory(peak)}")
 

@@ -1,6 +1,7 @@
 """Figures of experiments: the same held-out objects for every row of a table."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from lib.evaluation import Prediction, system_predictor
 from lib.plots.results import Case, make_case, view_of_rotation
 from lib.plots.shapes import draw_mesh, facing
 from lib.plots.style import image_grid
+
+TITLE_WIDTH = 16  # letters above a column; longer names take several lines
 
 
 def instance_rows(size: int, count: int = 4) -> list[int]:
@@ -60,4 +63,5 @@ def side_by_side(
         drawn = [draw_mesh(one.mesh, facing(view_of_rotation(one.rotation), turn), smooth=True) for one in seen]
         truth = draw_mesh(dataset.mesh(row), facing(dataset.viewpoint[row], turn), smooth=False)
         lines.append([dataset.rgb[row].numpy() / 255, *drawn, truth])
-    return image_grid(lines, ("photo", *systems, "true"), size=1.45)
+    titles = [fill(name, TITLE_WIDTH, break_long_words=False) for name in ("photo", *systems, "true")]
+    return image_grid(lines, titles, size=1.45)
