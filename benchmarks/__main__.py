@@ -20,7 +20,15 @@ import torch
 
 import lib.systems  # noqa: F401  sets what training sets: denormal numbers are flushed
 from benchmarks.figure import draw
-from benchmarks.measure import describe_machine, gemm_ceiling, interleave, peak_memory_mb, replace_rows, rows_of
+from benchmarks.measure import (
+    at_least_one,
+    describe_machine,
+    gemm_ceiling,
+    interleave,
+    peak_memory_mb,
+    replace_rows,
+    rows_of,
+)
 from benchmarks.report import write_report
 from benchmarks.workloads import WORKLOADS
 from lib.errors import InputError, exit_code
@@ -57,6 +65,7 @@ def run(options: argparse.Namespace) -> None:
     unknown = sorted(set(options.names) - set(WORKLOADS))
     if unknown:
         raise InputError(f"No benchmark {unknown[0]!r}: choose from {', '.join(WORKLOADS)}.")
+    at_least_one(options, "rounds", "size")
     if options.device != "cpu" and not torch.cuda.is_available():
         raise InputError(f"Device {options.device!r} is not available here; choose --device cpu.")
     torch.set_num_threads(options.threads or psutil.cpu_count(logical=False) or 1)

@@ -1,5 +1,6 @@
 """Timing of several ways to do one thing, in turn, in one process."""
 
+import argparse
 import json
 import platform
 import statistics
@@ -11,6 +12,8 @@ from pathlib import Path
 import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from lib.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def rows_of(workload: Workload, times: dict[str, list[tuple[float, float]]], cei
         flop = count_flop(workload.variants[name])
         if flop:
             row |= {"gflop": flop / 1e9, "gemm_share": flop / row["seconds"] / ceiling, "ceiling_gflops": ceiling / 1e9}
-        rows.append({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()} | about)
+        rows.append({key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in row.items()} | about)
     return rows
 
 
@@ -87,13 +90,13 @@ def count_flop(function: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def gemm_ceiling(device: str) -> float:
+def gemm_ceiling(device: str, tries: int = 20) -> float:
     """Operations a second of the best of a few single-precision products, fresh in this process."""
     best = 0.0
     for rows, inner, columns in ((64, 64, 2048), (64, 64, 32768), (1024, 1024, 1024)):
         left, right = torch.randn(rows, inner, device=device), torch.randn(inner, columns, device=device)
         out = left @ right
-        for _ in range(20):
+        for _ in range(tries):
             synchronize(device)
             started = time.perf_counter()
             for _ in range(5):
@@ -115,6 +118,14 @@ def peak_memory_mb(device: str) -> int:
     except ImportError:  # Windows
         return round(psutil.Process().memory_info().peak_wset / 2**20)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)  # macOS counts bytes
+
+
+def at_least_one(options: argparse.Namespace, *names: str) -> None:
+    """Refuse options that count something and are below 1; those that were not given are None."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} must be at least 1, not {value}.")
 
 
 def describe_machine() -> str:

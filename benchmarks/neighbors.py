@@ -24,7 +24,7 @@ from benchmarks.vectors import clustered_vectors, real_vectors, source_images, u
 from lib.data.neighbor_exact import Group, Neighbors, exact_rows
 from lib.data.neighbor_index import build_index, search_index, tune_index
 from lib.data.neighbors import find_neighbors, recall
-from lib.errors import InputError
+from lib.errors import InputError, exit_code
 from lib.paths import REPOSITORY, RUNS
 
 COUNT = 5
@@ -38,16 +38,8 @@ HARD_QUERIES = 2000  # of an index on uniform vectors, which takes as long as lo
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    try:
-        options = parse(arguments)
-        if options.one:
-            print(json.dumps(measure(options, *options.one.split())))
-        else:
-            run_all(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    options = parse(arguments)
+    return exit_code(lambda: run(options), "\ninterrupted: what was measured so far is kept")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -66,6 +58,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--machine", default=describe_machine(), help="how the report names this machine")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Refuse what cannot be measured, then measure one search (in a process of its own) or all."""
+    known = [f"{method}-{data}" for data in DATA for method in METHODS]
+    unknown = sorted(set(options.only) - set(known))
+    if unknown:
+        raise InputError(f"No search {unknown[0]!r}: choose from {', '.join(known)}.")
+    if options.count <= COUNT:
+        raise InputError(f"--count must be more than {COUNT}, the neighbours of each vector, not {options.count}.")
+    if options.one:
+        print(json.dumps(measure(options, *options.one.split())))
+    else:
+        run_all(options)
 
 
 def run_all(options: argparse.Namespace) -> None:

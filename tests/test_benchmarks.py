@@ -1,0 +1,304 @@
+"""The benchmarks: what a row says, that nothing wrong is timed, whose memory is measured, what is refused."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks import neighbors, workloads
+from benchmarks.figure import draw
+from benchmarks.measure import Workload, count_flop, gemm_ceiling, interleave, peak_memory_mb, replace_rows, rows_of
+from benchmarks.report import write_report
+from lib.data.neighbor_exact import Neighbors
+from lib.paths import REPOSITORY
+
+ROW = {"name", "variant", "device", "seconds", "ratio", "memory_mb", "shape"}  # what every row has
+
+
+def sums(device: str, size: int) -> Workload:
+    """A benchmark of its own: two ways to add up numbers."""
+    numbers = torch.arange(float(size), device=device)
+    variants = {
+        "plain": lambda: (torch.stack([number for number in numbers]).sum(),),
+        "fast": lambda: (torch.tensor(size * (size - 1) / 2),),
+    }
+    return Workload("sums", (size,), variants, lambda: workloads.same(variants, 1e-6))
+
+
+@pytest.fixture
+def only_sums(monkeypatch, tmp_path):
+    """The command with `sums` alone, and the memory of the process measured in this one; gives its arguments."""
+    monkeypatch.setattr(command, "WORKLOADS", {"sums": sums})
+    monkeypatch.setattr(command, "SIZES", {"sums": 50})
+    monkeypatch.setattr(command, "gemm_ceiling", lambda _: 1e11)  # seconds, and measured below
+    monkeypatch.setattr(command, "memory_in_fresh_process", lambda *_: peak_memory_mb("cpu"))
+    output, report = tmp_path / "bench" / "results.json", tmp_path / "bench" / "README.md"
+    return ["--rounds", "3", "--threads", "1", "--output", str(output), "--report", str(report)], output, report
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_rows_report_and_figure(only_sums):
+    arguments, output, report = only_sums
+    assert command.main([*arguments, "--machine", "a bench in the woods"]) == 0
+    rows = json.loads(output.read_text())
+    assert [row["variant"] for row in rows] == ["plain", "fast"]
+    for row in rows:
+        assert set(row) >= ROW
+        assert (row["name"], row["shape"], row["rounds"], row["device"]) == ("sums", [50], 3, "cpu")
+        assert 0 < row["low"] <= row["seconds"] <= row["high"]
+    assert rows[0]["ratio"] == 1
+    assert "1 thread on a bench in the woods" in report.read_text()
+    assert "| sums, fast | 50 |" in report.read_text()
+    assert output.with_name("speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_variants_that_disagree_are_not_timed(only_sums, monkeypatch):
+    arguments, output, _ = only_sums
+    asked = []
+
+    def wrong(device: str, size: int) -> Workload:
+        variants = {
+            name: lambda v=value: asked.append(v) or (torch.tensor(v),) for name, value in [("a", 1.0), ("b", 1.1)]
+        }
+        return Workload("sums", (size,), variants, lambda: workloads.same(variants, 1e-3))
+
+    monkeypatch.setattr(command, "WORKLOADS", {"sums": wrong})
+    with pytest.raises(AssertionError, match=r"variant 'b': result 0 differs by 1\.0e-01"):
+        command.main(arguments)
+    assert asked == [1.0, 1.1]  # once each, by the check
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["sofa"], "No benchmark 'sofa': choose from sums."),
+        (["--device", "cuda"], "not available here"),
+        (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--size", "0"], "--size must be at least 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_sentence(only_sums, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    given, output, _ = only_sums
+    assert command.main([*given, *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and sentence in said.err and said.err.count("\n") == 1
+    assert said.out == "" and not output.exists()
+
+
+@pytest.mark.parametrize("arguments", [["--only", "exact-sofa"], ["--only", "exact-real", "ivf"], ["--count", "3"]])
+def test_the_neighbor_command_refuses_too(tmp_path, capsys, arguments):
+    assert neighbors.main([*arguments, "--output", str(tmp_path / "r.json"), "--report", str(tmp_path / "R.md")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_comes_from_a_process_of_its_own():
+    """The real command, by its smallest benchmark: the number is that of another process than this one."""
+    options = command.parse(["data", "--size", "2", "--threads", "1"])
+    torch.set_num_threads(1)
+    held = np.ones(2**27)  # 1 GiB here
+    memory = command.memory_in_fresh_process("data", "fast", 2, options)
+    assert 100 < memory < held.nbytes / 2**20 < peak_memory_mb("cpu")
+
+
+# --- measuring -----------------------------------------------------------------------------------------------------
+
+
+def child_peak_mb(work: str) -> int:
+    """What a fresh process says about its own peak memory after some work."""
+    program = f"from benchmarks.measure import peak_memory_mb\nimport numpy\n{work}\nprint(peak_memory_mb('cpu'))"
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=REPOSITORY, check=True)
+    return int(done.stdout)
+
+
+def test_peak_memory_is_neither_the_parents_nor_only_the_present():
+    held = np.ones(2**27)
+    idle = child_peak_mb("")
+    assert idle < held.nbytes / 2**20
+    assert child_peak_mb("a = numpy.ones(2**26); del a") - idle == pytest.approx(
+        512, abs=64
+    )  # given back: counts still
+
+
+def test_variants_take_turns_and_the_first_round_does_not_count():
+    calls = []
+    variants = {name: lambda n=name: calls.append(n) for name in "ab"}
+    times = interleave(Workload("w", (1,), variants, lambda: None), 3, "cpu")
+    assert "".join(calls) == "abababab"
+    assert {name: len(pairs) for name, pairs in times.items()} == {"a": 3, "b": 3}
+
+
+def test_the_ratio_is_the_median_of_each_rounds():
+    times = {"a": [(2.0, 4.0), (8.0, 4.0), (3.0, 5.0)], "b": [(1.0, 1.0), (2.0, 2.0), (6.0, 3.0)]}
+    row = rows_of(Workload("w", (4, 5), {"a": int, "b": int}, lambda: None), times, 1e9, {"device": "cpu"})[1]
+    assert row["ratio"] == statistics.median([2 / 1, 8 / 2, 3 / 6])
+    assert (row["seconds"], row["low"], row["high"], row["cpu_seconds"]) == (2.0, 1.0, 6.0, 2.0)
+    assert "gflop" not in row  # nothing is said about operations that could not be counted
+
+
+def test_operations_are_counted_and_set_against_the_ceiling():
+    a, b = torch.ones(30, 40), torch.ones(40, 50)
+    assert count_flop(lambda: a @ b) == 2 * 30 * 40 * 50
+    large = torch.ones(500, 500)
+    work = Workload("w", (1,), {"a": lambda: large @ large}, lambda: None)
+    row = rows_of(work, {"a": [(0.5, 0.5)]}, 1e9, {})[0]
+    assert row["gflop"] == 0.25
+    assert row["gemm_share"] == pytest.approx(0.25 / 0.5)
+
+
+def test_the_ceiling_is_a_rate_of_this_machine():
+    assert 1e8 < gemm_ceiling("cpu", tries=1) < 1e13
+
+
+def test_new_rows_replace_those_of_the_same_thing_only(tmp_path):
+    path = tmp_path / "new" / "results.json"
+    old = {"name": "a", "variant": "v", "device": "cpu", "shape": [1], "seconds": 1.0}
+    kept = [old | {"shape": [2]}, old | {"device": "cuda"}, old | {"name": "b"}, old | {"variant": "w"}]
+    replace_rows(path, [old, *kept])
+    rows = replace_rows(path, [old | {"seconds": 2.0}])
+    assert rows == [*kept, old | {"seconds": 2.0}] == json.loads(path.read_text())
+    assert os.listdir(path.parent) == ["results.json"]
+
+
+# --- report and figure ---------------------------------------------------------------------------------------------
+
+
+def neighbor_row(**changes) -> dict:
+    row = {"name": "neighbors", "variant": "ivf, clustered", "device": "cpu", "shape": [136_000, 512], "queries": 1000}
+    row |= {"seconds": 10.46, "search_cpu_seconds": 20.4, "build_seconds": 10.7, "tune_seconds": 2.9, "ratio": 0.0}
+    row |= {"cpu_seconds": 46.9, "memory_mb": 1781, "recall": 0.9996, "load": 1.9, "threads": 2, "machine": "here"}
+    return row | changes
+
+
+def test_the_report_says_what_the_rows_say(tmp_path):
+    path = tmp_path / "README.md"
+    speed = {"name": "render", "variant": "fast", "device": "cpu", "shape": [2, 512, 64], "seconds": 0.1234, "low": 0.1}
+    speed |= {"high": 0.2, "cpu_seconds": 0.5, "ratio": 1.987, "memory_mb": 54321, "load": 0.25, "threads": 2}
+    write_report([speed | {"machine": "there"}, neighbor_row()], path)
+    text = path.read_text()
+    assert "| render, fast | 2 x 512 x 64 | 0.123 [0.1, 0.2] | 0.5 | 1.99 |  |  | 54,321 | 0.2 |" in text
+    assert (
+        "| ivf, clustered | 136,000 x 512 | 1,000 | 10.5 | 20.4 | 10.7 | 2.9 | 46.9 | 1,781 | 1.000 |  | 1.9 |" in text
+    )
+    assert "2 threads on there" in text and "2 threads on here" in text
+    assert (Path(command.__file__).with_name("changes.md")).read_text() in text
+    assert "Ten million" not in text  # nobody measured a million
+
+
+def test_the_plan_for_ten_million_is_arithmetic_on_the_measured_million(tmp_path):
+    path = tmp_path / "README.md"
+    million = {
+        "shape": [1_000_000, 512],
+        "queries": 100_000,
+        "seconds": 18.0,
+        "build_seconds": 72.0,
+        "memory_mb": 10_000,
+    }
+    write_report([neighbor_row(**million)], path)
+    text = path.read_text()
+    assert "| one index | 1 | 100,000 MB |" in text
+    assert f"= {72 * 10**1.5 / 3600:.1f} h | 0.18 ms x sqrt(10) x 10^7 = {0.00018 * 10**7.5 / 3600:.1f} h |" in text
+
+
+def test_the_committed_report_is_the_one_its_notes_would_give():
+    """`changes.md` is part of the report: who adds a line there writes the report again."""
+    folder = Path(command.__file__).parent
+    assert (folder / "changes.md").read_text() in (folder / "README.md").read_text()
+
+
+def test_neighbor_rows_alone_give_no_picture_of_speed(tmp_path):
+    draw([neighbor_row()], tmp_path / "speed.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what is measured ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("found", [1.0 + 2e-3, float("nan"), float("inf")])
+def test_a_different_number_and_none_at_all_are_both_wrong(found):
+    variants = {"a": lambda: (torch.ones(3), torch.ones(1)), "b": lambda: (torch.ones(3), torch.tensor([found]))}
+    with pytest.raises(AssertionError, match="result 1"):
+        workloads.same(variants, 1e-3)
+
+
+def test_fewer_results_are_wrong():
+    with pytest.raises(ValueError, match="zip"):
+        workloads.same({"a": lambda: (torch.ones(3), torch.ones(1)), "b": lambda: (torch.ones(3),)}, 1e-3)
+
+
+@pytest.mark.parametrize("name", ["data", "encoder", "sdf_srn_step"])
+def test_small_workloads_pass_their_own_check(name):
+    workload = workloads.WORKLOADS[name]("cpu", 1)
+    workload.check()
+    assert workload.name == name and workload.shape[0] == 1
+
+
+def test_the_released_structure_renders_the_same_with_the_same_gradients():
+    variants = workloads.render("cpu", 1).variants
+    workloads.same({name: variants[name] for name in ("released", "plain")}, 1e-4)
+
+
+def test_the_random_batch_is_one_that_training_could_meet():
+    batch = workloads.random_batch(3, 16, "cpu")
+    inside = batch.mask > 0
+    assert batch.rgb.shape == (3, 16, 16, 3) and 0 <= batch.rgb.min() and batch.rgb.max() <= 1
+    assert 0.2 < inside.float().mean() < 0.6 and (batch.rgb[~inside] == 1).all()
+    assert torch.allclose(batch.normal.norm(dim=-1), batch.mask)
+    assert torch.allclose(batch.ray_weights.sum(dim=(1, 2)), torch.ones(3))
+    assert not torch.equal(batch.neighbor.rgb, batch.rgb) and batch.neighbor.neighbor is None
+
+
+# --- neighbours ----------------------------------------------------------------------------------------------------
+
+
+def neighbor_options(tmp_path, *more: str):
+    given = ["--count", "900", "--size", "16", "--threads", "1", "--output", str(tmp_path / "results.json"), *more]
+    return neighbors.parse(given)
+
+
+@pytest.mark.parametrize(("method", "queries"), [("exact", 900), ("flat", 900), ("hnsw", 900)])
+def test_a_search_is_measured_with_its_recall(tmp_path, method, queries):
+    row = neighbors.measure(neighbor_options(tmp_path), method, "clustered")
+    assert set(row) >= ROW - {"ratio"} and row["shape"] == [900, 16] and row["queries"] == queries
+    assert row["recall"] > 0.9
+    assert row["recall"] == 1 or method == "hnsw"
+
+
+def test_recall_is_that_of_brute_force():
+    vectors = neighbors.clustered_vectors(300, 8)
+    similarity = (vectors @ vectors.T).fill_diagonal_(-2)
+    score, index = similarity.topk(neighbors.COUNT, dim=1)
+    assert neighbors.held_out_recall(vectors, Neighbors(index, score)) == 1
+    far = (-similarity).topk(neighbors.COUNT, dim=1).indices
+    half = torch.cat([index[:, :3], far[:, :2]], dim=1)
+    assert neighbors.held_out_recall(vectors, Neighbors(half, similarity.gather(1, half))) == pytest.approx(3 / 5)
+
+
+def test_a_wrong_exact_search_is_not_timed(tmp_path, monkeypatch):
+    def shifted(vectors, count):
+        index = (torch.arange(len(vectors))[:, None] + torch.arange(1, count + 1)) % len(vectors)
+        return Neighbors(index, torch.zeros(index.shape))
+
+    neighbors.check_exact()
+    monkeypatch.setattr(neighbors, "find_neighbors", shifted)
+    monkeypatch.setattr(neighbors, "fresh_process", lambda *_: pytest.fail("timed"))
+    with pytest.raises(AssertionError):
+        neighbors.run_all(neighbor_options(tmp_path, "--only", "exact-clustered"))
+
+
+def test_ratios_compare_a_query_with_the_exact_search_of_the_same_vectors():
+    exact = neighbor_row(variant="exact, real", seconds=100.0, queries=1000)
+    rows = [exact, neighbor_row(variant="ivf, real", seconds=1.0, queries=100), neighbor_row(variant="ivf, uniform")]
+    neighbors.add_ratios(rows)
+    assert [row["ratio"] for row in rows] == [1, 10, 0]
