@@ -13,6 +13,7 @@ What `lib.rendering.volume.render_rays` computes, with
 """
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Literal
 
@@ -25,11 +26,13 @@ from lib.fields.texture import TextureField, colored_field
 from lib.geometry.cameras import Rays
 from lib.rendering.chunk import Layout, Weights, fold, render_chunk
 from lib.rendering.compiling import RenderPath, run_compiled
+from lib.rendering.skipping import Skip, render_rays_skipping
 from lib.rendering.volume import LastInterval, RenderedMaps, render_rays
 
 POINTS = 2048  # of a chunk on a processor: 64 numbers each are half a megabyte
 DEVICE_POINTS = 2**17  # elsewhere: launches cost more than memory
 Program = Callable[..., tuple[Tensor, ...]]
+NONE = Skip()
 
 
 def render_rays_fast(
@@ -85,12 +88,36 @@ def render_fields(
     depths: Float[Tensor, "batch rays samples"],
     beta: float | Tensor,
     last_interval: LastInterval = "zero",
+    skip: Skip = NONE,
 ) -> RenderedMaps:
-    """The maps of both fields by the way that `choose_render_path` chose; the arguments are `render_rays_fast`'s."""
-    fields = (sdf_field, texture_field, shape_code, texture_code)
+    """The maps of both fields by the way that `choose_render_path` chose; the arguments are `render_rays_fast`'s.
+
+    Where `skip` applies to this beta, points that hardly count are left out, whatever the path.
+    """
+    given = (sdf_field, texture_field, shape_code, texture_code)
+    if skip.applies(beta):
+        return _skipping(*given, rays, depths, beta, skip.weight, last_interval)
     if path == "plain":
-        return render_rays(colored_field(*fields), rays, depths, beta, last_interval)
-    return render_rays_fast(*fields, rays, depths, beta, last_interval, compiled=path == "compiled")
+        return render_rays(colored_field(*given), rays, depths, beta, last_interval)
+    return render_rays_fast(*given, rays, depths, beta, last_interval, compiled=path == "compiled")
+
+
+def _skipping(sdf_field, texture_field, shape_code, texture_code, rays, depths, beta, weight, last_interval):
+    """Image after image, because each keeps a number of points of its own."""
+    images = []
+    for i in range(len(depths)):
+        one = slice(i, i + 1)
+        codes = [None if code is None else code[one] for code in (shape_code, texture_code)]
+        field = colored_field(sdf_field, texture_field, *codes)
+        ray = Rays(rays.origins[one], rays.directions[one])
+        distance = partial(_distance, sdf_field, codes[0])
+        images.append(render_rays_skipping(distance, field, ray, depths[one], beta, weight, last_interval))
+    names = [part.name for part in fields(RenderedMaps)]
+    return RenderedMaps(*(torch.cat([getattr(image, name) for image in images]) for name in names))
+
+
+def _distance(sdf_field: SDFField, code: Tensor, points: Tensor) -> Tensor:
+    return sdf_field(points, code)[0]
 
 
 class _Render(torch.autograd.Function):

@@ -39,12 +39,15 @@ class RenderedMaps:
         mask is near 0.
     depth : Tensor, shape (...)
         Mean depth of what was hit, along the unit ray, in world units; the far depth where nothing was hit.
+    skipped : Tensor, shape (...), optional
+        Where points were left out (`lib.rendering.skipping`): the sum of their weights, a bound of the colour's error.
     """
 
     rgb: Float[Tensor, "*shape 3"]
     mask: Float[Tensor, "*shape"]
     normal: Float[Tensor, "*shape 3"]
     depth: Float[Tensor, "*shape"]
+    skipped: Float[Tensor, "*shape"] | None = None
 
 
 def laplace_density(sdf: Float[Tensor, "*shape"], beta: float | Tensor) -> Float[Tensor, "*shape"]:
