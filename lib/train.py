@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from pandas import read_parquet
 
 from lib.checkpoints import save_weights
 from lib.data.loading import PreparedDataset
-from lib.data.prepared import read_prepared
+from lib.data.prepared import METADATA
+from lib.data.shards import open_dataset
 from lib.errors import InputError, exit_code
 from lib.listeners import TensorBoard
 from lib.paths import FURNITURE
@@ -29,14 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     recipe = ALL_RECIPES[options.recipe].changed(**{**_settings(options.set), "seed": options.seed})
     accelerator = choose_device(options.device, recipe.training.mixed_precision)
-    data = PreparedDataset(options.dataset, "train", options.categories, options.views)
+    data = open_dataset(options.dataset, "train", options.categories, options.views)
     validation = validation_images(options.dataset, options.categories)
     torch.manual_seed(options.seed)  # the network's first weights
     system = make_system(recipe.system)
     with TensorBoard(options.run / "tensorboard") as events:
         settings = {"validation": validation, "accelerator": accelerator, "listeners": (events,)}
         train(system, recipe.training, data, options.run, **settings)
-    if options.export:
+    if options.export and accelerator.is_main_process:
         export(system, options.run, options.export)
 
 
@@ -45,11 +47,11 @@ def validation_images(folder: Path, categories: list[str] | None) -> PreparedDat
 
     None where a dataset has none, as Pascal3D+ and OpenImages in the papers: then the last weights are kept.
     """
-    table = read_prepared(folder).metadata
+    table = read_parquet(folder / METADATA, columns=["split", "category"])  # the folder has been checked by now
     held_out = table[table["split"] == "val"]
     if categories:
         held_out = held_out[held_out["category"].isin(categories)]
-    return PreparedDataset(folder, "val", categories) if len(held_out) else None
+    return open_dataset(folder, "val", categories) if len(held_out) else None
 
 
 def choose_device(name: str, mixed_precision: str = "no") -> Accelerator:
@@ -91,7 +93,7 @@ def _settings(pairs: list[str]) -> dict:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lib.train", description=__doc__)
     parser.add_argument("recipe", choices=sorted(ALL_RECIPES))
-    parser.add_argument("--dataset", type=Path, default=FURNITURE, help="a prepared folder")
+    parser.add_argument("--dataset", type=Path, default=FURNITURE, help="a prepared folder, or one in shards")
     parser.add_argument("--categories", nargs="+", help="default: all")
     parser.add_argument("--views", type=int, help="train on so many images of each model; default: all")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run; a stopped run goes on")

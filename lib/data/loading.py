@@ -8,16 +8,19 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import trimesh
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib.data.images import read_sample_images
-from lib.data.prepared import load_mesh, read_prepared
+from lib.data.prepared import Prepared, load_mesh, read_prepared
 from lib.errors import InputError
 from lib.geometry.cameras import Viewpoint
 from lib.rendering.sampling import ray_weights
+
+CAMERA = ["azimuth", "elevation", "tilt", "distance", "focal_length", "center_x", "center_y"]
 
 
 @dataclass(frozen=True)
@@ -84,22 +87,10 @@ class PreparedDataset:
         views: int | None = None,
     ):
         self.prepared = read_prepared(folder)
-        table = self.prepared.metadata
-        if split is not None:
-            table = table[table["split"] == split]
-        if categories:
-            unknown = sorted(set(categories) - set(self.prepared.metadata["category"]))
-            if unknown:
-                raise InputError(f"categories: {self.prepared.folder} has no {unknown[0]!r}")
-            table = table[table["category"].isin(categories)]
-        if views is not None:
-            table = table.groupby("model", sort=False).head(views)
-        if len(table) == 0:
-            raise InputError(f"{self.prepared.folder} has no samples of split {split!r} and categories {categories}")
-        self.metadata = table.reset_index(drop=True)
+        self.metadata = select_rows(self.prepared, split, categories, views).reset_index(drop=True)
         self.rgb, self.mask, self.normal = self._decode()
         self.ray_weights = torch.from_numpy(np.stack([ray_weights(m.numpy() > 127) for m in self.mask]))
-        self.viewpoint = _viewpoints(self.metadata)
+        self.viewpoint = viewpoints_of(self.metadata)
 
     @property
     def name(self) -> str:
@@ -141,11 +132,34 @@ class PreparedDataset:
         return torch.from_numpy(np.stack(rgb)), torch.from_numpy(np.stack(mask)), normals
 
 
-def _viewpoints(table) -> Viewpoint | None:
-    columns = ["azimuth", "elevation", "tilt", "distance", "focal_length", "center_x", "center_y"]
-    if not set(columns[:3]) <= set(table) or table[columns].isna().any(axis=None):
+def select_rows(prepared: Prepared, split: str | None, categories: list[str] | None, views: int | None) -> pd.DataFrame:
+    """Rows of the metadata, as `PreparedDataset` describes; the index says where they were.
+
+    Raises
+    ------
+    InputError
+        An unknown category, or nothing is selected.
+    """
+    table = prepared.metadata
+    if split is not None:
+        table = table[table["split"] == split]
+    if categories:
+        unknown = sorted(set(categories) - set(prepared.metadata["category"]))
+        if unknown:
+            raise InputError(f"categories: {prepared.folder} has no {unknown[0]!r}")
+        table = table[table["category"].isin(categories)]
+    if views is not None:
+        table = table.groupby("model", sort=False).head(views)
+    if len(table) == 0:
+        raise InputError(f"{prepared.folder} has no samples of split {split!r} and categories {categories}")
+    return table
+
+
+def viewpoints_of(table: pd.DataFrame) -> Viewpoint | None:
+    """The cameras of rows of the metadata; None where some are not known."""
+    if not set(CAMERA[:3]) <= set(table) or table[CAMERA].isna().any(axis=None):
         return None
-    values = torch.tensor(table[columns].to_numpy(np.float32))
+    values = torch.tensor(table[CAMERA].to_numpy(np.float32))
     azimuth, elevation, roll = values[:, :3].deg2rad().unbind(-1)
     return Viewpoint.from_angles(
         azimuth, elevation, roll, distance=values[:, 3], focal=values[:, 4], center=values[:, 5:]
