@@ -3,27 +3,37 @@
 Everything random in a step is drawn from a generator that is seeded with the run's seed and the step's number, and the
 order of the samples from the seed and the epoch. So a run needs no random state to go on: the weights, the optimiser's
 moments and the step are enough.
+
+Several processes (`accelerate launch`, or `accelerate.notebook_launcher` on a function that calls `train`) divide each
+batch, give the losses and the updates that one gives with the same `batch_size`, up to rounding, and log the loss of
+the whole batch: see `lib.parallel`. **Batch normalisation** is the exception. Where it is frozen (`freeze_batchnorm`,
+and `head_batchnorm` off: the small recipes) nothing differs; elsewhere each process normalises its own images by their
+own statistics, and the running ones that are kept are the first process's. The paper's setting is of that kind.
 """
 
-import json
 import math
 import os
-from dataclasses import asdict, dataclass, fields
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lib.checkpoints import load_training, save_training, save_weights
-from lib.data.loading import Batch, PreparedDataset
-from lib.data.neighbors import NEIGHBOR_FILE, read_neighbors
+from lib.batches import Batches
+from lib.batches import seeded as seeded  # others draw in the same way
+from lib.checkpoints import save_weights
+from lib.data.loading import PreparedDataset
+from lib.data.neighbors import NEIGHBOR_FILE
 from lib.errors import InputError
-from lib.files import read_json, write_json
-from lib.losses.semantic import choose_neighbors, neighbor_probabilities
+from lib.parallel import sharing
 from lib.run_log import Interrupted, Listener, RunLog, interruptible
+from lib.run_state import about_run, load_best, resume_run, save_best, save_run, state_of
 from lib.validation import validate
 
 
@@ -35,6 +45,16 @@ class TrainingConfig:
     ----------
     steps, pretrain_steps : int
         Steps of training, after steps of pretraining (sphere, azimuth prior).
+    batch_size : int
+        Images of an update, of all processes together; a multiple of their number.
+    accumulate : int
+        So many parts of a batch are computed one after the other before each update, which takes less memory. They see
+        the same images, neighbours and random numbers, so the gradient of a loss that is a mean over images is the
+        same: colours, masks, eikonal, bounds, mirror, guesses. A loss that looks at a whole batch looks at each part
+        by itself: the normal loss drops the outliers of a part and counts its visible pixels, the azimuth prior spreads
+        the azimuths of a part, SDF-SRN's losses on rays are weighted within a part (and the depths it draws for rays
+        outside the silhouettes, and what it draws after them, are other ones), and batch normalisation that is not
+        frozen sees a part.
     learning_rate, backbone_learning_rate : float
         Of Adam; the second for the pretrained networks, None: the same.
     schedule : {"constant", "cosine"}
@@ -56,6 +76,7 @@ class TrainingConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = 0
     clip: float | None = None
+    accumulate: int = 1
     seed: int = 0
     neighbors: str = NEIGHBOR_FILE
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -65,8 +86,13 @@ class TrainingConfig:
     select: Literal["images", "shapes", "last"] = "images"
 
     def __post_init__(self):
-        if min(self.steps, self.batch_size, self.log_every, self.save_every, self.validate_every) < 1:
-            raise InputError("steps, batch_size, log_every, save_every and validate_every must be at least 1")
+        counts = ("steps", "batch_size", "accumulate", "log_every", "save_every", "validate_every")
+        if min(getattr(self, name) for name in counts) < 1:
+            raise InputError(f"{', '.join(counts[:-1])} and {counts[-1]} must be at least 1")
+        if self.batch_size % self.accumulate:
+            raise InputError(
+                f"batch_size: {self.batch_size} images cannot be divided evenly by accumulate={self.accumulate}"
+            )
         if self.select not in ("images", "shapes", "last"):
             raise InputError(f"select: {self.select!r} is none of 'images', 'shapes', 'last'")
 
@@ -106,61 +132,120 @@ def train(
     """
     run = Path(run)
     accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
+    accelerator.ddp_handler = accelerator.ddp_handler or DistributedDataParallelKwargs(find_unused_parameters=True)
     system.to(accelerator.device)
+    batches = Batches(system, config, data, accelerator)
     if hasattr(system, "plan"):
-        system.plan(config.steps, config.batch_size)
-    optimizer = _optimizer(system, config)
-    about = {"training": asdict(config), "dataset": data.name, "samples": len(data), "system": asdict(system.config)}
-    first, best = _resume(run, system, optimizer, about)
+        system.plan(config.steps, batches.images)
+    optimizer, about = _optimizer(system, config), about_run(system, config, data)
+    first, best = resume_run(run, system, optimizer, config, about)
     if hasattr(system, "prepare"):  # takes seconds: not for a folder of another run
         system.prepare(data)
-    model, optimizer = accelerator.prepare(system, optimizer)
-    batches = _Batches(system, config, data, accelerator)
+    loop = _Loop(system, *accelerator.prepare(system, optimizer), config, batches, accelerator)
     log = RunLog(run, first, listeners, enabled=accelerator.is_main_process)
     total = config.pretrain_steps + config.steps
     quiet = bool(os.environ.get("TQDM_DISABLE")) or not accelerator.is_main_process
     bar = tqdm(total=total, initial=first, unit="step", disable=quiet)
     with interruptible() as interrupted, bar, log:
         for step in range(first, total):
-            losses = _step(model, system, optimizer, config, batches, step, accelerator)
+            losses = loop.step(step)
             done = step + 1
             if done % config.log_every == 0 or done == total:
-                log.write(system, _row(system, losses, step, config))
+                log.write(system, _row(system, losses, step, config) | loop.crossings())
                 bar.set_postfix(loss=f"{log.last['loss']:.3f}")
             bar.update()
             if validation is not None and _due(step, config.validate_every, config):
-                best = _keep_best(run, system, validation, config, step, best, log, about)
-            pause = interrupted() or done == stop_after
+                best = loop.keep_best(run, validation, step, best, log, about)
+            stopped = loop.anywhere(interrupted())
+            pause = stopped or done == stop_after
             if accelerator.is_main_process and (pause or done % config.save_every == 0 or done == total):
-                write_json(run / "plan.json", about)  # not before: a run that fails at once leaves nothing behind
-                save_training(run / "checkpoint" / "state.safetensors", system, optimizer, _state(about, done, best))
-            if interrupted():
+                save_run(run, system, loop.optimizer, about, done, best)
+            if pause:
+                accelerator.wait_for_everyone()
+            if stopped:
                 raise Interrupted(f"stopped after step {done} of {total}; run the same command again to go on")
             if done == stop_after:
                 return system
-    return _finish(run, system, config, best, about)
+    return _finish(run, system, best, state_of(about, total, best), accelerator)
 
 
-def _step(model, system, optimizer, config, batches, step, accelerator) -> dict[str, Tensor]:
-    """One update; gives back the losses before it."""
-    pretraining = step < config.pretrain_steps
-    _set_progress(system, config, step)
-    model.train()
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * learning_rate_factor(step - config.pretrain_steps, config)
-    batch, generator = batches.draw(step, with_neighbors=not pretraining)
-    with accelerator.autocast():
-        losses = model(batch, generator, pretraining)
-    loss = sum(losses.values())
-    if not torch.isfinite(loss):
+@dataclass(frozen=True)
+class _Loop:
+    """What every step needs; `model` is the system as Accelerate wraps it."""
+
+    system: nn.Module
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    config: TrainingConfig
+    batches: Batches
+    accelerator: Accelerator
+    counts: Counter = field(default_factory=Counter)
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """One update; gives back the losses before it."""
+        config, pretraining = self.config, step < self.config.pretrain_steps
+        _set_progress(self.system, config, step)
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * learning_rate_factor(step - config.pretrain_steps, config)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.counts.clear()
+        parts = [self._part(step, part, pretraining) for part in range(config.accumulate)]
+        if config.clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        return {name: sum(losses[name] for losses in parts) / len(parts) for name in parts[0]}
+
+    def _part(self, step: int, part: int, pretraining: bool) -> dict[str, Tensor]:
+        """Losses of a part of the batch, over all processes; their gradients are added to those of the other parts."""
+        draw = self.batches.draw(step, not pretraining, part)
+        last = part == self.config.accumulate - 1
+        with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with self.accelerator.autocast(), sharing(draw.share):
+                losses = self.model(draw.batch, draw.generator, pretraining)
+            told = self._over_processes(losses)
+            _check_finite(told, step)
+            self.accelerator.backward(sum(losses.values()) / self.config.accumulate)
+        self.counts.update(getattr(self.system, "crossings", {}))
+        return told
+
+    def _over_processes(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.accelerator.num_processes == 1:
+            return losses
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        return dict(zip(losses, self.accelerator.reduce(values, "mean"), strict=True))
+
+    def crossings(self) -> dict[str, int]:
+        """Rays of the last step by where they met the surface, of a system that counts them."""
+        if not self.counts:
+            return {}
+        counts = torch.tensor(list(self.counts.values()), device=self.accelerator.device)
+        counts = self.accelerator.reduce(counts, "sum").tolist()
+        return {f"rays_{name}": count for name, count in zip(self.counts, counts, strict=True)}
+
+    def anywhere(self, flag: bool) -> bool:
+        """Whether it is so in any process: all must stop after the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(int(flag), device=self.accelerator.device), "sum"))
+
+    def keep_best(self, run, validation, step, best, log, about) -> dict | None:
+        """Validate, in every process alike, and keep the weights if none were better."""
+        select = self.config.select
+        scores = validate(self.system, validation, self.config.seed, shapes=select == "shapes")
+        log.write(self.system, {"step": step + 1, "phase": "validation", **scores})
+        score = scores["chamfer_distance" if select == "shapes" else "image_loss"]
+        if select != "last" and (best is None or score < best["score"]):
+            best = {"score": score, "step": step + 1}
+            if self.accelerator.is_main_process:
+                save_best(run, self.system, about, best)
+        return best
+
+
+def _check_finite(losses: dict[str, Tensor], step: int) -> None:
+    if not torch.isfinite(sum(losses.values())):
         bad = [name for name, value in losses.items() if not torch.isfinite(value)] or ["sum"]
         raise FloatingPointError(f"step {step}: loss {bad[0]!r} is not finite; lower the learning rate")
-    optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(loss)
-    if config.clip is not None:
-        accelerator.clip_grad_norm_(model.parameters(), config.clip)
-    optimizer.step()
-    return losses
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:
@@ -171,43 +256,6 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
         return 1.0
     late = min(max(2 * step / config.steps - 1, 0.0), 1.0)
     return 0.05 + 0.95 * (1 + math.cos(math.pi * late)) / 2
-
-
-class _Batches:
-    """Step -> batch and generator, the same whenever it is asked."""
-
-    def __init__(self, system: nn.Module, config: TrainingConfig, data: PreparedDataset, accelerator: Accelerator):
-        self.config, self.data, self.accelerator = config, data, accelerator
-        self.per_epoch = max(1, len(data) // config.batch_size)
-        self.neighbors = self.probabilities = None
-        if getattr(system.config, "semantic_weight", 0) > 0:
-            self.neighbors = read_neighbors(data.prepared.folder, data.metadata, config.neighbors)
-            masks = data.mask.float() / 255
-            rows = zip(masks.split(64), self.neighbors.split(64), strict=True)
-            weighting = system.config.neighbor_weighting
-            self.probabilities = torch.cat([neighbor_probabilities(m, masks[n], weighting) for m, n in rows])
-
-    def draw(self, step: int, with_neighbors: bool) -> tuple[Batch, torch.Generator]:
-        epoch, within = divmod(step, self.per_epoch)
-        order = torch.randperm(len(self.data), generator=seeded(self.config.seed, 0, epoch))
-        index = order[within * self.config.batch_size : (within + 1) * self.config.batch_size]
-        generator = seeded(self.config.seed, 1, step)
-        neighbor = None
-        if with_neighbors and self.neighbors is not None:
-            neighbor = choose_neighbors(self.neighbors[index], self.probabilities[index], generator)
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        neighbor = None if neighbor is None else neighbor[rank::world]
-        return self.data.batch(index[rank::world], neighbor).to(self.accelerator.device), generator
-
-
-def seeded(*numbers: int) -> torch.Generator:
-    """A generator whose stream is fixed by several whole numbers."""
-    state = 0
-    for number in numbers:  # a 64-bit mix (splitmix64's constants), so that neighbouring numbers give unlike streams
-        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state = state ^ (state >> 31)
-    return torch.Generator().manual_seed(state & 0x7FFFFFFFFFFFFFFF)
 
 
 def _optimizer(system: nn.Module, config: TrainingConfig) -> torch.optim.Adam:
@@ -231,7 +279,6 @@ def _row(system: nn.Module, losses: dict[str, Tensor], step: int, config: Traini
     row = {"step": step + 1, "phase": phase, "loss": round(sum(terms.values()), 6), **terms}
     if hasattr(system, "beta"):
         row["beta"] = round(float(torch.as_tensor(system.beta()).detach()), 6)
-    row |= {f"rays_{name}": count for name, count in getattr(system, "crossings", {}).items()}
     return row
 
 
@@ -240,56 +287,13 @@ def _due(step: int, every: int, config: TrainingConfig) -> bool:
     return trained > 0 and (trained % every == 0 or trained == config.steps)
 
 
-def _keep_best(run, system, validation, config, step, best, log, about) -> dict | None:
-    scores = validate(system, validation, config.seed, shapes=config.select == "shapes")
-    log.write(system, {"step": step + 1, "phase": "validation", **scores})
-    score = scores["chamfer_distance" if config.select == "shapes" else "image_loss"]
-    if config.select != "last" and (best is None or score < best["score"]):
-        best = {"score": score, "step": step + 1}
-        save_weights(run / "best", system, _state(about, step + 1, best))
-    return best
-
-
-def _state(about: dict, step: int, best: dict | None) -> dict:
-    return {**{k: v for k, v in about.items() if k != "system"}, "step": step, "best": best}
-
-
-def _finish(run: Path, system: nn.Module, config: TrainingConfig, best: dict | None, about: dict) -> nn.Module:
+def _finish(run: Path, system: nn.Module, best: dict | None, about: dict, accelerator: Accelerator) -> nn.Module:
     """Leave the selected weights in the system and in the run folder."""
-    step = config.pretrain_steps + config.steps
+    accelerator.wait_for_everyone()
     if best is not None:
-        from lib.files import load_state, read_tensors
-
-        load_state(system, read_tensors(run / "best" / "weights.safetensors"), run / "best")
-        step = best["step"]
-    save_weights(run, system, _state(about, step, best))
+        load_best(run, system)
+        about = about | {"step": best["step"]}
+    if accelerator.is_main_process:
+        save_weights(run, system, about)
+    accelerator.wait_for_everyone()
     return system.eval()
-
-
-def _with_new_settings(saved, system: nn.Module):
-    """A run's settings, completed by those that are newer than the run; they are off or change nothing by default."""
-    if not isinstance(saved, dict):
-        return saved
-    return {f.name: f.default for f in fields(system.config)} | saved
-
-
-def _resume(run: Path, system: nn.Module, optimizer, about: dict) -> tuple[int, dict | None]:
-    """Load the last state of the run folder, if it has one; refuse a folder of another run."""
-    state = run / "checkpoint" / "state.safetensors"
-    plan = run / "plan.json"
-    if not state.is_file():
-        return 0, None
-    before = read_json(plan)
-    if not isinstance(before, dict):
-        raise InputError(f"{plan} does not describe a run; choose another run folder or delete it")
-    before = before | {"system": _with_new_settings(before.get("system"), system)}
-    for part, what in (
-        ("system", "system"),
-        ("training", "training"),
-        ("dataset", "dataset"),
-        ("samples", "data size"),
-    ):
-        if before.get(part) != json.loads(json.dumps(about[part])):
-            raise InputError(f"{run} holds a run with another {what} setting; choose another run folder or delete it")
-    saved = load_training(state, system, optimizer)
-    return saved["step"], saved["best"]

@@ -17,13 +17,14 @@ from tiny import TINY, make_system, write_prepared
 from tiny_dataset import write_tiny_dataset
 
 import lib.checkpoints
+from lib.batches import Batches
 from lib.checkpoints import load_system, read_about
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.evaluation import evaluate_instances
 from lib.run_log import Interrupted, read_log
 from lib.train import main
-from lib.training import TrainingConfig, _Batches, learning_rate_factor, seeded, train
+from lib.training import TrainingConfig, learning_rate_factor, seeded, train
 from lib.validation import validate
 
 # batch normalisation, random augmentation and guesses: all that could remember something between steps
@@ -466,28 +467,28 @@ def test_backbone_has_its_own_learning_rate(go, tmp_path):
 
 
 def test_batches_are_the_same_whenever_asked_and_an_epoch_sees_no_sample_twice(data):
-    batches = _Batches(make_system(SYSTEM), replace(CONFIG, batch_size=2), data, Accelerator(cpu=True))
+    batches = Batches(make_system(SYSTEM), replace(CONFIG, batch_size=2), data, Accelerator(cpu=True))
     orders = []
     for epoch in range(3):
         steps = range(epoch * 4, epoch * 4 + 4)
-        drawn = [batches.draw(step, True)[0].index for step in steps]
+        drawn = [batches.draw(step, True).batch.index for step in steps]
         assert sorted(torch.cat(drawn).tolist()) == list(range(8))
-        assert all(torch.equal(batches.draw(step, True)[0].index, d) for step, d in zip(steps, drawn, strict=True))
+        assert all(torch.equal(batches.draw(step, True).batch.index, d) for step, d in zip(steps, drawn, strict=True))
         orders.append(torch.cat(drawn).tolist())
     assert orders[0] != orders[1] != orders[2]
 
 
 def test_neighbours_in_training_are_of_other_models(data):
-    batches = _Batches(make_system(SYSTEM), CONFIG, data, Accelerator(cpu=True))
+    batches = Batches(make_system(SYSTEM), CONFIG, data, Accelerator(cpu=True))
     models, seen = data.metadata["model"], set()
     for step in range(60):
-        batch, _ = batches.draw(step, True)
+        batch = batches.draw(step, True).batch
         for query, other in zip(batch.index.tolist(), batch.neighbor.index.tolist(), strict=True):
             assert models[query] != models[other]
             assert other in batches.neighbors[query].tolist()
             seen.add((query, other))
     assert len(seen) == 8 * 2  # every neighbour has its turn
-    assert batches.draw(0, False)[0].neighbor is None
+    assert batches.draw(0, False).batch.neighbor is None
 
 
 def test_generators_of_neighbouring_numbers_are_unlike():

@@ -6,6 +6,8 @@ from jaxtyping import Float, Int
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from lib.parallel import current_share, own_rows, whole_batch
+
 
 def boundary_distance(mask: np.ndarray) -> np.ndarray:
     """Distance in pixels of every pixel centre to the silhouette's boundary, on both sides of it.
@@ -30,7 +32,13 @@ def sample_pixels(
 ) -> Int[Tensor, "batch rays"]:
     """Row-major indices of `rays` different pixels an image, drawn with probability proportional to the weights."""
     flat = weights.flatten(1).to(generator.device)
-    return torch.multinomial(flat, min(rays, flat.shape[1]), generator=generator).to(weights.device)
+    count = min(rays, flat.shape[1])
+    if current_share() is None:
+        return torch.multinomial(flat, count, generator=generator).to(weights.device)
+    # What multinomial does, with numbers for the whole batch: the pixels that win an exponential race.
+    race = torch.empty((whole_batch(len(flat)), flat.shape[1]), dtype=flat.dtype, device=flat.device)
+    race = own_rows(race.exponential_(generator=generator))
+    return (flat / race).topk(count, dim=1).indices.to(weights.device)
 
 
 def values_at(
@@ -42,6 +50,7 @@ def values_at(
 
 
 def uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform numbers in [-1, 1], on the device and of the type of another tensor."""
+    """Uniform numbers in [-1, 1], on the device and of the type of another tensor; `shape` begins with the images."""
+    shape = (whole_batch(shape[0]), *shape[1:])
     values = torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype)
-    return (2 * values - 1).to(like.device)
+    return (2 * own_rows(values) - 1).to(like.device)

@@ -16,6 +16,7 @@ from lib.geometry.cameras import Viewpoint, camera_rays, points_along
 from lib.losses.field import cube_loss, sphere_sdf
 from lib.losses.reprojection import rgb_loss
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
+from lib.parallel import gathered, own_rows, whole_batch
 from lib.rendering.ray_marching import Marcher, Surface, find_surface, march, points_at, sign_losses, weighted_mean
 from lib.rendering.sampling import uniform
 from lib.rendering.volume import RenderedMaps
@@ -107,11 +108,12 @@ class SDFSRN(nn.Module):
     def _ray_losses(self, values: Tensor, target: Target) -> dict[str, Tensor]:
         """Eq. 7; or, for the ablation, cross-entropy of occupancy, whose logit is -f."""
         config = self.config
+        values, inside, weights = gathered(values), gathered(target.inside), gathered(target.weights)
         if config.field == "distance":
-            last, free = sign_losses(values, target.inside, target.weights, config.margin)
+            last, free = sign_losses(values, inside, weights, config.margin)
         else:
-            toward = torch.where(target.inside, values[..., -1], -values[..., -1])
-            last, free = weighted_mean(F.softplus(toward), target.weights), F.softplus(-values[..., :-1]).mean()
+            toward = torch.where(inside, values[..., -1], -values[..., -1])
+            last, free = weighted_mean(F.softplus(toward), weights), F.softplus(-values[..., :-1]).mean()
         return {"ray_last": config.last_weight * last, "ray_free": config.free_weight * free}
 
     def _silhouette_loss(self, field: WrittenField, target: Target, generator) -> Tensor:
@@ -123,6 +125,7 @@ class SDFSRN(nn.Module):
         values = field.distance(points_along(target.rays, along).flatten(1, 2)).unflatten(1, shape[1:])
         if config.field == "occupancy":
             weights = importance_weight(target.distance) if config.importance else (target.distance > 0).to(values)
+            values, weights = gathered(values), gathered(weights)
             return weighted_mean(F.softplus(-values), weights[..., None].expand_as(values))
         bound = silhouette_bound(target, along)
         return sdf_bound_loss(values, bound, target.distance, config.importance) / config.silhouette_depths
@@ -130,7 +133,8 @@ class SDFSRN(nn.Module):
     def pretrain_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Before training: any code gives a sphere; without it training often ends without a surface."""
         size, like = len(batch.rgb), self.to_code.weight
-        noise = torch.randn((size, self.config.latent_size), generator=generator, device=generator.device)
+        shape = (whole_batch(size), self.config.latent_size)
+        noise = own_rows(torch.randn(shape, generator=generator, device=generator.device))
         field = self.hypernetwork(noise.to(like))
         points = uniform((size, self.config.pretrain_points, 3), like, generator) * self.config.bound
         target = sphere_sdf(points, self.config.sphere_radius)

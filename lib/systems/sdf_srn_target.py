@@ -11,6 +11,7 @@ from lib.data.augment import augmented
 from lib.data.loading import Batch
 from lib.geometry.cameras import Rays, Viewpoint, camera_rays, index_to_pixel
 from lib.geometry.distance_transform import distance_transform, sdf_lower_bound
+from lib.parallel import largest, own_rows, whole_batch
 from lib.rendering.sampling import sample_pixels, values_at
 
 
@@ -74,7 +75,7 @@ def sample_target(batch: Batch, rays: int, importance: bool, generator: torch.Ge
 def outside_only(target: Target) -> Target:
     """Only rays outside the silhouettes, as many an image as the image with most of them has; at least one."""
     outside = ~target.inside
-    count = max(1, int(outside.sum(dim=1).max()))
+    count = largest(max(1, int(outside.sum(dim=1).max())), outside.device)
     order = outside.int().argsort(dim=1, descending=True, stable=True)[:, :count]
     rays = Rays(values_of(target.rays.origins, order), values_of(target.rays.directions, order))
     chosen = [values_of(getattr(target, name), order) for name in ("plane", "rgb", "inside", "distance", "weights")]
@@ -100,7 +101,8 @@ def silhouette_bound(target: Target, depth: Float[Tensor, "batch rays depths"]) 
 def augmented_batch(batch: Batch, jitter: float, rescale: float, generator: torch.Generator) -> Batch:
     """Other colours, and other sizes with the focal length that goes with them."""
     if rescale > 0:
-        noise = torch.rand(len(batch.rgb), generator=generator, device=generator.device).to(batch.rgb)
+        noise = torch.rand(whole_batch(len(batch.rgb)), generator=generator, device=generator.device)
+        noise = own_rows(noise).to(batch.rgb)
         batch = rescaled(batch, 1 + rescale * (2 * noise - 1))
     if jitter > 0:
         batch = replace(batch, rgb=augmented(batch.rgb, generator, colour=jitter, size=0.0))

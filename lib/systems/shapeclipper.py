@@ -18,6 +18,7 @@ from lib.losses.camera import azimuth_prior_loss, camera_margin_loss, mirror_los
 from lib.losses.field import eikonal_loss, sphere_sdf
 from lib.losses.normal import normal_loss
 from lib.losses.reprojection import mask_loss, rgb_loss
+from lib.parallel import laid_out, own_rows, whole_batch
 from lib.rendering.compiling import choose_render_path
 from lib.rendering.fast import render_fields
 from lib.rendering.sampling import sample_pixels, uniform, values_at
@@ -210,7 +211,8 @@ class ShapeClipper(nn.Module):
     ) -> RenderedMaps:
         rays = camera_rays(viewpoint, index_to_pixel(index, image_size))
         near, far = viewpoint.distance - self.config.depth_range, viewpoint.distance + self.config.depth_range
-        depths = sample_depths(near, far, index.shape[1], samples or self.config.samples, generator)
+        near, far, samples = laid_out(near), laid_out(far), samples or self.config.samples
+        depths = own_rows(sample_depths(near, far, index.shape[1], samples, generator))
         fields = (self.sdf_field, self.texture_field, shape_code, texture_code)
         return render_fields(self.render_path, *fields, rays, depths, self.beta(), self.config.last_interval)
 
@@ -243,7 +245,8 @@ class ShapeClipper(nn.Module):
     def pretrain_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Before training: any code gives a sphere, and the viewpoint head spreads its azimuths (Sec. 3.4)."""
         size, device = len(batch.rgb), batch.rgb.device
-        noise = torch.randn((size, self.config.latent_size), generator=generator, device=generator.device).to(device)
+        shape = (whole_batch(size), self.config.latent_size)
+        noise = own_rows(torch.randn(shape, generator=generator, device=generator.device)).to(device)
         code = self.codes.shape_projection(noise)
         points = uniform((size, self.config.pretrain_points, 3), code, generator)
         target = sphere_sdf(points, self.config.sphere_radius)

@@ -1,0 +1,67 @@
+"""What a run folder remembers: the state that a run goes on from, the best weights, the weights it ends with."""
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from torch import nn
+
+from lib.checkpoints import load_training, save_training, save_weights
+from lib.errors import InputError
+from lib.files import load_state, read_json, read_tensors, write_json
+
+
+def about_run(system: nn.Module, config, data) -> dict:
+    """What makes two runs the same one."""
+    return {"training": asdict(config), "dataset": data.name, "samples": len(data), "system": asdict(system.config)}
+
+
+def state_of(about: dict, step: int, best: dict | None) -> dict:
+    """What is written beside weights."""
+    return {**{k: v for k, v in about.items() if k != "system"}, "step": step, "best": best}
+
+
+def save_run(run: Path, system: nn.Module, optimizer, about: dict, step: int, best: dict | None) -> None:
+    """Write the state after so many steps."""
+    write_json(run / "plan.json", about)  # not before: a run that fails at once leaves nothing behind
+    save_training(run / "checkpoint" / "state.safetensors", system, optimizer, state_of(about, step, best))
+
+
+def resume_run(run: Path, system: nn.Module, optimizer, config, about: dict) -> tuple[int, dict | None]:
+    """Load the last state of the run folder, if it has one; refuse a folder of another run."""
+    state = run / "checkpoint" / "state.safetensors"
+    plan = run / "plan.json"
+    if not state.is_file():
+        return 0, None
+    before = read_json(plan)
+    if not isinstance(before, dict):
+        raise InputError(f"{plan} does not describe a run; choose another run folder or delete it")
+    for part, settings in (("system", system.config), ("training", config)):
+        before = before | {part: _with_new_settings(before.get(part), settings)}
+    for part, what in (
+        ("system", "system"),
+        ("training", "training"),
+        ("dataset", "dataset"),
+        ("samples", "data size"),
+    ):
+        if before.get(part) != json.loads(json.dumps(about[part])):
+            raise InputError(f"{run} holds a run with another {what} setting; choose another run folder or delete it")
+    saved = load_training(state, system, optimizer)
+    return saved["step"], saved["best"]
+
+
+def load_best(run: Path, system: nn.Module) -> None:
+    """Load the weights that validated best."""
+    load_state(system, read_tensors(run / "best" / "weights.safetensors"), run / "best")
+
+
+def save_best(run: Path, system: nn.Module, about: dict, best: dict) -> None:
+    """Keep the weights as the best ones so far."""
+    save_weights(run / "best", system, state_of(about, best["step"], best))
+
+
+def _with_new_settings(saved, config):
+    """A run's settings, completed by those that are newer than the run; they are off or change nothing by default."""
+    if not isinstance(saved, dict):
+        return saved
+    return {f.name: f.default for f in fields(config)} | saved
