@@ -1,7 +1,6 @@
 """The benchmarks: what a row says, that nothing wrong is timed, whose memory is measured, what is refused."""
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ def sums(device: str, size: int) -> Workload:
     """A benchmark of its own: two ways to add up numbers."""
     numbers = torch.arange(float(size), device=device)
     variants = {
-        "plain": lambda: (torch.stack([number for number in numbers]).sum(),),
+        "plain": lambda: (torch.stack(list(numbers)).sum(),),
         "fast": lambda: (torch.tensor(size * (size - 1) / 2),),
     }
     return Workload("sums", (size,), variants, lambda: workloads.same(variants, 1e-6))
@@ -168,7 +167,7 @@ def test_new_rows_replace_those_of_the_same_thing_only(tmp_path):
     replace_rows(path, [old, *kept])
     rows = replace_rows(path, [old | {"seconds": 2.0}])
     assert rows == [*kept, old | {"seconds": 2.0}] == json.loads(path.read_text())
-    assert os.listdir(path.parent) == ["results.json"]
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
 
 
 # --- report and figure ---------------------------------------------------------------------------------------------
@@ -252,7 +251,7 @@ def test_the_released_structure_renders_the_same_with_the_same_gradients():
 def test_the_random_batch_is_one_that_training_could_meet():
     batch = workloads.random_batch(3, 16, "cpu")
     inside = batch.mask > 0
-    assert batch.rgb.shape == (3, 16, 16, 3) and 0 <= batch.rgb.min() and batch.rgb.max() <= 1
+    assert batch.rgb.shape == (3, 16, 16, 3) and batch.rgb.min() >= 0 and batch.rgb.max() <= 1
     assert 0.2 < inside.float().mean() < 0.6 and (batch.rgb[~inside] == 1).all()
     assert torch.allclose(batch.normal.norm(dim=-1), batch.mask)
     assert torch.allclose(batch.ray_weights.sum(dim=(1, 2)), torch.ones(3))
