@@ -12,16 +12,18 @@ def surface_grid(
     """Values for `marching_cubes` that are asked for near the surface only, a tenth of the grid or so.
 
     Every `stride`-th sample is asked first. A block between them is looked into where its corners differ in sign, or
-    where one is so near to 0 that a function of this slope could reach 0 inside; and so is each block that a surface
-    enters from a neighbour. Elsewhere the values are those of the nearest corner, which have the right sign if the
-    function is no steeper than `slope`: then the mesh is that of the whole grid.
+    where one is so near to 0 that a function of this slope could reach 0 inside. There every second sample between is
+    asked, and so on: smaller blocks have nearer corners. Of the smallest, two samples wide, each that may hold a
+    surface is asked as a whole, and so is each that a surface enters from a neighbour. Elsewhere the values are those
+    of the nearest corner, which have the right sign if the function is no steeper than `slope`: then the mesh is that
+    of the whole grid.
 
     Parameters
     ----------
     sdf : function (points, 3) -> (points,)
         Signed distance, negative inside.
     stride : int
-        Samples between two corners of a block.
+        Samples between two corners of the first blocks; then half of it, down to 2.
     slope : float
         Steeper functions may hide a part inside a block that no corner tells of and no surface leads to. A signed
         distance has slope 1.
@@ -31,22 +33,34 @@ def surface_grid(
     ndarray, shape (resolution, resolution, resolution), float32
     """
     axis = grid_axis(resolution, bound)
-    corners = np.unique(np.append(np.arange(0, resolution, stride), resolution - 1))
-    coarse = _values_at(sdf, axis, np.stack(np.meshgrid(corners, corners, corners, indexing="ij"), -1).reshape(-1, 3))
-    coarse = coarse.reshape((len(corners),) * 3)
-    nearest = np.abs(np.arange(resolution)[:, None] - corners).argmin(1)
-    values = coarse[np.ix_(nearest, nearest, nearest)]
-    reach = slope * np.sqrt(3) / 2 * stride * (axis[1] - axis[0])
-    low, high = _over_blocks(coarse, np.arange(len(corners)))
-    # a corner that the function could get to 0 from counts as one of either sign
-    wanted = (low <= reach) & (high >= -reach)
-    known = np.zeros(values.shape, dtype=bool)
+    values, known = np.zeros((resolution,) * 3, np.float32), np.zeros((resolution,) * 3, dtype=bool)
+    inside = np.ones_like(known)  # where a surface may be
+    while True:
+        corners = np.unique(np.append(np.arange(0, resolution, stride), resolution - 1))
+        at_corners = np.zeros_like(known)
+        at_corners[np.ix_(corners, corners, corners)] = True
+        _ask(sdf, axis, values, known, at_corners & inside)
+        nearest = corners[np.abs(np.arange(resolution)[:, None] - corners).argmin(1)]
+        values = np.where(known, values, values[np.ix_(nearest, nearest, nearest)])
+        reach = slope * np.sqrt(3) / 2 * stride * (axis[1] - axis[0])
+        low, high = _over_blocks(values[np.ix_(corners, corners, corners)], np.arange(len(corners)))
+        # a corner that the function could get to 0 from counts as one of either sign
+        wanted = (low <= reach) & (high >= -reach)
+        if stride <= 3:
+            break
+        inside, stride = _samples_of(wanted, corners), stride // 2
     while wanted.any():
-        new = _samples_of(wanted, corners) & ~known
-        values[new] = _values_at(sdf, axis, np.argwhere(new))
-        known |= new
+        _ask(sdf, axis, values, known, _samples_of(wanted, corners))
         wanted = _entered(values, corners) & ~_all_known(known, corners)
     return values
+
+
+def _ask(sdf: SdfFunction, axis: np.ndarray, values: np.ndarray, known: np.ndarray, samples: np.ndarray) -> None:
+    """Fill in the values of samples that are not known yet."""
+    new = samples & ~known
+    if new.any():
+        values[new] = _values_at(sdf, axis, np.argwhere(new))
+        known |= new
 
 
 def _values_at(
