@@ -151,7 +151,7 @@ class ShardedDataset(PreparedDataset):
         self.layout = read_layout(folder)
         self.prepared = _read_tables(folder, self.layout)
         chosen = select_rows(self.prepared, split, categories, views)
-        self.rows, self.metadata = torch.from_numpy(chosen.index.to_numpy()), chosen.reset_index(drop=True)
+        self.rows, self.metadata = torch.tensor(chosen.index.to_numpy()), chosen.reset_index(drop=True)
         self.viewpoint = viewpoints_of(self.metadata)
         self.limit, self.cached, self.groups_read = cache, 0, 0
         self._groups: OrderedDict[tuple[int, int], dict[str, np.ndarray]] = OrderedDict()
