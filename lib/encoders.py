@@ -192,6 +192,9 @@ class CameraPrior:
         See `lib.geometry.cameras.Viewpoint`.
     start_elevation : float
         Radians.
+    center_range : float
+        The predicted principal point lies within so many image widths of the image's middle (ours; 0, as in the
+        paper: it is the middle). An image that was cropped to its mask has its middle elsewhere than the camera had.
     """
 
     distance: float = 5.0
@@ -199,6 +202,7 @@ class CameraPrior:
     focal: float = 4.0
     projection: Projection = "perspective"
     start_elevation: float = 0.0
+    center_range: float = 0.0
 
 
 class ViewpointHead(nn.Module):
@@ -229,6 +233,11 @@ class ViewpointHead(nn.Module):
             last.bias[2:] = torch.tensor([math.cos(start), math.sin(start), 1.0, 0.0])
             self.size[-1].weight.zero_()
             self.size[-1].bias.zero_()
+        self.center = None
+        if camera.center_range > 0:
+            self.center = nn.Linear(width, 2)
+            nn.init.zeros_(self.center.weight)
+            nn.init.zeros_(self.center.bias)
 
     def forward(self, features: Float[Tensor, "batch features"]) -> Viewpoint:
         """The viewpoint that the image seems to be taken from."""
@@ -237,4 +246,6 @@ class ViewpointHead(nn.Module):
         stretch = 1 + self.camera.distance_range * torch.tanh(self.size(x)[:, 0])
         focal = torch.full_like(stretch, self.camera.focal)
         center = torch.full_like(pairs[:, 0], 0.5)
+        if self.center is not None:
+            center = center + self.camera.center_range * torch.tanh(self.center(x))
         return Viewpoint(*pairs.unbind(1), self.camera.distance * stretch, focal, center, self.camera.projection)

@@ -53,17 +53,13 @@ _SMALL_TRAINING = TrainingConfig(
 # Nobody gives the viewpoints: what is ours here keeps them from collapsing (notebook 06 shows how).
 _SMALL_UNKNOWN = replace(
     SMALL,
-    rays=96,
-    samples=20,
-    normal_weight=0.03,
     start_elevation=15.0,
+    center_range=0.15,
     augment_mirrored=True,
     guess_weight=1.0,
     guesses_until=0.6,
 )
-_UNKNOWN_TRAINING = replace(
-    _SMALL_TRAINING, steps=2400, pretrain_steps=500, warmup=100, validate_every=400, save_every=200
-)
+_UNKNOWN_TRAINING = replace(_SMALL_TRAINING, pretrain_steps=400, warmup=100, validate_every=400, save_every=200)
 RECIPES = {
     "paper": Recipe(PAPER, TrainingConfig()),
     "released": Recipe(RELEASED, TrainingConfig(select="shapes")),

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from pandas import read_parquet
 
 from lib.checkpoints import save_weights
@@ -17,7 +17,7 @@ from lib.data.shards import open_dataset
 from lib.errors import InputError, exit_code
 from lib.listeners import TensorBoard
 from lib.paths import FURNITURE
-from lib.recipes import ALL_RECIPES
+from lib.recipes import ALL_RECIPES, Recipe
 from lib.systems import make_system
 from lib.training import train
 
@@ -30,16 +30,40 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     recipe = ALL_RECIPES[options.recipe].changed(**{**_settings(options.set), "seed": options.seed})
-    accelerator = choose_device(options.device, recipe.training.mixed_precision)
-    data = open_dataset(options.dataset, "train", options.categories, options.views)
-    validation = validation_images(options.dataset, options.categories)
-    torch.manual_seed(options.seed)  # the network's first weights
-    system = make_system(recipe.system)
-    with TensorBoard(options.run / "tensorboard") as events:
-        settings = {"validation": validation, "accelerator": accelerator, "listeners": (events,)}
-        train(system, recipe.training, data, options.run, **settings)
-    if options.export and accelerator.is_main_process:
+    system = train_recipe(recipe, options.dataset, options.run, options.categories, options.views, options.device)
+    if options.export and PartialState().is_main_process:
         export(system, options.run, options.export)
+
+
+def train_recipe(
+    recipe: Recipe,
+    dataset: Path,
+    run: Path,
+    categories: list[str] | None = None,
+    views: int | None = None,
+    device: str = "auto",
+) -> torch.nn.Module:
+    """Train a recipe on a prepared folder, or go on where the run folder stopped: what each of several processes does.
+
+    ``accelerate launch -m lib.train`` and ``accelerate.notebook_launcher(train_recipe, (...))`` both come here.
+
+    Parameters
+    ----------
+    dataset : Path
+        A prepared folder, or one in shards.
+    categories : list of str, optional
+        Default: all.
+    views : int, optional
+        Train on so many images of each model; default: all.
+    """
+    accelerator = choose_device(device, recipe.training.mixed_precision)
+    data = open_dataset(dataset, "train", categories, views)
+    validation = validation_images(dataset, categories)
+    torch.manual_seed(recipe.training.seed)  # the network's first weights, the same in each process
+    system = make_system(recipe.system)
+    with TensorBoard(run / "tensorboard") as events:
+        settings = {"validation": validation, "accelerator": accelerator, "listeners": (events,)}
+        return train(system, recipe.training, data, run, **settings)
 
 
 def validation_images(folder: Path, categories: list[str] | None) -> PreparedDataset | None:

@@ -146,8 +146,9 @@ def test_viewpoint_head_starts_at_the_elevation_it_was_given(start, features):
     assert view.projection == "weak_perspective"
 
 
-def shaken_head(scale: float) -> ViewpointHead:
-    head = ViewpointHead(32, CameraPrior(distance=5.0, distance_range=0.2), width=16, batchnorm=False)
+def shaken_head(scale: float, center_range: float = 0.0) -> ViewpointHead:
+    camera = CameraPrior(distance=5.0, distance_range=0.2, center_range=center_range)
+    head = ViewpointHead(32, camera, width=16, batchnorm=False)
     for parameter in head.parameters():
         nn.init.normal_(parameter, 0.0, scale)
     return head
@@ -163,10 +164,21 @@ def test_pairs_are_unit_and_the_distance_stays_in_its_range(scale):
     assert float(distance.std()) > 0
 
 
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_the_center_is_the_middle_unless_it_has_a_range(scale):
+    images = torch.randn(20, 32)
+    np.testing.assert_array_equal(shaken_head(scale)(images).center, np.full((20, 2), 0.5))
+    center = shaken_head(scale, center_range=0.1)(images).center.detach()
+    assert float((center - 0.5).abs().max()) <= 0.1 + 1e-6 and (center.std(dim=0) > 0).all()
+    start = ViewpointHead(32, CameraPrior(center_range=0.1), width=16, batchnorm=False)
+    np.testing.assert_array_equal(start(images).center.detach(), np.full((20, 2), 0.5))
+
+
 def test_every_weight_of_a_viewpoint_head_gets_gradient():
-    head = shaken_head(0.3)
+    head = shaken_head(0.3, center_range=0.1)
     view = head(torch.randn(5, 32))
-    (view.rotation().sum(dim=0) * torch.arange(9.0).view(3, 3)).sum().add(view.distance.square().sum()).backward()
+    angles = (view.rotation().sum(dim=0) * torch.arange(9.0).view(3, 3)).sum()
+    (angles + view.distance.square().sum() + view.center.square().sum()).backward()
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
 

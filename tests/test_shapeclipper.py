@@ -92,6 +92,21 @@ def test_paper_and_released_values_are_those_of_the_table():
     assert CONFIGS["paper"] == ShapeClipperConfig()
 
 
+def test_settings_that_leave_points_out_reach_the_renderer():
+    config = replace(TINY, beta=0.005, skip_weight=0.02)
+    torch.manual_seed(0)
+    skipping = ShapeClipper(config)
+    whole = ShapeClipper(replace(config, skip_weight=0.0))
+    whole.load_state_dict(skipping.state_dict())
+    codes = torch.zeros(2, config.code_size), torch.zeros(2, config.code_size)
+    view = Viewpoint.from_angles(torch.tensor([0.3, 2.0]), torch.tensor([0.2, 0.1]))
+    index = torch.arange(0, 1024, 8).expand(2, -1)
+    maps = [system._render(*codes, view, index, 32, torch.Generator().manual_seed(1)) for system in (skipping, whole)]
+    error = (maps[0].rgb - maps[1].rgb).abs().amax(-1)
+    assert maps[1].skipped is None and float(maps[0].skipped.max()) > 0 and float(error.max()) > 0
+    assert (error <= maps[0].skipped + 1e-5).all()
+
+
 def test_small_configuration_keeps_the_released_objective():
     small, released = CONFIGS["small"], CONFIGS["released"]
     objective = [f.name for f in fields(small) if f.name.endswith("_weight") or f.name.startswith("normal_")]

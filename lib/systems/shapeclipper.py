@@ -22,6 +22,7 @@ from lib.parallel import laid_out, own_rows, whole_batch
 from lib.rendering.compiling import choose_render_path
 from lib.rendering.fast import render_fields
 from lib.rendering.sampling import sample_pixels, uniform, values_at
+from lib.rendering.skipping import Skip
 from lib.rendering.volume import RenderedMaps, sample_depths
 from lib.systems.base import Reconstruction
 from lib.systems.guesses import guess_viewpoints
@@ -214,7 +215,8 @@ class ShapeClipper(nn.Module):
         near, far, samples = laid_out(near), laid_out(far), samples or self.config.samples
         depths = own_rows(sample_depths(near, far, index.shape[1], samples, generator))
         fields = (self.sdf_field, self.texture_field, shape_code, texture_code)
-        return render_fields(self.render_path, *fields, rays, depths, self.beta(), self.config.last_interval)
+        skip = Skip(self.config.skip_weight, self.config.skip_beta)
+        return render_fields(self.render_path, *fields, rays, depths, self.beta(), self.config.last_interval, skip)
 
     def _eikonal(self, shape_code: Tensor, generator) -> Tensor:
         """Half of the points anywhere in [-1, 1]^3, half in the unit cube; the code is detached, as in the released
@@ -304,7 +306,7 @@ class ShapeClipper(nn.Module):
     def _camera_prior(self) -> CameraPrior:
         c = self.config
         start = math.radians(c.start_elevation)
-        return CameraPrior(c.distance, c.distance_range, c.focal, c.projection, start)
+        return CameraPrior(c.distance, c.distance_range, c.focal, c.projection, start, c.center_range)
 
     def _front(self, images: Tensor) -> Viewpoint:
         zero = images.new_zeros(len(images))

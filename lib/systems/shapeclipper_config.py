@@ -34,6 +34,7 @@ class ShapeClipperConfig:
     distance_range: float = 0.2
     focal: float = 4.0
     start_elevation: float = 0.0  # degrees
+    center_range: float = 0.0  # image widths; above 0 the principal point is predicted too (ours)
     # fields
     width: int = 64
     sdf_layers: int = 5
@@ -48,6 +49,8 @@ class ShapeClipperConfig:
     depth_range: float = 0.7
     last_interval: LastInterval = "zero"
     render_path: RenderPath = "auto"  # the same maps, see lib.rendering.compiling
+    skip_weight: float = 0.0  # above 0, points of no larger weight have no colour and normal (lib.rendering.skipping)
+    skip_beta: float = 0.02  # and only where beta is below this
     beta: float = 0.1  # learned from here on, unless beta_final is set
     beta_min: float = 1e-4
     beta_final: float | None = None  # then log-linear from beta to beta_final between two points of training
