@@ -8,6 +8,7 @@ rays, plus what more the forward pass keeps for the backward pass, in counted by
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lib.errors import InputError
 from lib.plots.style import BLUE, GREEN, ORANGE, styled
@@ -161,7 +162,9 @@ def _draw(pair, curve: Curve, color: str, label: str) -> None:
         axis.plot(curve.sizes, line, color=color, linestyle="--", linewidth=1.2)
         axis.plot(curve.sizes, points, color=color, marker="o", markersize=4, linestyle="", label=label)
     ticks = sorted({*pair[1].get_xticks(), *curve.sizes}) if pair[1].lines[2:] else curve.sizes
-    pair[1].set_xticks(ticks, [f"{size:,.0f}" for size in ticks], fontsize=8)
+    room = 0.15 * (ticks[-1] - ticks[0])  # what the name of a size takes
+    near = [False, *(after - before < room for before, after in pairwise(ticks))]
+    pair[1].set_xticks(ticks, ["" if close else f"{t:,.0f}" for t, close in zip(ticks, near, strict=True)], fontsize=8)
 
 
 def _share_height(axes) -> None:

@@ -23,12 +23,14 @@ category: str = "chair"  # which objects to learn
 run_dir: str = ""  # where to write; empty: runs/<profile>/06_train
 seed: int = 0  # of the first weights and of everything drawn
 device: str = "auto"  # auto | cpu | cuda
+processes: int = 1  # more: so many train at a time, each on a GPU of its own
 
 # %%
 import shutil
 
 import pandas as pd
 import torch
+from accelerate import notebook_launcher
 
 from lib.data.loading import PreparedDataset
 from lib.paths import WEIGHTS, prepared_folder, run_folder
@@ -36,7 +38,7 @@ from lib.plots.source import show_source
 from lib.recipes import RECIPES
 from lib.systems.shapeclipper import ShapeClipper
 from lib.run_log import read_log
-from lib.train import choose_device
+from lib.train import choose_device, train_recipe
 from lib.training import train
 
 name = "quick" if profile == "quick" else recipe
@@ -45,6 +47,8 @@ run = run_folder("06_train", profile, run_dir) / name
 if profile == "quick":
     shutil.rmtree(run, ignore_errors=True)  # begin anew; the full profile goes on where it stopped
 folder = prepared_folder(dataset, data_root)
+if processes > 1:  # each on a GPU of its own; nothing here may have touched one before, so it comes first
+    notebook_launcher(train_recipe, (chosen, folder, run, [category], None, device), num_processes=processes)
 data, validation, test = (PreparedDataset(folder, split, [category]) for split in ("train", "val", "test"))
 accelerator = choose_device(device, chosen.training.mixed_precision)
 print(f"{len(data)} training images of {data.metadata['model'].nunique()} models, one view each;", end=" ")
@@ -91,6 +95,9 @@ figure = step_figure(step, ball.render(samples=32), ball.render(step.neighbor.vi
 # Taking a term away is how a paper shows that it is needed. The second table lists such switches: each is one change
 # of the configuration, `RECIPES["small"].changed(semantic_weight=0.0)` in code or `--set semantic_weight=0.0` on the
 # command line.
+#
+# Every term has its own notebook (03 for the renderer, 04 for the neighbour, 05 for the normals). Below the tables is
+# how the system puts them together: a dictionary of terms, already weighted, whose sum is what training makes small.
 
 # %%
 from lib.objective import ablation_table, objective_table, recipe_table
@@ -100,12 +107,6 @@ others = {key: RECIPES[key].system for key in ("small", "paper")}
 wide = {"min-width": "18em", "text-align": "left"}  # else a browser squeezes the words into a column of one each
 terms = objective_table(chosen.system, **others).style.format(precision=2).set_properties(["what it compares"], **wide)
 display(terms, ablation_table())
-
-# %% [markdown]
-# Every term has its own notebook (03 for the renderer, 04 for the neighbour, 05 for the normals). Here is how the
-# system puts them together: a dictionary of terms, already weighted, whose sum is what training makes small.
-
-# %%
 show_source(ShapeClipper.losses)
 
 # %% [markdown]
@@ -273,6 +274,30 @@ print(f"image loss (what 'images' looks at)           {scores['image_loss']:.3f}
 print(f"10 x Chamfer distance (what 'shapes' looks at) {10 * scores['chamfer_distance']:.3f}")
 
 # %% [markdown]
+# ## What does it cost
+#
+# One training step of the paper's configuration, without loading and validation, at one size after the other (`python
+# -m benchmarks.growth`; the seconds are processor time over threads). Points are measured, each in a process of its
+# own; dashed lines are predictions. Their paces come from two points only, the step that all four columns share and
+# the one with the fewest rays: what lies between these in seconds, over what lies between them in counted operations,
+# is the pace of rendering, and the rest is that of the image networks. All other points follow from their operations.
+# Memory is that with the fewest rays, plus what more is kept for the backward pass, in counted bytes.
+#
+# *Plain* keeps every sample of every ray; *in chunks* computes a part of the rays again instead of keeping it.
+
+# %% tags=["growth"] alt="Seconds and memory of a step against images, rays, samples and pixels, with predicted lines"
+import json
+
+from IPython.display import Markdown
+
+from lib.paths import RESULTS
+from lib.plots.growth import growth_figure, growth_sentences
+
+growth = json.loads((RESULTS / "growth.json").read_text())
+display(Markdown("\n".join(f"- {sentence}" for sentence in growth_sentences(growth))))
+figure = growth_figure(growth)
+
+# %% [markdown]
 # ## What goes wrong
 #
 # **The viewpoint collapses.** With unknown viewpoints the mirror term is cheapest when every image gets azimuth 0, and
@@ -313,6 +338,10 @@ print(f"10 x Chamfer distance (what 'shapes' looks at) {10 * scores['chamfer_dis
 #   --main_process_ip first-machine --main_process_port 29500 -m lib.train paper --run runs/paper
 # ```
 #
+# From a notebook, Accelerate's `notebook_launcher` starts the processes: run this one with `-p processes 4`. Each calls
+# `lib.train.train_recipe`, which makes its own data, system and accelerator. They train into the run folder, and what
+# the notebook then trains is finished already.
+#
 # ## Questions to try
 #
 # 1. Set `semantic_weight=0.0` and train again. Which columns of the held-out figure get worse, and which do not?
@@ -335,5 +364,6 @@ print("nearer to the true shapes than the ball:", after < before)
 # ## Where to read on
 #
 # - The paper: Huang et al., *ShapeClipper*, CVPR 2023, Sec. 3.4 for the training, Tables 2 and 3 for the ablations.
-# - `lib/training.py` for the loop, 300 lines without magic; `lib/recipes.py` for the numbers.
+# - `lib/training.py` for the loop, `lib/batches.py` and `lib/parallel.py` for what a step gets where several processes
+#   share it; `lib/recipes.py` for the numbers.
 # - Notebook **07** measures what you trained: pass the run folder printed above as its `checkpoint`.
