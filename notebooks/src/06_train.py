@@ -34,10 +34,8 @@ from accelerate import notebook_launcher
 
 from lib.data.loading import PreparedDataset
 from lib.paths import WEIGHTS, prepared_folder, run_folder
-from lib.plots.source import show_source
 from lib.recipes import RECIPES
 from lib.systems.shapeclipper import ShapeClipper
-from lib.run_log import read_log
 from lib.train import choose_device, train_recipe
 from lib.training import train
 
@@ -101,6 +99,7 @@ figure = step_figure(step, ball.render(samples=32), ball.render(step.neighbor.vi
 
 # %%
 from lib.objective import ablation_table, objective_table, recipe_table
+from lib.plots.source import show_source
 
 pd.set_option("display.max_colwidth", 80)
 others = {key: RECIPES[key].system for key in ("small", "paper")}
@@ -129,6 +128,7 @@ recipe_table()
 
 # %% tags=["train"] alt="Loss curves, and a held-out chair rendered at several steps"
 from lib.listeners import Snapshots, TensorBoard
+from lib.run_log import read_log
 from lib.widgets.viewer import LiveBoard
 
 total = chosen.training.pretrain_steps + chosen.training.steps
