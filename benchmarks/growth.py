@@ -131,10 +131,8 @@ def step_row(point: dict, options: argparse.Namespace) -> dict:
     torch.manual_seed(0)
     config = replace(PAPER, backbone_weights="random", image_size=point["image"], render_path=point["path"])
     config = replace(config, rays=point["rays"], neighbor_rays=point["rays"], samples=point["samples"])
-    system, batch = (
-        ShapeClipper(config).to(options.device).train(),
-        random_batch(point["batch"], point["image"], options.device),
-    )
+    system = ShapeClipper(config).to(options.device).train()
+    batch = random_batch(point["batch"], point["image"], options.device)
     shape = tuple(point[name] for name in BASE)
     work = Workload("growth", shape, {point["path"]: step_of(system, batch)}, lambda: None)
     times = interleave(work, options.rounds, options.device)

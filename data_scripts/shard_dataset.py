@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data_scripts.options import positive
-from lib.data.images import read_sample_images
+from lib.data.loading import read_row_images
 from lib.data.prepared import INFO, METADATA, Prepared, publish, read_prepared
 from lib.data.shards import INDEX, Layout, open_shard, read_layout, shard_path
 from lib.errors import InputError, exit_code
@@ -120,9 +120,7 @@ def _table(prepared: Prepared, layout: Layout, rows: pd.DataFrame, schema: pa.Sc
 
 def _sample(prepared: Prepared, row, normals: bool) -> dict[str, np.ndarray]:
     """What `lib.data.loading.PreparedDataset` keeps of a sample."""
-    mask = prepared.path(row.mask) if isinstance(row.mask, str) else None
-    normal = prepared.path(row.normal) if normals else None
-    rgb, mask, normal = read_sample_images(prepared.path(row.image), mask, normal)
+    rgb, mask, normal = read_row_images(prepared, row, normals)
     return {"rgb": rgb, "mask": mask, **({} if normal is None else {"normal": normal.astype(np.float16)})}
 
 

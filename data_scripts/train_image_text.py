@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from data_scripts.image_text_results import measure
 from data_scripts.phrases import ANYTHING, OPENINGS, vary
+from lib.batches import seeded
 from lib.checkpoints import load_training, save_training
 from lib.data.images import read_sample_images
 from lib.data.prepared import Prepared, read_prepared
@@ -49,7 +50,6 @@ from lib.image_text import (
 )
 from lib.paths import FURNITURE, RUNS
 from lib.run_log import read_log
-from lib.training import seeded
 
 WARMUP = 40  # steps
 RATES = {"backbone": 3e-4, "rest": 1e-3}

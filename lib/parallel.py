@@ -3,14 +3,14 @@
 `lib.training` says inside `sharing` which images of the batch are computed at the moment. Then
 
 - what is random is drawn for all images of the batch by everyone, with the same generator, and each keeps the rows of
-  its own images (`whole_batch`, `own_rows`, `laid_out`): the cost is that everyone draws everything;
+  its own images (`draw_rows`; `whole_batch`, `own_rows` for other draws): the cost is that everyone draws everything;
 - a loss that is more than a mean over images, because it sorts or counts over the batch, is computed by every process
   from all of their values (`gathered`, `largest`).
 
 Outside `sharing`, and so with one process and whole batches, all of them give back what they are given.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -80,14 +80,18 @@ def own_rows(values: Shaped[Tensor, "batch *shape"]) -> Shaped[Tensor, "images *
     return values if share is None else values[share.rows]
 
 
-def laid_out(values: Shaped[Tensor, "images *shape"]) -> Shaped[Tensor, "batch *shape"]:
-    """Values of the images that are computed here in their rows of the whole batch; ones elsewhere."""
-    share = _share.get()
-    if share is None:
-        return values
-    whole = values.new_ones((whole_batch(len(values)), *values.shape[1:]))
-    whole[share.rows] = values
-    return whole
+def draw_rows(
+    draw: Callable[..., Tensor], shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Random numbers for the images that are computed here, on the generator's device; `shape` begins with the images.
+
+    Parameters
+    ----------
+    draw : callable
+        ``torch.rand`` or ``torch.randn``.
+    """
+    whole = (whole_batch(shape[0]), *shape[1:])
+    return own_rows(draw(whole, generator=generator, device=generator.device, dtype=dtype))
 
 
 def gathered(values: Shaped[Tensor, "images *shape"]) -> Shaped[Tensor, "together *shape"]:

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lib.batches import Batches
-from lib.batches import seeded as seeded  # others draw in the same way
 from lib.checkpoints import save_weights
 from lib.data.loading import PreparedDataset
 from lib.data.neighbors import NEIGHBOR_FILE

@@ -19,8 +19,9 @@ from lib.batches import Batches, seeded
 from lib.data.augment import augmented
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
-from lib.parallel import Share, gathered, laid_out, largest, own_rows, sharing, whole_batch
+from lib.parallel import Share, draw_rows, gathered, largest, own_rows, sharing, whole_batch
 from lib.rendering.sampling import sample_pixels, uniform
+from lib.rendering.volume import sample_depths
 from lib.run_log import read_log
 from lib.systems.sdf_srn_config import PASCAL3D
 from lib.training import TrainingConfig, train
@@ -148,7 +149,8 @@ def draws(rgb, mask, weights, generator: torch.Generator) -> list[torch.Tensor]:
         sample_pixels(mask + 0.1 * rgb[..., 0], 20, generator),
         uniform((len(rgb), 7, 3), rgb, generator),
         augmented(rgb, generator),
-        own_rows(torch.randn((whole_batch(len(rgb)), 5), generator=generator)),
+        draw_rows(torch.randn, (len(rgb), 5), generator),
+        sample_depths(torch.zeros(len(rgb)), torch.ones(len(rgb)), 4, 3, generator),
         sample_pixels(weights, 1, generator),
     ]
 
@@ -166,20 +168,20 @@ def test_shares_draw_what_the_whole_batch_draws(shares, processes):
         assert torch.equal(values, torch.cat(pieces))
 
 
-def test_shares_lay_values_out_in_their_rows_and_refuse_other_counts():
-    values = torch.arange(6.0).reshape(2, 3).requires_grad_()
+def test_shares_take_their_rows_and_refuse_other_counts():
+    whole = torch.arange(24.0).reshape(8, 3).requires_grad_()
     with sharing(Share(4, 2, 8, 2)):
-        whole = laid_out(values)
-        assert whole.shape == (8, 3) and torch.equal(own_rows(whole), values)
+        rows = own_rows(whole)
+        assert torch.equal(rows, whole[4:6]) and whole_batch(2) == 8
         with pytest.raises(ValueError, match="3 images in a share of 2"):
             whole_batch(3)
-    whole.sum().backward()
-    assert torch.equal(values.grad, torch.ones(2, 3))
+    rows.sum().backward()
+    assert torch.equal(whole.grad.sum(dim=1), torch.tensor([0.0, 0, 0, 0, 3, 3, 0, 0]))
 
 
 def test_alone_nothing_is_copied():
     values = torch.ones(3, 2)
-    assert all(function(values) is values for function in (own_rows, laid_out, gathered))
+    assert all(function(values) is values for function in (own_rows, gathered))
     assert whole_batch(3) == 3 and largest(5, values.device) == 5
 
 

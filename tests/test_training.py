@@ -17,14 +17,14 @@ from tiny import TINY, make_system, write_prepared
 from tiny_dataset import write_tiny_dataset
 
 import lib.checkpoints
-from lib.batches import Batches
+from lib.batches import Batches, seeded
 from lib.checkpoints import load_system, read_about
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.evaluation import evaluate_instances
 from lib.run_log import Interrupted, read_log
 from lib.train import main
-from lib.training import TrainingConfig, learning_rate_factor, seeded, train
+from lib.training import TrainingConfig, learning_rate_factor, train
 from lib.validation import validate
 
 # batch normalisation, random augmentation and guesses: all that could remember something between steps

@@ -118,18 +118,20 @@ class PreparedDataset:
 
     def _decode(self) -> tuple[Tensor, Tensor, Tensor | None]:
         folder, table = self.prepared.folder, self.metadata
-        with_normals = table["normal"].notna().all()
-        decoded = []
-        for row in table.itertuples():
-            mask = folder / row.mask if isinstance(row.mask, str) else None
-            normal = folder / row.normal if with_normals else None
-            decoded.append(read_sample_images(folder / row.image, mask, normal))
+        with_normals = bool(table["normal"].notna().all())
+        decoded = [read_row_images(self.prepared, row, with_normals) for row in table.itertuples()]
         sizes = {rgb.shape for rgb, _, _ in decoded}
         if len(sizes) > 1:
             raise InputError(f"{folder}: images differ in size ({sorted(sizes)[:2]}); prepare them at one size")
         rgb, mask, normal = zip(*decoded, strict=True)
         normals = torch.from_numpy(np.stack(normal)).half() if with_normals else None
         return torch.from_numpy(np.stack(rgb)), torch.from_numpy(np.stack(mask)), normals
+
+
+def read_row_images(prepared: Prepared, row, normals: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """What `read_sample_images` gives for a row of the metadata (of ``itertuples``), with its normals or without."""
+    mask = prepared.path(row.mask) if isinstance(row.mask, str) else None
+    return read_sample_images(prepared.path(row.image), mask, prepared.path(row.normal) if normals else None)
 
 
 def select_rows(prepared: Prepared, split: str | None, categories: list[str] | None, views: int | None) -> pd.DataFrame:

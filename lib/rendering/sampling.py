@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from lib.parallel import current_share, own_rows, whole_batch
+from lib.parallel import current_share, draw_rows, own_rows, whole_batch
 
 
 def boundary_distance(mask: np.ndarray) -> np.ndarray:
@@ -51,6 +51,4 @@ def values_at(
 
 def uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform numbers in [-1, 1], on the device and of the type of another tensor; `shape` begins with the images."""
-    shape = (whole_batch(shape[0]), *shape[1:])
-    values = torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype)
-    return (2 * own_rows(values) - 1).to(like.device)
+    return (2 * draw_rows(torch.rand, shape, generator, like.dtype) - 1).to(like.device)

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib.geometry.cameras import Rays, points_along
+from lib.parallel import draw_rows
 
 LastInterval = Literal["zero", "infinite"]
 # points (batch, points, 3) -> sdf (batch, points), unit-free gradient (batch, points, 3), rgb (batch, points, 3)
@@ -76,7 +77,7 @@ def sample_depths(
     if generator is None:
         within = torch.full(shape, 0.5, device=near.device, dtype=near.dtype)
     else:
-        within = torch.rand(shape, generator=generator, device=generator.device, dtype=near.dtype).to(near.device)
+        within = draw_rows(torch.rand, shape, generator, near.dtype).to(near.device)
     steps = (torch.arange(samples, device=near.device, dtype=near.dtype) + within) / samples
     return near[:, None, None] + steps * (far - near)[:, None, None]
 

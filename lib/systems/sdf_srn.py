@@ -16,7 +16,7 @@ from lib.geometry.cameras import Viewpoint, camera_rays, points_along
 from lib.losses.field import cube_loss, sphere_sdf
 from lib.losses.reprojection import rgb_loss
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
-from lib.parallel import gathered, own_rows, whole_batch
+from lib.parallel import draw_rows, gathered
 from lib.rendering.ray_marching import Marcher, Surface, find_surface, march, points_at, sign_losses, weighted_mean
 from lib.rendering.sampling import uniform
 from lib.rendering.volume import RenderedMaps
@@ -133,8 +133,7 @@ class SDFSRN(nn.Module):
     def pretrain_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Before training: any code gives a sphere; without it training often ends without a surface."""
         size, like = len(batch.rgb), self.to_code.weight
-        shape = (whole_batch(size), self.config.latent_size)
-        noise = own_rows(torch.randn(shape, generator=generator, device=generator.device))
+        noise = draw_rows(torch.randn, (size, self.config.latent_size), generator)
         field = self.hypernetwork(noise.to(like))
         points = uniform((size, self.config.pretrain_points, 3), like, generator) * self.config.bound
         target = sphere_sdf(points, self.config.sphere_radius)

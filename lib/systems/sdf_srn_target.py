@@ -11,7 +11,7 @@ from lib.data.augment import augmented
 from lib.data.loading import Batch
 from lib.geometry.cameras import Rays, Viewpoint, camera_rays, index_to_pixel
 from lib.geometry.distance_transform import distance_transform, sdf_lower_bound
-from lib.parallel import largest, own_rows, whole_batch
+from lib.parallel import draw_rows, largest
 from lib.rendering.sampling import sample_pixels, values_at
 
 
@@ -101,8 +101,7 @@ def silhouette_bound(target: Target, depth: Float[Tensor, "batch rays depths"]) 
 def augmented_batch(batch: Batch, jitter: float, rescale: float, generator: torch.Generator) -> Batch:
     """Other colours, and other sizes with the focal length that goes with them."""
     if rescale > 0:
-        noise = torch.rand(whole_batch(len(batch.rgb)), generator=generator, device=generator.device)
-        noise = own_rows(noise).to(batch.rgb)
+        noise = draw_rows(torch.rand, (len(batch.rgb),), generator).to(batch.rgb)
         batch = rescaled(batch, 1 + rescale * (2 * noise - 1))
     if jitter > 0:
         batch = replace(batch, rgb=augmented(batch.rgb, generator, colour=jitter, size=0.0))

@@ -18,7 +18,7 @@ from lib.losses.camera import azimuth_prior_loss, camera_margin_loss, mirror_los
 from lib.losses.field import eikonal_loss, sphere_sdf
 from lib.losses.normal import normal_loss
 from lib.losses.reprojection import mask_loss, rgb_loss
-from lib.parallel import laid_out, own_rows, whole_batch
+from lib.parallel import draw_rows
 from lib.rendering.compiling import choose_render_path
 from lib.rendering.fast import render_fields
 from lib.rendering.sampling import sample_pixels, uniform, values_at
@@ -212,8 +212,7 @@ class ShapeClipper(nn.Module):
     ) -> RenderedMaps:
         rays = camera_rays(viewpoint, index_to_pixel(index, image_size))
         near, far = viewpoint.distance - self.config.depth_range, viewpoint.distance + self.config.depth_range
-        near, far, samples = laid_out(near), laid_out(far), samples or self.config.samples
-        depths = own_rows(sample_depths(near, far, index.shape[1], samples, generator))
+        depths = sample_depths(near, far, index.shape[1], samples or self.config.samples, generator)
         fields = (self.sdf_field, self.texture_field, shape_code, texture_code)
         skip = Skip(self.config.skip_weight, self.config.skip_beta)
         return render_fields(self.render_path, *fields, rays, depths, self.beta(), self.config.last_interval, skip)
@@ -247,8 +246,7 @@ class ShapeClipper(nn.Module):
     def pretrain_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Before training: any code gives a sphere, and the viewpoint head spreads its azimuths (Sec. 3.4)."""
         size, device = len(batch.rgb), batch.rgb.device
-        shape = (whole_batch(size), self.config.latent_size)
-        noise = own_rows(torch.randn(shape, generator=generator, device=generator.device)).to(device)
+        noise = draw_rows(torch.randn, (size, self.config.latent_size), generator).to(device)
         code = self.codes.shape_projection(noise)
         points = uniform((size, self.config.pretrain_points, 3), code, generator)
         target = sphere_sdf(points, self.config.sphere_radius)
