@@ -16,6 +16,7 @@ from lib.errors import InputError
 from lib.geometry.cameras import Projection, Viewpoint
 
 LITE0 = "tf_efficientnet_lite0"
+STRIDE = 16  # pixels between the cells of the feature maps that a viewpoint estimator may look at
 
 
 class Backbone(nn.Module):
@@ -35,13 +36,22 @@ class Backbone(nn.Module):
         Inputs are (x - mean) / std. The released ShapeClipper feeds [0, 1]; Lite0 was trained with 127/255, 128/255.
     freeze_batchnorm : bool
         Keep the running statistics and the affine terms of batch normalisation fixed: small batches spoil them.
+    map_channels : int
+        0: the features are the network's own, averaged over the image. Above 0 (ours): the network ends where its
+        maps are 1/16 of the image wide, and these, mixed to so many channels, are the features: where in a small
+        image something lies is not lost. The part of the network behind them is left out.
     """
 
-    def __init__(self, name, weights, image_size, mean=0.0, std=1.0, freeze_batchnorm=False):
+    def __init__(self, name, weights, image_size, mean=0.0, std=1.0, freeze_batchnorm=False, map_channels=0):
         super().__init__()
         self.image_size, self.mean, self.std, self.freeze_batchnorm = image_size, mean, std, freeze_batchnorm
         self.network = load_network(name, weights).to(memory_format=torch.channels_last)
         self.size = self.network.num_features
+        self.mix = None
+        if map_channels > 0:
+            self.level, channels = _cut_behind(self.network, STRIDE)
+            self.mix = nn.Conv2d(channels, map_channels, 1)
+            self.size = map_channels * math.ceil(image_size / STRIDE) ** 2
         if freeze_batchnorm:
             for module in self._batchnorms():
                 module.requires_grad_(False)
@@ -52,7 +62,11 @@ class Backbone(nn.Module):
         images = (images.permute(0, 3, 1, 2) - self.mean) / self.std
         if images.shape[-1] != self.image_size:
             images = F.interpolate(images, size=self.image_size, mode="bilinear", antialias=True)
-        return self.network(images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        if self.mix is None:
+            return self.network(images)
+        (maps,) = self.network.forward_intermediates(images, indices=[self.level], intermediates_only=True)
+        return F.relu(self.mix(maps)).flatten(1)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Switch to training, leaving frozen batch normalisation in evaluation mode."""
@@ -93,6 +107,16 @@ def load_network(name: str, weights: str = "imagenet") -> nn.Module:
     _check_fit(network, state, f"backbone_weights: {weights!r} does not fit {name!r}")
     network.load_state_dict({key: state[key] for key in network.state_dict()})
     return network
+
+
+def _cut_behind(network: nn.Module, stride: int) -> tuple[int, int]:
+    """Remove what a network does behind its maps of this stride; where they are among its maps, and their channels."""
+    strides = [level["reduction"] for level in getattr(network, "feature_info", [])]
+    if stride not in strides or not hasattr(network, "prune_intermediate_layers"):
+        raise InputError(f"viewpoint_channels: {type(network).__name__} gives no maps of stride {stride}; set it to 0")
+    level = len(strides) - 1 - strides[::-1].index(stride)  # a transformer has all its maps at one stride
+    network.prune_intermediate_layers([level], prune_head=True)
+    return level, network.feature_info[level]["num_chs"]
 
 
 def _check_fit(network: nn.Module, state: dict[str, Tensor], complaint: str):

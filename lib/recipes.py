@@ -57,7 +57,7 @@ _SMALL_UNKNOWN = replace(
     center_range=0.15,
     augment_mirrored=True,
     guess_weight=1.0,
-    guesses_until=0.6,
+    guesses_until=1.0,
 )
 _UNKNOWN_TRAINING = replace(_SMALL_TRAINING, pretrain_steps=400, warmup=100, validate_every=400, save_every=200)
 RECIPES = {

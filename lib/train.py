@@ -123,7 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run; a stopped run goes on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change settings of the recipe")
+    changes = {"action": "extend", "nargs": "+", "default": [], "metavar": "NAME=VALUE"}
+    parser.add_argument("--set", **changes, help="change settings of the recipe")
     parser.add_argument("--export", type=Path, help="also write float16 weights, configuration and log here")
     return parser
 

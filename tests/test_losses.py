@@ -319,13 +319,25 @@ def test_axis_alignment_is_1_along_the_axes_except_downwards():
     assert axis_alignment(up).item() == pytest.approx(3**-0.5)
 
 
-def test_viewpoint_distance_grows_with_each_angle():
+def test_viewpoint_distance_is_the_chord_of_azimuths_and_five_times_the_rest():
     zero, angle = torch.zeros(1, dtype=torch.float64), torch.tensor([0.7], dtype=torch.float64)
-    start, gap = pose(zero, zero, zero), 1 - math.cos(0.7)
-    assert viewpoint_distance(start, start).item() == 0
-    assert viewpoint_distance(pose(angle, zero, zero), start).item() == pytest.approx(gap)
-    assert viewpoint_distance(pose(zero, angle, zero), start).item() == pytest.approx(5 * gap)
-    assert viewpoint_distance(pose(angle, angle, angle), start).item() == pytest.approx(11 * gap)
+    start, chord, gap = pose(zero, zero, zero), 2 * math.sin(0.35), 1 - math.cos(0.7)
+    assert viewpoint_distance(start, start).item() == pytest.approx(0.01)
+    assert viewpoint_distance(pose(angle, zero, zero), start).item() == pytest.approx(chord, rel=2e-4)
+    assert viewpoint_distance(pose(zero, angle, zero), start).item() == pytest.approx(0.01 + 5 * gap)
+    assert viewpoint_distance(pose(angle, angle, angle), start).item() == pytest.approx(chord + 10 * gap, rel=2e-4)
+
+
+def test_viewpoint_targets_of_which_a_fifth_are_a_quarter_turn_off_are_met_where_most_are():
+    targets = torch.tensor([0.0, 0.0, 0.0, 0.0, math.pi / 2])
+    azimuth = torch.tensor([0.5], requires_grad=True)
+    optimizer = torch.optim.SGD([azimuth], lr=0.05)
+    zeros = torch.zeros(5)
+    for _ in range(200):
+        optimizer.zero_grad()
+        viewpoint_distance(pose(azimuth.expand(5), zeros, zeros), pose(targets, zeros, zeros)).mean().backward()
+        optimizer.step()
+    assert abs(azimuth.item()) < math.radians(1)  # 1 - cos would have its minimum at atan(1/4), 14 degrees
 
 
 # --- semantic neighbours -------------------------------------------------------------------------------------------

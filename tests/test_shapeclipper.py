@@ -349,14 +349,30 @@ def test_images_are_rendered_from_the_quarter_of_the_guess_that_the_estimator_me
     batch, code = make_batch(4), torch.zeros(4, TINY.code_size)
     azimuth, elevation = system.guesses[:4].T
     near = Viewpoint.from_angles(azimuth + torch.tensor([0.3, 1.8, -1.4, 3.4]), elevation + 0.1, distance=4.5)
-    (view,), losses = system._from_guesses([batch], [Reading(code, code, near)], generator())
+    (view,), losses = system._from_guesses([batch], [Reading(code, code, near)], None, generator())
     expected = azimuth + torch.tensor([0, 1, -1, 2]) * torch.pi / 2
     torch.testing.assert_close(view.azimuth, Viewpoint.from_angles(expected, elevation).azimuth, rtol=0, atol=1e-5)
     torch.testing.assert_close(view.angles()[1], elevation)
     torch.testing.assert_close(view.distance, near.distance)
     off = torch.tensor([0.3, 1.8, -1.4, 3.4]) - torch.tensor([0, 1, -1, 2]) * torch.pi / 2
-    pull = (1 - off.cos() + 5 * (1 - np.cos(0.1))).mean().item()
-    assert losses["guess"].item() == pytest.approx(2 * pull, rel=1e-4)
+    pull = ((2 * (off / 2).sin()).abs() + 5 * (1 - np.cos(0.1))).mean().item()
+    assert losses["guess"].item() == pytest.approx(2 * pull, rel=1e-3)
+    _, losses = system._from_guesses([batch], [Reading(code, code, near)], view.mirrored(), generator())
+    assert losses["guess"].item() == pytest.approx(pull + 0.01, rel=1e-3)  # half of the pulls, on a mirrored image
+
+
+def test_an_estimator_of_its_own_reads_where_features_are():
+    estimator = {"viewpoint_backbone": "tf_efficientnet_lite0", "viewpoint_channels": 4, "viewpoint_image_size": 48}
+    config = replace(TINY, guess_weight=1.0, **estimator)
+    system = make_system(config)
+    assert system.viewpoint_backbone.size == 4 * 3 * 3 and system.viewpoint_backbone.image_size == 48
+    losses = system.losses(make_batch(), generator())
+    (losses["guess"] + losses["mask"]).backward()
+    moved = {name for name, p in system.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert {"viewpoint_backbone.mix.weight", "viewpoint_backbone.network.conv_stem.weight"} <= moved
+    learned_slowly = {id(p) for p in system.backbone_parameters()}
+    assert id(system.viewpoint_backbone.network.conv_stem.weight) in learned_slowly
+    assert id(system.viewpoint_backbone.mix.weight) not in learned_slowly
 
 
 def test_guesses_end_before_the_training_does():
@@ -449,6 +465,9 @@ def test_mesh_lies_where_the_sdf_is_0_and_wears_the_texture(solid):
         assert float(solid.sdf(vertices)[index].abs().mean()) < 0.002
         color = solid.texture(vertices)[index].numpy() * 255
         np.testing.assert_allclose(mesh.visual.vertex_colors[:, :3], color, atol=1)
+        plain = solid.mesh(64, index, colored=False)
+        np.testing.assert_array_equal(plain.vertices, mesh.vertices)
+        assert np.ptp(plain.visual.vertex_colors, axis=0).max() == 0
     own, other = solid.sdf(vertices)[1].abs().mean(), solid.sdf(vertices)[0].abs().mean()
     assert float(other) > 3 * float(own)  # the other image's shape is another one
 

@@ -380,10 +380,11 @@ def test_data_without_validation_images_keep_the_last_weights(tmp_path):
     tiny = ["width=8", "latent_size=8", "code_size=4", "rays=8", "neighbor_rays=8", "samples=4", "semantic_weight=0.0"]
     steps = ["pretrain_steps=1", "steps=2", "batch_size=2", "pretrain_points=8"]
     run = tmp_path / "run"
-    command = ["small-given", "--dataset", str(folder), "--run", str(run), "--device", "cpu", "--set", *tiny, *steps]
-    assert main(command) == 0
+    command = ["small-given", "--dataset", str(folder), "--run", str(run), "--device", "cpu"]
+    assert main([*command, "--set", *tiny, "--set", *steps]) == 0
     about = json.loads((run / "config.json").read_text())
     assert about["step"] == 3 and about["best"] is None
+    assert about["config"]["rays"] == 8  # the first --set holds besides the second
     assert {row["phase"] for row in rows(run)} <= {"pretraining", "training"}
 
 

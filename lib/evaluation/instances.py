@@ -54,7 +54,9 @@ class Prediction:
 Predictor = Callable[[Batch], list[Prediction]]
 
 
-def system_predictor(system: nn.Module, resolution: int = 100, min_area_fraction: float = 0.0) -> Predictor:
+def system_predictor(
+    system: nn.Module, resolution: int = 100, min_area_fraction: float = 0.0, colored: bool = True
+) -> Predictor:
     """A system of `lib.systems` as a predictor.
 
     A system that was trained with given viewpoints (``config.viewpoint == "given"``) gets those of the batch.
@@ -66,6 +68,8 @@ def system_predictor(system: nn.Module, resolution: int = 100, min_area_fraction
     min_area_fraction : float
         Drop loose parts of the mesh below this fraction of its area (`clean_mesh`); 0, as in the released code,
         keeps all.
+    colored : bool
+        Give the meshes their texture, to be looked at; measuring needs none.
     """
     given = getattr(system.config, "viewpoint", "predicted") == "given"
 
@@ -75,7 +79,7 @@ def system_predictor(system: nn.Module, resolution: int = 100, min_area_fraction
         batch = batch.to(next(system.parameters()).device)
         shapes = system.reconstruct(batch.rgb, batch.viewpoint) if given else system.reconstruct(batch.rgb)
         rotations = shapes.viewpoint.rotation().detach().double().cpu().numpy()
-        meshes = [shapes.mesh(resolution=resolution, index=i) for i in range(len(rotations))]
+        meshes = [shapes.mesh(resolution, i, colored=colored) for i in range(len(rotations))]
         if min_area_fraction > 0:
             meshes = [clean_mesh(mesh, min_area_fraction) for mesh in meshes]
         return [Prediction(mesh, rotation, given) for mesh, rotation in zip(meshes, rotations, strict=True)]
@@ -129,7 +133,7 @@ def evaluate_instances(
     """
     _check(dataset, protocols, thresholds, points, resolution)
     if isinstance(predictor, nn.Module):
-        predictor = system_predictor(predictor, resolution)
+        predictor = system_predictor(predictor, resolution, colored=False)
     rows = range(len(dataset)) if rows is None else rows
     bar = tqdm(total=len(rows), desc="evaluate", unit="image", **({} if progress else {"disable": True}))
     records = []

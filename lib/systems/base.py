@@ -63,7 +63,7 @@ class Reconstruction:
         return torch.cat(rows)
 
     @torch.no_grad()
-    def mesh(self, resolution: int = 100, index: int = 0, bound: float = 0.7) -> trimesh.Trimesh:
+    def mesh(self, resolution: int = 100, index: int = 0, bound: float = 0.7, colored: bool = True) -> trimesh.Trimesh:
         """Marching cubes of one shape with the texture at its vertices.
 
         Parameters
@@ -75,6 +75,8 @@ class Reconstruction:
         bound : float
             Half the side of the grid, in world units. The released code stops at 0.6 and so cuts the top off a tall
             object that a predicted camera sees from farther away; 0.7 is as far as the renderer looks.
+        colored : bool
+            False leaves the texture out, which nobody sees who measures.
 
         Returns
         -------
@@ -89,7 +91,7 @@ class Reconstruction:
             return _in_chunks(lambda p: self.distance(index, p), points, chunk)[0].cpu().numpy()
 
         mesh = marching_cubes(surface_grid(distance, resolution, bound, slope=self.slope), bound)
-        if len(mesh.vertices):
+        if colored and len(mesh.vertices):
             vertices = torch.as_tensor(np.asarray(mesh.vertices), dtype=torch.float32, device=device)[None]
             color = _in_chunks(lambda p: self.field(index, p)[2], vertices)[0]
             mesh.visual.vertex_colors = (color * 255).round().to(torch.uint8).cpu().numpy()

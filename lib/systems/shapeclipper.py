@@ -1,6 +1,5 @@
 """ShapeClipper (Huang et al., CVPR 2023): shape from single views, with semantic neighbours and normals."""
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from lib.data.augment import augmented
 from lib.data.loading import Batch, PreparedDataset
-from lib.encoders import Backbone, CameraPrior, CodeHead, ViewpointHead
+from lib.encoders import CodeHead, ViewpointHead
 from lib.errors import InputError
 from lib.fields.sdf import SDFField
 from lib.fields.texture import TextureField, colored_field
@@ -26,6 +25,7 @@ from lib.rendering.skipping import Skip
 from lib.rendering.volume import RenderedMaps, sample_depths
 from lib.systems.base import Reconstruction
 from lib.systems.guesses import guess_viewpoints
+from lib.systems.image_networks import camera_prior, code_backbone, viewpoint_backbone
 from lib.systems.quarters import best_quarter, nearest_quarter
 from lib.systems.shapeclipper_config import PAPER, ShapeClipperConfig
 
@@ -48,13 +48,13 @@ class ShapeClipper(nn.Module):
         super().__init__()
         self.config = config
         batchnorm = config.head_batchnorm
-        self.backbone = self._backbone(config.backbone)
+        self.backbone = code_backbone(config)
         self.codes = CodeHead(self.backbone.size, config.latent_size, config.code_size, batchnorm)
         if config.viewpoint == "predicted":
             shared = config.viewpoint_backbone == "shared"
-            self.viewpoint_backbone = None if shared else self._backbone(config.viewpoint_backbone)
+            self.viewpoint_backbone = None if shared else viewpoint_backbone(config)
             size = self.backbone.size if shared else self.viewpoint_backbone.size
-            self.viewpoint_head = ViewpointHead(size, self._camera_prior(), config.latent_size, batchnorm)
+            self.viewpoint_head = ViewpointHead(size, camera_prior(config), config.latent_size, batchnorm)
         shape = (config.code_size, config.width)
         self.sdf_field = SDFField(
             *shape,
@@ -104,11 +104,14 @@ class ShapeClipper(nn.Module):
     ) -> tuple[Float[Tensor, "batch code"], Float[Tensor, "batch code"], Viewpoint | None]:
         """Shape code, texture code and predicted viewpoint of images; no viewpoint where it is given."""
         features = self.backbone(images)
-        viewpoint = None
-        if self.config.viewpoint == "predicted":
-            seen = features if self.viewpoint_backbone is None else self.viewpoint_backbone(images)
-            viewpoint = self.viewpoint_head(seen)
+        viewpoint = self._estimate(images, features) if self.config.viewpoint == "predicted" else None
         return *self.codes(features), viewpoint
+
+    def _estimate(self, images: Tensor, features: Tensor | None = None) -> Viewpoint:
+        """The estimator's viewpoint; it looks at the codes' features if it shares their backbone."""
+        if self.viewpoint_backbone is not None:
+            return self.viewpoint_head(self.viewpoint_backbone(images))
+        return self.viewpoint_head(self.backbone(images) if features is None else features)
 
     def beta(self) -> Tensor | float:
         """Width of the rendered surface: learned (the paper), or scheduled over training."""
@@ -136,7 +139,7 @@ class ShapeClipper(nn.Module):
         targets, readings = ([batch, batch.neighbor], [query, neighbor]) if neighbor else ([batch], [query])
         views, losses = [reading.viewpoint for reading in readings], {}
         if len(self.guesses) and self.progress < self.config.guesses_until:
-            views, losses = self._from_guesses(targets, readings, generator)
+            views, losses = self._from_guesses(targets, readings, mirrored, generator)
         losses |= self._reprojection(batch, query.shape, query.texture, views[0], self.config.rays, generator)
         losses["eikonal"] = self.config.eikonal_weight * self._eikonal(query.shape, generator)
         if neighbor:  # SSC (Eq. 3): the query's shape explains the neighbour, with its texture and viewpoint
@@ -156,17 +159,17 @@ class ShapeClipper(nn.Module):
             raise InputError("semantic_weight > 0 needs neighbours: give the dataset's neighbour file, or set it to 0")
         targets = [batch] + ([batch.neighbor] if config.semantic_weight > 0 else [])
         images = [target.rgb for target in targets]
-        if config.viewpoint == "predicted" and config.mirror_weight > 0:
-            images.append(self._flipped(batch.rgb, generator))
         shape, texture, viewpoint = self.encode(torch.cat(images))
         parts = [slice(i * size, (i + 1) * size) for i in range(len(images))]
         views = [self._given(t) if viewpoint is None else viewpoint[p] for t, p in zip(targets, parts, strict=False)]
         readings = [Reading(shape[p], texture[p], view) for p, view in zip(parts, views, strict=False)]
-        mirrored = viewpoint[parts[-1]] if len(images) > len(targets) else None
+        mirrored = None
+        if config.viewpoint == "predicted" and config.mirror_weight > 0:
+            mirrored = self._estimate(self._flipped(batch.rgb, generator))
         return readings[0], readings[1] if len(readings) > 1 else None, mirrored
 
     def _from_guesses(
-        self, targets: list[Batch], readings: list["Reading"], generator
+        self, targets: list[Batch], readings: list["Reading"], mirrored: Viewpoint | None, generator
     ) -> tuple[list[Viewpoint], dict[str, Tensor]]:
         """Viewpoints to render from, and the pull of the estimator towards them (ours).
 
@@ -180,6 +183,8 @@ class ShapeClipper(nn.Module):
                 view = best_quarter(self._render, target, reading.shape, view, self.config, generator)
             views.append(view)
             pulls.append(viewpoint_distance(reading.viewpoint, view))
+        if mirrored:
+            pulls.append(viewpoint_distance(mirrored, views[0].mirrored()))
         return views, {"guess": self.config.guess_weight * torch.cat(pulls).mean()}
 
     def _guess(self, batch: Batch, viewpoint: Viewpoint) -> Viewpoint:
@@ -260,7 +265,7 @@ class ShapeClipper(nn.Module):
             with torch.no_grad():
                 features = (self.viewpoint_backbone or self.backbone)(batch.rgb)
             return {"azimuth_prior": azimuth_prior_loss(self.viewpoint_head(features).azimuth, power=1)}
-        viewpoint = self.encode(torch.cat([batch.rgb, self._flipped(batch.rgb, generator)]))[2]
+        viewpoint = self._estimate(torch.cat([batch.rgb, self._flipped(batch.rgb, generator)]))
         count = len(batch.rgb)
         guess = self._guess(batch, viewpoint[:count])
         distance = [
@@ -294,17 +299,9 @@ class ShapeClipper(nn.Module):
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The pretrained part, which training may move more slowly than the rest."""
-        networks = [self.backbone, getattr(self, "viewpoint_backbone", None)]
-        return [p for network in networks if network is not None for p in network.parameters() if p.requires_grad]
-
-    def _backbone(self, name: str) -> Backbone:
-        c = self.config
-        return Backbone(name, c.backbone_weights, c.image_size, c.image_mean, c.image_std, c.freeze_batchnorm)
-
-    def _camera_prior(self) -> CameraPrior:
-        c = self.config
-        start = math.radians(c.start_elevation)
-        return CameraPrior(c.distance, c.distance_range, c.focal, c.projection, start, c.center_range)
+        backbones = [self.backbone, getattr(self, "viewpoint_backbone", None)]
+        networks = [backbone.network for backbone in backbones if backbone is not None]
+        return [p for network in networks for p in network.parameters() if p.requires_grad]
 
     def _front(self, images: Tensor) -> Viewpoint:
         zero = images.new_zeros(len(images))

@@ -20,6 +20,8 @@ class ShapeClipperConfig:
     # image -> codes, viewpoint
     backbone: str = "resnet34"
     viewpoint_backbone: str = "resnet18"  # "shared": the codes' backbone serves the viewpoint too
+    viewpoint_channels: int = 0  # above 0, its features keep their place in the image: see lib.encoders.Backbone (ours)
+    viewpoint_image_size: int = 0  # 0: image_size
     backbone_weights: str = "imagenet"
     image_size: int = 224
     image_mean: float = 0.0
@@ -93,7 +95,8 @@ SMALL = replace(
     RELEASED,
     neighbor_weighting="silhouette",
     backbone="tf_efficientnet_lite0",
-    viewpoint_backbone="shared",
+    viewpoint_backbone="tf_efficientnet_lite0",
+    viewpoint_channels=32,
     image_size=64,
     image_mean=127 / 255,
     image_std=128 / 255,

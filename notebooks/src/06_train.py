@@ -308,9 +308,12 @@ figure = growth_figure(growth)
 #
 # - *guesses*: most furniture has faces along three directions, so the normals of one image tell its elevation, and its
 #   azimuth up to quarter turns. Which quarter, many images tell together: two with look-alike normals are seen from
-#   nearly the same side (`lib/systems/guesses.py` solves for azimuths that agree). The estimator starts from these;
+#   nearly the same side (`lib/systems/guesses.py` solves for azimuths that agree). The estimator starts from these, and
+#   a pull towards them stays: as strong for a small difference as for a large one, since a fifth of them are wrong;
 # - the shape then corrects them: where a guess turned by a quarter explains an image better, the step renders from there;
-# - mirrored images in other colours and sizes, so that the estimator cannot recognise the picture.
+# - mirrored images in other colours and sizes, so that the estimator cannot recognise the picture;
+# - an estimator that sees *where*: averaged over a small image, the features of a chair from the left and of one from the
+#   right are nearly the same. Its own network ends at maps of 4 x 4 cells or more, and keeps them apart.
 #
 # **A thin surface, a slow machine.** As $\beta$ falls, densities far from the surface drop below $10^{-38}$.
 # CPUs compute such *denormal* numbers many times slower; one line in `lib/systems/__init__.py` flushes them to zero.
