@@ -362,10 +362,10 @@ def test_images_are_rendered_from_the_quarter_of_the_guess_that_the_estimator_me
 
 
 def test_an_estimator_of_its_own_reads_where_features_are():
-    estimator = {"viewpoint_backbone": "tf_efficientnet_lite0", "viewpoint_channels": 4, "viewpoint_image_size": 48}
+    estimator = {"viewpoint_backbone": "tf_efficientnet_lite0", "viewpoint_channels": 4}
     config = replace(TINY, guess_weight=1.0, **estimator)
     system = make_system(config)
-    assert system.viewpoint_backbone.size == 4 * 3 * 3 and system.viewpoint_backbone.image_size == 48
+    assert system.viewpoint_backbone.size == 4 * (TINY.image_size // 16) ** 2
     losses = system.losses(make_batch(), generator())
     (losses["guess"] + losses["mask"]).backward()
     moved = {name for name, p in system.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}

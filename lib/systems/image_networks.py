@@ -8,13 +8,12 @@ from lib.systems.shapeclipper_config import ShapeClipperConfig
 
 def code_backbone(config: ShapeClipperConfig) -> Backbone:
     """The network behind the shape and texture codes."""
-    return _backbone(config, config.backbone, config.image_size)
+    return _backbone(config, config.backbone)
 
 
 def viewpoint_backbone(config: ShapeClipperConfig) -> Backbone:
     """The viewpoint estimator's own network."""
-    size = config.viewpoint_image_size or config.image_size
-    return _backbone(config, config.viewpoint_backbone, size, config.viewpoint_channels)
+    return _backbone(config, config.viewpoint_backbone, config.viewpoint_channels)
 
 
 def camera_prior(config: ShapeClipperConfig) -> CameraPrior:
@@ -24,6 +23,7 @@ def camera_prior(config: ShapeClipperConfig) -> CameraPrior:
     return CameraPrior(c.distance, c.distance_range, c.focal, c.projection, start, c.center_range)
 
 
-def _backbone(config: ShapeClipperConfig, name: str, size: int, map_channels: int = 0) -> Backbone:
+def _backbone(config: ShapeClipperConfig, name: str, map_channels: int = 0) -> Backbone:
     c = config
-    return Backbone(name, c.backbone_weights, size, c.image_mean, c.image_std, c.freeze_batchnorm, map_channels)
+    look = (c.image_size, c.image_mean, c.image_std)
+    return Backbone(name, c.backbone_weights, *look, c.freeze_batchnorm, map_channels)

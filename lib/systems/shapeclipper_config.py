@@ -21,7 +21,6 @@ class ShapeClipperConfig:
     backbone: str = "resnet34"
     viewpoint_backbone: str = "resnet18"  # "shared": the codes' backbone serves the viewpoint too
     viewpoint_channels: int = 0  # above 0, its features keep their place in the image: see lib.encoders.Backbone (ours)
-    viewpoint_image_size: int = 0  # 0: image_size
     backbone_weights: str = "imagenet"
     image_size: int = 224
     image_mean: float = 0.0
