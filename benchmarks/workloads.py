@@ -78,7 +78,10 @@ def render(device: str, size: int) -> Workload:
 
 
 def shapeclipper_step(device: str, size: int) -> Workload:
-    """The paper's networks and objective on random photographs: losses, backward, Adam."""
+    """The paper's networks and objective on random photographs: losses, backward, Adam.
+
+    "fast, bf16" is what ``mixed_precision="bf16"`` makes of "fast": other numbers, so it is timed and not compared.
+    """
     if not hasattr(PAPER, "render_path"):
         raise InputError("shapeclipper_step needs ShapeClipperConfig.render_path; update lib.systems")
     batch = random_batch(size, 224, device)
@@ -90,6 +93,8 @@ def shapeclipper_step(device: str, size: int) -> Workload:
             v.detach() for v in s.losses(batch, torch.Generator().manual_seed(0)).values()
         )
         variants[name] = step_of(system, batch)
+        if name == "fast":
+            variants["fast, bf16"] = step_of(system, batch, half=True)
     return Workload("shapeclipper_step", (size, 512, 64, 224), variants, lambda: same(first, 1e-3))
 
 
@@ -102,12 +107,13 @@ def sdf_srn_step(device: str, size: int) -> Workload:
     return Workload("sdf_srn_step", (size, config.image_size), {"plain": step}, step)
 
 
-def step_of(system: nn.Module, batch: Batch) -> Callable[[], None]:
-    """One update of a system, always with the same draws."""
+def step_of(system: nn.Module, batch: Batch, half: bool = False) -> Callable[[], None]:
+    """One update of a system, always with the same draws; `half`: under autocast to bfloat16."""
     optimizer = torch.optim.Adam(system.parameters(), lr=1e-6, fused=True)
 
     def step() -> None:
-        loss = sum(system.losses(batch, torch.Generator().manual_seed(0)).values())
+        with torch.autocast(batch.rgb.device.type, dtype=torch.bfloat16, enabled=half):
+            loss = sum(system.losses(batch, torch.Generator().manual_seed(0)).values())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

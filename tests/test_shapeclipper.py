@@ -361,6 +361,23 @@ def test_images_are_rendered_from_the_quarter_of_the_guess_that_the_estimator_me
     assert losses["guess"].item() == pytest.approx(pull + 0.01, rel=1e-3)  # half of the pulls, on a mirrored image
 
 
+@pytest.mark.parametrize("path", ["plain", "fast"])
+def test_mixed_precision_is_for_the_image_networks_alone(path):
+    system, batch = make_system(replace(TINY, guess_weight=1.0, render_path=path)), make_batch()
+    exact = system.losses(batch, generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        *codes, viewpoint = system.encode(batch.rgb)
+        losses = system.losses(batch, generator())
+        pretraining = system.pretrain_losses(batch, generator())
+    assert {x.dtype for x in (*codes, viewpoint.azimuth, *losses.values(), *pretraining.values())} == {torch.float32}
+    sum(losses.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in system.parameters())
+    features = system.backbone(batch.rgb)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert 0 < float((system.backbone(batch.rgb) - features).norm() / features.norm()) < 0.05  # they are rounded
+    assert losses["eikonal"].item() == pytest.approx(exact["eikonal"].item(), rel=0.05)
+
+
 def test_an_estimator_of_its_own_reads_where_features_are():
     estimator = {"viewpoint_backbone": "tf_efficientnet_lite0", "viewpoint_channels": 4}
     config = replace(TINY, guess_weight=1.0, **estimator)

@@ -23,7 +23,7 @@ from lib.rendering.fast import render_fields
 from lib.rendering.sampling import sample_pixels, uniform, values_at
 from lib.rendering.skipping import Skip
 from lib.rendering.volume import RenderedMaps, sample_depths
-from lib.systems.base import Reconstruction
+from lib.systems.base import Reconstruction, all_digits
 from lib.systems.guesses import guess_viewpoints
 from lib.systems.image_networks import camera_prior, code_backbone, viewpoint_backbone
 from lib.systems.quarters import best_quarter, nearest_quarter
@@ -103,15 +103,17 @@ class ShapeClipper(nn.Module):
         self, images: Float[Tensor, "batch height width 3"]
     ) -> tuple[Float[Tensor, "batch code"], Float[Tensor, "batch code"], Viewpoint | None]:
         """Shape code, texture code and predicted viewpoint of images; no viewpoint where it is given."""
-        features = self.backbone(images)
+        features = self.backbone(images).to(images.dtype)
         viewpoint = self._estimate(images, features) if self.config.viewpoint == "predicted" else None
-        return *self.codes(features), viewpoint
+        with all_digits(images):
+            return *self.codes(features), viewpoint
 
     def _estimate(self, images: Tensor, features: Tensor | None = None) -> Viewpoint:
         """The estimator's viewpoint; it looks at the codes' features if it shares their backbone."""
-        if self.viewpoint_backbone is not None:
-            return self.viewpoint_head(self.viewpoint_backbone(images))
-        return self.viewpoint_head(self.backbone(images) if features is None else features)
+        if self.viewpoint_backbone is not None or features is None:
+            features = (self.viewpoint_backbone or self.backbone)(images).to(images.dtype)
+        with all_digits(images):
+            return self.viewpoint_head(features)
 
     def beta(self) -> Tensor | float:
         """Width of the rendered surface: learned (the paper), or scheduled over training."""
@@ -135,7 +137,13 @@ class ShapeClipper(nn.Module):
         generator : torch.Generator
             Draws pixels, depths and points.
         """
-        query, neighbor, mirrored = self._read(batch, generator)
+        readings = self._read(batch, generator)
+        with all_digits(batch.rgb):
+            return self._losses(batch, *readings, generator)
+
+    def _losses(
+        self, batch: Batch, query: "Reading", neighbor: "Reading | None", mirrored: Viewpoint | None, generator
+    ) -> dict[str, Tensor]:
         targets, readings = ([batch, batch.neighbor], [query, neighbor]) if neighbor else ([batch], [query])
         views, losses = [reading.viewpoint for reading in readings], {}
         if len(self.guesses) and self.progress < self.config.guesses_until:
@@ -252,10 +260,11 @@ class ShapeClipper(nn.Module):
         """Before training: any code gives a sphere, and the viewpoint head spreads its azimuths (Sec. 3.4)."""
         size, device = len(batch.rgb), batch.rgb.device
         noise = draw_rows(torch.randn, (size, self.config.latent_size), generator).to(device)
-        code = self.codes.shape_projection(noise)
-        points = uniform((size, self.config.pretrain_points, 3), code, generator)
-        target = sphere_sdf(points, self.config.sphere_radius)
-        losses = {"shape": (self.sdf_field(points, code)[0] - target).square().mean()}
+        with all_digits(batch.rgb):
+            code = self.codes.shape_projection(noise)
+            points = uniform((size, self.config.pretrain_points, 3), code, generator)
+            target = sphere_sdf(points, self.config.sphere_radius)
+            losses = {"shape": (self.sdf_field(points, code)[0] - target).square().mean()}
         if self.config.viewpoint == "predicted":
             losses |= self._pretrain_viewpoint(batch, generator)
         return losses
