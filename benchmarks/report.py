@@ -31,8 +31,8 @@ query, by the clock.
 - *real*: embeddings (ImageNet EfficientNet-Lite0, 64 pixels, 1,280 numbers projected to 512) of random crops and
   flips of the shipped furniture renders and of ETH-80's photographs, each picture as often as the others{pictures};
 - *clustered*: Gaussian noise about sqrt(N) centres, which flatters an index;
-- *uniform*: directions without any structure, which defeats it. A graph (`hnsw`) is defeated by *clustered* ones too: few
-  of its links lead from one cluster to another. There only 2,000 queries are timed.
+- *uniform*: directions without any structure, which defeats it. A graph (`hnsw`) is defeated by *clustered* ones too:
+  few of its links lead from one cluster to another. There only 2,000 queries are timed.
 
 `exact` takes each product once, for its row and for its column; `flat` is FAISS's exact index, which takes it twice
 (timed on the queries shown).
