@@ -191,7 +191,8 @@ def validation_chamfer_distance(
     rows = list(rows)
     batch = dataset.batch(torch.as_tensor(rows))
     rotations = batch.viewpoint.rotation().double().cpu().numpy()
-    pairs = zip(rows, system_predictor(system, resolution)(batch), rotations, strict=True)
+    predict = system_predictor(system, resolution, colored=False)
+    pairs = zip(rows, predict(batch), rotations, strict=True)
     clouds = (_clouds(dataset, row, prediction, rotation, points, seed) for row, prediction, rotation in pairs)
     return float(np.mean([aligned_chamfer_distance(pair, "view") for pair in clouds]))
 
