@@ -41,6 +41,8 @@ def terms_of(config: ShapeClipperConfig, batch=None, state=None, **kwargs) -> di
 PAPER_VALUES = {
     "backbone": "resnet34",
     "viewpoint_backbone": "resnet18",
+    "viewpoint_channels": 0,
+    "center_range": 0.0,
     "image_size": 224,
     "image_mean": 0.0,
     "image_std": 1.0,
@@ -127,6 +129,11 @@ def test_system_of_the_papers_size_has_its_parts():
 def test_impossible_settings_are_refused_by_name(name, value):
     with pytest.raises(InputError, match=name):
         replace(TINY, **{name: value})
+
+
+def test_a_shared_backbone_has_no_maps_of_its_own():
+    with pytest.raises(InputError, match="viewpoint_channels: a shared backbone has no maps"):
+        replace(TINY, viewpoint_backbone="shared", viewpoint_channels=4)
 
 
 # --- switches ------------------------------------------------------------------------------------------------------

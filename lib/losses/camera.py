@@ -9,7 +9,7 @@ from torch import Tensor
 from lib.geometry.cameras import Viewpoint
 from lib.parallel import gathered
 
-SQUARED_FLOOR = 1e-4
+SQUARED_FLOOR = 1e-4  # of a chord
 
 
 def azimuth_prior_loss(azimuth: Float[Tensor, "count 2"], power: int = 2) -> Float[Tensor, ""]:

@@ -182,7 +182,7 @@ class ShapeClipper(nn.Module):
         """Viewpoints to render from, and the pull of the estimator towards them (ours).
 
         The guess, turned by as many quarters as bring it closest to the estimator's azimuth; and later by as many as
-        let the shape explain the image best.
+        let the shape explain the image best. A mirrored image is pulled towards the mirrored viewpoint.
         """
         views, pulls = [], []
         for target, reading in zip(targets, readings, strict=True):
