@@ -83,7 +83,7 @@ class ShapeClipperConfig:
         if self.viewpoint not in ("predicted", "given"):
             raise InputError(f"viewpoint: {self.viewpoint!r} is neither 'predicted' nor 'given'")
         if self.viewpoint_channels > 0 and self.viewpoint_backbone == "shared":
-            raise InputError("viewpoint_channels: a shared backbone has no maps of its own; set it to 0 or name a backbone")
+            raise InputError("viewpoint_channels: a shared backbone has no maps of its own; set it to 0")
         if not 0 < self.normal_keep <= 1:
             raise InputError(f"normal_keep: {self.normal_keep} is not in (0, 1]")
         if min(self.rays, self.neighbor_rays, self.samples) < 1:
