@@ -24,6 +24,7 @@ from torch import Tensor
 from lib.fields.sdf import SDFField
 from lib.fields.texture import TextureField, colored_field
 from lib.geometry.cameras import Rays
+from lib.precision import all_digits
 from lib.rendering.chunk import Layout, Weights, fold, render_chunk
 from lib.rendering.compiling import RenderPath, run_compiled
 from lib.rendering.skipping import Skip, render_rays_skipping
@@ -68,7 +69,7 @@ def render_rays_fast(
         With shapes (B, N, ...). They can be differentiated once; twice is refused with a RuntimeError.
     """
     dtype = sdf_field.head.weight.dtype
-    with torch.autocast(depths.device.type, enabled=False):  # normals need all digits, whatever the networks have
+    with all_digits(depths):
         codes = [None if code is None else code.to(dtype) for code in (shape_code, texture_code)]
         layout, weights = fold(sdf_field, texture_field, *codes, last_interval)
         beta = torch.as_tensor(beta, dtype=dtype, device=depths.device)

@@ -118,11 +118,6 @@ class Reconstruction:
         return render_rays(lambda p: _in_chunks(lambda q: self.field(index, q), p), rays, depths, self.beta)
 
 
-def all_digits(like: Tensor) -> torch.autocast:
-    """Mixed precision switched off, for what follows the image networks: cameras, surfaces and normals need float32."""
-    return torch.autocast(like.device.type, enabled=False)
-
-
 def _in_chunks(function, points: Float[Tensor, "1 points 3"], size: int = CHUNK):
     parts = [function(chunk) for chunk in points.split(size, dim=1)]
     if isinstance(parts[0], tuple):

@@ -17,6 +17,7 @@ from lib.losses.field import cube_loss, sphere_sdf
 from lib.losses.reprojection import rgb_loss
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
 from lib.parallel import draw_rows, gathered
+from lib.precision import all_digits
 from lib.rendering.ray_marching import Marcher, Surface, find_surface, march, points_at, sign_losses, weighted_mean
 from lib.rendering.sampling import uniform
 from lib.rendering.volume import RenderedMaps
@@ -75,7 +76,7 @@ class SDFSRN(nn.Module):
 
     def losses_of(self, code: Float[Tensor, "batch code"], batch: Batch, generator) -> dict[str, Tensor]:
         """The terms for given codes: what test-time optimisation descends on, too."""
-        with torch.autocast(code.device.type, enabled=False):  # the surface needs all digits, and so do its slopes
+        with all_digits(code):
             return self._losses_of(self.hypernetwork(code.float()), batch, generator)
 
     def _losses_of(self, field: WrittenField, batch: Batch, generator) -> dict[str, Tensor]:

@@ -18,12 +18,13 @@ from lib.losses.field import eikonal_loss, sphere_sdf
 from lib.losses.normal import normal_loss
 from lib.losses.reprojection import mask_loss, rgb_loss
 from lib.parallel import draw_rows
+from lib.precision import all_digits
 from lib.rendering.compiling import choose_render_path
 from lib.rendering.fast import render_fields
 from lib.rendering.sampling import sample_pixels, uniform, values_at
 from lib.rendering.skipping import Skip
 from lib.rendering.volume import RenderedMaps, sample_depths
-from lib.systems.base import Reconstruction, all_digits
+from lib.systems.base import Reconstruction
 from lib.systems.guesses import guess_viewpoints
 from lib.systems.image_networks import camera_prior, code_backbone, viewpoint_backbone
 from lib.systems.quarters import best_quarter, nearest_quarter
@@ -103,16 +104,18 @@ class ShapeClipper(nn.Module):
         self, images: Float[Tensor, "batch height width 3"]
     ) -> tuple[Float[Tensor, "batch code"], Float[Tensor, "batch code"], Viewpoint | None]:
         """Shape code, texture code and predicted viewpoint of images; no viewpoint where it is given."""
-        features = self.backbone(images).to(images.dtype)
-        viewpoint = self._estimate(images, features) if self.config.viewpoint == "predicted" else None
+        features, viewpoint = self.backbone(images).to(images.dtype), None
+        if self.config.viewpoint == "predicted":
+            viewpoint = self._estimate(features if self.viewpoint_backbone is None else self._seen(images))
         with all_digits(images):
             return *self.codes(features), viewpoint
 
-    def _estimate(self, images: Tensor, features: Tensor | None = None) -> Viewpoint:
-        """The estimator's viewpoint; it looks at the codes' features if it shares their backbone."""
-        if self.viewpoint_backbone is not None or features is None:
-            features = (self.viewpoint_backbone or self.backbone)(images).to(images.dtype)
-        with all_digits(images):
+    def _seen(self, images: Tensor) -> Tensor:
+        """The features that the viewpoint estimator looks at: of its own network, or of the codes'."""
+        return (self.viewpoint_backbone or self.backbone)(images).to(images.dtype)
+
+    def _estimate(self, features: Tensor) -> Viewpoint:
+        with all_digits(features):
             return self.viewpoint_head(features)
 
     def beta(self) -> Tensor | float:
@@ -137,29 +140,24 @@ class ShapeClipper(nn.Module):
         generator : torch.Generator
             Draws pixels, depths and points.
         """
-        readings = self._read(batch, generator)
+        query, neighbor, mirrored = self._read(batch, generator)
         with all_digits(batch.rgb):
-            return self._losses(batch, *readings, generator)
-
-    def _losses(
-        self, batch: Batch, query: "Reading", neighbor: "Reading | None", mirrored: Viewpoint | None, generator
-    ) -> dict[str, Tensor]:
-        targets, readings = ([batch, batch.neighbor], [query, neighbor]) if neighbor else ([batch], [query])
-        views, losses = [reading.viewpoint for reading in readings], {}
-        if len(self.guesses) and self.progress < self.config.guesses_until:
-            views, losses = self._from_guesses(targets, readings, mirrored, generator)
-        losses |= self._reprojection(batch, query.shape, query.texture, views[0], self.config.rays, generator)
-        losses["eikonal"] = self.config.eikonal_weight * self._eikonal(query.shape, generator)
-        if neighbor:  # SSC (Eq. 3): the query's shape explains the neighbour, with its texture and viewpoint
-            rays, weight = self.config.neighbor_rays, self.config.semantic_weight
-            terms = self._reprojection(batch.neighbor, query.shape, neighbor.texture, views[1], rays, generator)
-            losses |= {f"neighbor_{name}": weight * term for name, term in terms.items()}
-        if self.config.viewpoint == "predicted":
-            losses |= self._camera_losses(query.viewpoint, neighbor and neighbor.viewpoint, mirrored)
-        return losses
+            targets, readings = ([batch, batch.neighbor], [query, neighbor]) if neighbor else ([batch], [query])
+            views, losses = [reading.viewpoint for reading in readings], {}
+            if len(self.guesses) and self.progress < self.config.guesses_until:
+                views, losses = self._from_guesses(targets, readings, mirrored, generator)
+            losses |= self._reprojection(batch, query.shape, query.texture, views[0], self.config.rays, generator)
+            losses["eikonal"] = self.config.eikonal_weight * self._eikonal(query.shape, generator)
+            if neighbor:  # SSC (Eq. 3): the query's shape explains the neighbour, with its texture and viewpoint
+                rays, weight = self.config.neighbor_rays, self.config.semantic_weight
+                terms = self._reprojection(batch.neighbor, query.shape, neighbor.texture, views[1], rays, generator)
+                losses |= {f"neighbor_{name}": weight * term for name, term in terms.items()}
+            if self.config.viewpoint == "predicted":
+                losses |= self._camera_losses(query.viewpoint, neighbor and neighbor.viewpoint, mirrored)
+            return losses
 
     def _read(self, batch: Batch, generator: torch.Generator) -> tuple["Reading", "Reading | None", Viewpoint | None]:
-        """Encode queries, neighbours and mirrored queries in one pass of the networks."""
+        """Encode queries and neighbours in one pass of the networks; of mirrored queries the viewpoint alone."""
         config, size = self.config, len(batch.rgb)
         if config.normal_weight > 0 and batch.normal is None:
             raise InputError("normal_weight > 0 needs a dataset whose samples have normals; or set it to 0")
@@ -173,7 +171,7 @@ class ShapeClipper(nn.Module):
         readings = [Reading(shape[p], texture[p], view) for p, view in zip(parts, views, strict=False)]
         mirrored = None
         if config.viewpoint == "predicted" and config.mirror_weight > 0:
-            mirrored = self._estimate(self._flipped(batch.rgb, generator))
+            mirrored = self._estimate(self._seen(self._flipped(batch.rgb, generator)))
         return readings[0], readings[1] if len(readings) > 1 else None, mirrored
 
     def _from_guesses(
@@ -272,9 +270,9 @@ class ShapeClipper(nn.Module):
     def _pretrain_viewpoint(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         if len(self.guesses) == 0:  # the paper: only the head learns, from the azimuth prior alone
             with torch.no_grad():
-                features = (self.viewpoint_backbone or self.backbone)(batch.rgb)
-            return {"azimuth_prior": azimuth_prior_loss(self.viewpoint_head(features).azimuth, power=1)}
-        viewpoint = self._estimate(torch.cat([batch.rgb, self._flipped(batch.rgb, generator)]))
+                features = self._seen(batch.rgb)
+            return {"azimuth_prior": azimuth_prior_loss(self._estimate(features).azimuth, power=1)}
+        viewpoint = self._estimate(self._seen(torch.cat([batch.rgb, self._flipped(batch.rgb, generator)])))
         count = len(batch.rgb)
         guess = self._guess(batch, viewpoint[:count])
         distance = [
