@@ -9,6 +9,7 @@ from torch import nn
 
 from benchmarks.measure import Workload
 from benchmarks.released import render_rays_released
+from benchmarks.released_field import by_the_released_route
 from lib.checkpoints import load_system
 from lib.data.images import read_sample_images
 from lib.data.loading import Batch, PreparedDataset
@@ -99,12 +100,27 @@ def shapeclipper_step(device: str, size: int) -> Workload:
 
 
 def sdf_srn_step(device: str, size: int) -> Workload:
-    """SDF-SRN's paper setting on random photographs."""
-    torch.manual_seed(0)
+    """SDF-SRN's paper setting on random photographs: losses, backward, Adam."""
     config = replace(SDFSRNConfig(), backbone_weights="random")
-    system, batch = SDFSRN(config).to(device).train(), random_batch(size, config.image_size, device, neighbor=False)
-    step = step_of(system, batch)
-    return Workload("sdf_srn_step", (size, config.image_size), {"plain": step}, step)
+    batch = random_batch(size, config.image_size, device, neighbor=False)
+    variants, first = {}, {}
+    for name in ("released", "plain"):
+        torch.manual_seed(0)
+        system = SDFSRN(config).to(device).train()
+        if name == "released":
+            system.hypernetwork.register_forward_hook(by_the_released_route)
+        first[name] = lambda s=system: losses_and_gradient(s, batch)
+        variants[name] = step_of(system, batch)
+    return Workload("sdf_srn_step", (size, config.image_size), variants, lambda: same(first, 1e-3))
+
+
+def losses_and_gradient(system: SDFSRN, batch: Batch) -> tuple[torch.Tensor, ...]:
+    """Every term, and the gradient of those that do not march: ten strides multiply what float32 rounds away."""
+    losses = system.losses(batch, torch.Generator().manual_seed(0))
+    gradients = torch.autograd.grad(
+        losses["sdf"] + losses["eikonal"], list(system.hypernetwork.writers[:-1].parameters())
+    )  # but colour's
+    return *(loss.detach() for loss in losses.values()), torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def step_of(system: nn.Module, batch: Batch, half: bool = False) -> Callable[[], None]:

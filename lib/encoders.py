@@ -17,6 +17,7 @@ from lib.geometry.cameras import Projection, Viewpoint
 
 LITE0 = "tf_efficientnet_lite0"
 STRIDE = 16  # pixels between the cells of the feature maps that a viewpoint estimator may look at
+COLOR_SPREAD = 1 / 15  # how far the mean colours of images of one category differ, about
 
 
 class Backbone(nn.Module):
@@ -200,6 +201,28 @@ class CodeHead(nn.Module):
 def _projection(latent_size: int, code_size: int, batchnorm: bool) -> nn.Sequential:
     blocks = [Bottleneck(latent_size, batchnorm) for _ in range(2)]
     return nn.Sequential(*blocks, nn.Linear(latent_size, code_size))
+
+
+class ColorCode(nn.Module):
+    """The mean colour of an image's object -> what is added to its texture code (ours).
+
+    Short trainings lose the hue of an image between its features and its texture code: a field that gives everything
+    its brightness in grey is a plateau of the colour loss. The mean colour itself leads off it.
+    """
+
+    def __init__(self, code_size: int):
+        super().__init__()
+        self.linear = nn.Linear(3, code_size)
+
+    def forward(self, images: Float[Tensor, "batch height width 3"]) -> Float[Tensor, "batch code"]:
+        """For images in [0, 1] on white; what is not white is the object."""
+        return self.linear((mean_color(images) - 0.5) / COLOR_SPREAD)
+
+
+def mean_color(images: Float[Tensor, "batch height width 3"]) -> Float[Tensor, "batch 3"]:
+    """Mean colour of the pixels that are not white; black for an image that is all white."""
+    seen = (images < 0.99).any(dim=-1, keepdim=True).to(images.dtype)
+    return (seen * images).sum(dim=(1, 2)) / seen.sum(dim=(1, 2)).clamp(min=1)
 
 
 @dataclass(frozen=True)

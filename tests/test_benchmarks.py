@@ -4,6 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from benchmarks import __main__ as command
 from benchmarks import neighbors, workloads
 from benchmarks.figure import draw
 from benchmarks.measure import Workload, count_flop, gemm_ceiling, interleave, peak_memory_mb, replace_rows, rows_of
+from benchmarks.released_field import by_the_released_route
 from benchmarks.report import write_report
 from lib.data.neighbor_exact import Neighbors
 from lib.paths import REPOSITORY
+from lib.systems.sdf_srn import SDFSRN
+from lib.systems.sdf_srn_config import SDFSRNConfig
 
 ROW = {"name", "variant", "device", "seconds", "ratio", "memory_mb", "shape"}  # what every row has
 
@@ -246,6 +250,30 @@ def test_small_workloads_pass_their_own_check(name):
 def test_the_released_structure_renders_the_same_with_the_same_gradients():
     variants = workloads.render("cpu", 1).variants
     workloads.same({name: variants[name] for name in ("released", "plain")}, 1e-4)
+
+
+@pytest.fixture
+def double_precision():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_the_released_structure_of_sdf_srn_has_the_same_losses_and_gradients():
+    config = replace(SDFSRNConfig(), backbone_weights="random", rays=64, eikonal_points=300)
+    batch, found = workloads.random_batch(2, 64, "cpu", neighbor=False), []
+    for released in (False, True):
+        torch.manual_seed(0)
+        system = SDFSRN(config).train()
+        if released:
+            system.hypernetwork.register_forward_hook(by_the_released_route)
+        losses = system.losses(batch, torch.Generator().manual_seed(0))
+        found.append(
+            [*losses.values(), *torch.autograd.grad(sum(losses.values()), [*system.hypernetwork.parameters()])]
+        )
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
 def test_the_random_batch_is_one_that_training_could_meet():

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lib.compat import import_torchvision
-from lib.encoders import LITE0, Backbone, Bottleneck, CameraPrior, CodeHead, ViewpointHead, load_network
+from lib.encoders import LITE0, Backbone, Bottleneck, CameraPrior, CodeHead, ViewpointHead, load_network, mean_color
 from lib.errors import InputError
 
 LITE0_INPUT = (127 / 255, 128 / 255)
@@ -79,6 +79,15 @@ def test_networks_without_such_maps_are_refused(monkeypatch):
     monkeypatch.setattr("lib.encoders.STRIDE", 12)
     with pytest.raises(InputError, match="viewpoint_channels: ResNet gives no maps of stride 12; set it to 0"):
         Backbone("resnet18", "random", 64, map_channels=5)
+
+
+def test_the_mean_colour_is_that_of_the_object_and_not_of_the_white_around_it():
+    images = torch.ones(3, 8, 8, 3)
+    images[0, 2:5, 1:3] = torch.tensor([0.9, 0.2, 0.1])
+    images[1, :4] = torch.tensor([1.0, 1.0, 0.0])  # yellow: white in two channels
+    images[1, 4:6] = 0.0
+    expected = torch.tensor([[0.9, 0.2, 0.1], [2 / 3, 2 / 3, 0.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(mean_color(images), expected)  # the third is all white
 
 
 def test_batchnorm_that_is_not_frozen_moves():

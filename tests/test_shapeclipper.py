@@ -48,6 +48,7 @@ PAPER_VALUES = {
     "image_std": 1.0,
     "latent_size": 512,
     "code_size": 64,
+    "mean_color": False,
     "viewpoint": "predicted",
     "projection": "perspective",
     "distance": 5.0,
@@ -383,6 +384,24 @@ def test_mixed_precision_is_for_the_image_networks_alone(path):
     with torch.autocast("cpu", torch.bfloat16):
         assert 0 < float((system.backbone(batch.rgb) - features).norm() / features.norm()) < 0.05  # they are rounded
     assert losses["eikonal"].item() == pytest.approx(exact["eikonal"].item(), rel=0.05)
+
+
+def test_with_the_mean_colour_the_hue_of_the_object_reaches_the_texture_code_alone():
+    batch = make_batch()
+    plain = make_system(TINY)
+    system = make_system(replace(TINY, mean_color=True))
+    assert {name for name, _ in system.named_parameters()} - {name for name, _ in plain.named_parameters()} == {
+        "color_code.linear.weight",
+        "color_code.linear.bias",
+    }
+    plain.load_state_dict(system.state_dict(), strict=False)  # the same networks
+    shape, texture, _ = system.encode(batch.rgb)
+    expected_shape, expected_texture, _ = plain.encode(batch.rgb)
+    torch.testing.assert_close(shape, expected_shape)
+    inked = batch.rgb.flatten(1, 2).lt(0.99).any(-1)
+    colors = [image[seen].mean(0) for image, seen in zip(batch.rgb.flatten(1, 2), inked, strict=True)]
+    weight, bias = system.color_code.linear.parameters()
+    torch.testing.assert_close(texture - expected_texture, 15 * (torch.stack(colors) - 0.5) @ weight.T + bias)
 
 
 def test_an_estimator_of_its_own_reads_where_features_are():

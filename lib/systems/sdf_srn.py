@@ -77,7 +77,7 @@ class SDFSRN(nn.Module):
     def losses_of(self, code: Float[Tensor, "batch code"], batch: Batch, generator) -> dict[str, Tensor]:
         """The terms for given codes: what test-time optimisation descends on, too."""
         with all_digits(code):
-            return self._losses_of(self.hypernetwork(code.float()), batch, generator)
+            return self._losses_of(self.hypernetwork(code.to(self.to_code.weight.dtype)), batch, generator)
 
     def _losses_of(self, field: WrittenField, batch: Batch, generator) -> dict[str, Tensor]:
         config = self.config

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lib.data.augment import augmented
 from lib.data.loading import Batch, PreparedDataset
-from lib.encoders import CodeHead, ViewpointHead
+from lib.encoders import CodeHead, ColorCode, ViewpointHead
 from lib.errors import InputError
 from lib.fields.sdf import SDFField
 from lib.fields.texture import TextureField, colored_field
@@ -67,6 +67,7 @@ class ShapeClipper(nn.Module):
         self.texture_field = TextureField(
             *shape, config.texture_layers, frequencies=config.frequencies, symmetric=config.symmetric
         )
+        self.color_code = ColorCode(config.code_size) if config.mean_color else None
         self.raw_beta = nn.Parameter(torch.tensor(config.beta), requires_grad=config.beta_final is None)
         self.render_path = choose_render_path(config.render_path)
         self.register_buffer("guesses", torch.zeros(0, 2), persistent=False)  # azimuth, elevation of training images
@@ -108,7 +109,8 @@ class ShapeClipper(nn.Module):
         if self.config.viewpoint == "predicted":
             viewpoint = self._estimate(features if self.viewpoint_backbone is None else self._seen(images))
         with all_digits(images):
-            return *self.codes(features), viewpoint
+            shape, texture = self.codes(features)
+            return shape, texture if self.color_code is None else texture + self.color_code(images), viewpoint
 
     def _seen(self, images: Tensor) -> Tensor:
         """The features that the viewpoint estimator looks at: of its own network, or of the codes'."""

@@ -29,6 +29,7 @@ class ShapeClipperConfig:
     head_batchnorm: bool = True
     latent_size: int = 512
     code_size: int = 64
+    mean_color: bool = False  # the texture code also has the image's mean colour: see lib.encoders.ColorCode (ours)
     viewpoint: Literal["predicted", "given"] = "predicted"
     projection: Projection = "perspective"
     distance: float = 5.0
@@ -104,6 +105,7 @@ SMALL = replace(
     freeze_batchnorm=True,
     head_batchnorm=False,
     latent_size=256,
+    mean_color=True,
     rays=128,
     neighbor_rays=64,
     samples=24,
