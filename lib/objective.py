@@ -99,7 +99,7 @@ def ablation_table() -> pd.DataFrame:
 
 def recipe_table() -> pd.DataFrame:
     """The named trainings side by side: what a step computes and how many there are."""
-    system = ("backbone", "image_size", "viewpoint", "rays", "neighbor_rays", "samples", "guess_weight")
+    system = ("backbone", "image_size", "viewpoint", "rays", "neighbor_rays", "samples", "guess_weight", "mean_color")
     training = ("steps", "pretrain_steps", "batch_size", "learning_rate", "schedule", "select")
     columns = {
         name: {key: getattr(recipe.system, key) for key in system}

@@ -36,8 +36,7 @@ from lib.data.loading import PreparedDataset
 from lib.paths import WEIGHTS, prepared_folder, run_folder
 from lib.recipes import RECIPES
 from lib.systems.shapeclipper import ShapeClipper
-from lib.train import choose_device, train_recipe
-from lib.training import train
+from lib.train import choose_device, train_recipe, validation_images
 
 name = "quick" if profile == "quick" else recipe
 chosen = RECIPES[name].changed(seed=seed)
@@ -47,7 +46,8 @@ if profile == "quick":
 folder = prepared_folder(dataset, data_root)
 if processes > 1:  # each on a GPU of its own; nothing here may have touched one before, so it comes first
     notebook_launcher(train_recipe, (chosen, folder, run, [category], None, device), num_processes=processes)
-data, validation, test = (PreparedDataset(folder, split, [category]) for split in ("train", "val", "test"))
+data, test = (PreparedDataset(folder, split, [category]) for split in ("train", "test"))
+validation = validation_images(folder, [category])  # None where a dataset has no such split
 accelerator = choose_device(device, chosen.training.mixed_precision)
 print(f"{len(data)} training images of {data.metadata['model'].nunique()} models, one view each;", end=" ")
 print(f"{len(test)} held-out images of {test.metadata['model'].nunique()} other models")
@@ -129,6 +129,7 @@ recipe_table()
 # %% tags=["train"] alt="Loss curves, and a held-out chair rendered at several steps"
 from lib.listeners import Snapshots, TensorBoard
 from lib.run_log import read_log
+from lib.training import train
 from lib.widgets.viewer import LiveBoard
 
 total = chosen.training.pretrain_steps + chosen.training.steps
@@ -269,7 +270,7 @@ print(table.round(3).to_string())
 # %%
 from lib.validation import validate
 
-scores = validate(system, validation, seed, shapes=True, limit=8)
+scores = validate(system, validation or test, seed, shapes=True, limit=8)
 print(f"image loss (what 'images' looks at)           {scores['image_loss']:.3f}")
 print(f"10 x Chamfer distance (what 'shapes' looks at) {10 * scores['chamfer_distance']:.3f}")
 
@@ -314,6 +315,11 @@ figure = growth_figure(growth)
 # - mirrored images in other colours and sizes, so that the estimator cannot recognise the picture;
 # - an estimator that sees *where*: averaged over a small image, the features of a chair from the left and of one from the
 #   right are nearly the same. Its own network ends at maps of 4 x 4 cells or more, and keeps them apart.
+#
+# **Every chair is grey.** Brightness in grey is a plateau of the colour loss: of the differences between the mean colours
+# of these chairs five sixths are brightness, and before the field asks for the rest the encoder has let go of it. In
+# the recipes `small` the texture code also hears the mean colour of the image's object (`mean_color`, ours; the shape
+# code does not). `lib/weights/README.md` has the measurements.
 #
 # **A thin surface, a slow machine.** As $\beta$ falls, densities far from the surface drop below $10^{-38}$.
 # CPUs compute such *denormal* numbers many times slower; one line in `lib/systems/__init__.py` flushes them to zero.
