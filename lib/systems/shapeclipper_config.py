@@ -105,7 +105,6 @@ SMALL = replace(
     freeze_batchnorm=True,
     head_batchnorm=False,
     latent_size=256,
-    mean_color=True,
     rays=128,
     neighbor_rays=64,
     samples=24,
