@@ -58,6 +58,29 @@ def load_system(folder: Path | str, device: str = "cpu", expected: str | None = 
     return system.to(device).eval()
 
 
+def begin_with(system: nn.Module, folder: Path) -> None:
+    """Give a system the weights of a checkpoint.
+
+    A part that only one of the two has is left as it is, and so is one that the system calls `anew`. Parts are its
+    modules: the backbone, a field, the estimator. So a run can go on with other losses, learn colours for finished
+    shapes, or give an estimator to a system that was trained with known viewpoints.
+
+    Raises
+    ------
+    InputError
+        The folder is no checkpoint, or one of another system, or a part that both have differs.
+    """
+    about, tensors = read_json(folder / "config.json"), read_tensors(folder / "weights.safetensors")
+    name = about.get("system") if isinstance(about, dict) else None
+    if name != system.name:
+        raise InputError(f"start: {folder} holds a checkpoint of system {name!r}, not of {system.name!r}")
+    ours = system.state_dict()
+    ours_parts, parts = ({key.partition(".")[0] for key in each} for each in (ours, tensors))
+    both = (ours_parts & parts) - set(getattr(system, "anew", ()))
+    state = {key: tensor for key, tensor in tensors.items() if key.partition(".")[0] in both}
+    load_state(system, state | {key: ours[key] for key in ours if key.partition(".")[0] not in both}, folder)
+
+
 def save_training(path: Path, system: nn.Module, optimizer: torch.optim.Optimizer, about: dict) -> None:
     """One file with everything that a run needs to go on as if it had never stopped."""
     tensors = {f"system.{name}": _stored(tensor, False) for name, tensor in system.state_dict().items()}

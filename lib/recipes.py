@@ -71,6 +71,15 @@ RECIPES = {
     ),
 }
 
+# Colours for finished shapes: start=FOLDER says whose. Only the texture learns, and only from the image's colours.
+_WEIGHTS = ("mask", "normal", "semantic", "eikonal", "azimuth_prior", "camera_margin", "mirror", "guess")
+_COLORS = {"learn": "texture", "mean_color": True, "beta": SMALL.beta_final, **{f"{w}_weight": 0.0 for w in _WEIGHTS}}
+_COLOR_TRAINING = replace(_SMALL_TRAINING, steps=400, pretrain_steps=0, validate_every=200, save_every=200)
+COLOR_RECIPES = {
+    name + "-colors": Recipe(replace(RECIPES[name].system, **_COLORS), _COLOR_TRAINING)
+    for name in ("small", "small-given")
+}
+
 SDF_SRN_RECIPES = {
     "sdf-srn": Recipe(SHAPENET, TrainingConfig(steps=200_000, pretrain_steps=1000, batch_size=16, select="last")),
     "sdf-srn-small": Recipe(SDF_SRN_SMALL, _SMALL_TRAINING),
@@ -80,4 +89,4 @@ SDF_SRN_RECIPES = {
     ),
 }
 
-ALL_RECIPES = RECIPES | SDF_SRN_RECIPES
+ALL_RECIPES = RECIPES | COLOR_RECIPES | SDF_SRN_RECIPES

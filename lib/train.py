@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -15,11 +14,15 @@ from lib.data.loading import PreparedDataset
 from lib.data.prepared import METADATA
 from lib.data.shards import open_dataset
 from lib.errors import InputError, exit_code
+from lib.files import write_atomically
 from lib.listeners import TensorBoard
 from lib.paths import FURNITURE
 from lib.recipes import ALL_RECIPES, Recipe
+from lib.run_log import read_log
 from lib.systems import make_system
 from lib.training import train
+
+LOGS = ("train.jsonl", "log.jsonl")  # of a shipped checkpoint, of a run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     recipe = ALL_RECIPES[options.recipe].changed(**{**_settings(options.set), "seed": options.seed})
+    if getattr(recipe.system, "learn", "all") == "texture" and not recipe.training.start:
+        raise InputError(f"{options.recipe} gives colours to finished shapes: say whose, --set start=FOLDER")
     system = train_recipe(recipe, options.dataset, options.run, options.categories, options.views, options.device)
     if options.export and PartialState().is_main_process:
         export(system, options.run, options.export)
@@ -94,11 +99,21 @@ def choose_device(name: str, mixed_precision: str = "no") -> Accelerator:
 
 
 def export(system: torch.nn.Module, run: Path, folder: Path) -> None:
-    """Write a finished run's weights as float16, with its log and configuration, for shipping."""
+    """Write a finished run's weights as float16, with its log and configuration, for shipping.
+
+    The log of a run that began with a checkpoint comes after that checkpoint's, and its steps are counted from there.
+    """
     about = json.loads((run / "config.json").read_text())
     about = {key: value for key, value in about.items() if key not in ("system", "config")}
+    rows, start = read_log(run / "log.jsonl"), about["training"].get("start")
+    if start:
+        earlier = read_log(next(path for path in (Path(start) / name for name in LOGS) if path.is_file()))
+        before = earlier[-1]["step"]
+        phase = {"phase": "colors"} if getattr(system.config, "learn", "all") == "texture" else {}
+        rows = earlier + [row | (phase if "loss" in row else {}) | {"step": row["step"] + before} for row in rows]
+        about["step"] += before
     save_weights(folder, system, about, half=True)
-    shutil.copyfile(run / "log.jsonl", folder / "train.jsonl")
+    write_atomically(folder / "train.jsonl", lambda p: p.write_text("".join(json.dumps(row) + "\n" for row in rows)))
 
 
 def _settings(pairs: list[str]) -> dict:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lib.batches import Batches
-from lib.checkpoints import save_weights
+from lib.checkpoints import begin_with, save_weights
 from lib.data.loading import PreparedDataset
 from lib.data.neighbors import NEIGHBOR_FILE
 from lib.errors import InputError
@@ -42,6 +42,8 @@ class TrainingConfig:
 
     Attributes
     ----------
+    start : str
+        Folder of a checkpoint whose weights a run begins with; empty: new weights. See `lib.checkpoints.begin_with`.
     steps, pretrain_steps : int
         Steps of training, after steps of pretraining (sphere, azimuth prior).
     batch_size : int
@@ -67,6 +69,7 @@ class TrainingConfig:
         best Chamfer distance on validation shapes (what the released code does: it sees 3D ground truth), or the last.
     """
 
+    start: str = ""
     steps: int = 50_100
     pretrain_steps: int = 2000
     batch_size: int = 12
@@ -133,6 +136,8 @@ def train(
     accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
     accelerator.ddp_handler = accelerator.ddp_handler or DistributedDataParallelKwargs(find_unused_parameters=True)
     system.to(accelerator.device)
+    if config.start:
+        begin_with(system, Path(config.start))
     batches = Batches(system, config, data, accelerator)
     if hasattr(system, "plan"):
         system.plan(config.steps, batches.images)

@@ -70,6 +70,11 @@ class ShapeClipper(nn.Module):
         self.color_code = ColorCode(config.code_size) if config.mean_color else None
         self.raw_beta = nn.Parameter(torch.tensor(config.beta), requires_grad=config.beta_final is None)
         self.render_path = choose_render_path(config.render_path)
+        self.anew = ("texture_field",) if config.learn == "texture" else ()  # whatever checkpoint a run starts from
+        if self.anew:  # one that has painted everything grey stays on that plateau
+            self.requires_grad_(False)
+            for part in (self.texture_field, self.codes.texture_projection, self.color_code or nn.Identity()):
+                part.requires_grad_(True)
         self.register_buffer("guesses", torch.zeros(0, 2), persistent=False)  # azimuth, elevation of training images
         self.register_buffer("progress", torch.zeros(()))  # share of the training that is done; training sets it
 

@@ -37,6 +37,7 @@ class ShapeClipperConfig:
     focal: float = 4.0
     start_elevation: float = 0.0  # degrees
     center_range: float = 0.0  # image widths; above 0 the principal point is predicted too (ours)
+    learn: Literal["all", "texture"] = "all"  # "texture": shapes and viewpoints stay (ours)
     # fields
     width: int = 64
     sdf_layers: int = 5
@@ -85,6 +86,10 @@ class ShapeClipperConfig:
             raise InputError(f"viewpoint: {self.viewpoint!r} is neither 'predicted' nor 'given'")
         if self.viewpoint_channels > 0 and self.viewpoint_backbone == "shared":
             raise InputError("viewpoint_channels: a shared backbone has no maps of its own; set it to 0")
+        if self.learn not in ("all", "texture"):
+            raise InputError(f"learn: {self.learn!r} is neither 'all' nor 'texture'")
+        if self.learn == "texture" and (self.head_batchnorm or not self.freeze_batchnorm):
+            raise InputError("learn: 'texture' needs freeze_batchnorm=true and head_batchnorm=false, else shapes move")
         if not 0 < self.normal_keep <= 1:
             raise InputError(f"normal_keep: {self.normal_keep} is not in (0, 1]")
         if min(self.rays, self.neighbor_rays, self.samples) < 1:

@@ -317,9 +317,10 @@ figure = growth_figure(growth)
 #   right are nearly the same. Its own network ends at maps of 4 x 4 cells or more, and keeps them apart.
 #
 # **Every chair is grey.** Brightness in grey is a plateau of the colour loss: of the differences between the mean colours
-# of these chairs five sixths are brightness, and before the field asks for the rest the encoder has let go of it. In
-# the recipes `small` the texture code also hears the mean colour of the image's object (`mean_color`, ours; the shape
-# code does not). `lib/weights/README.md` has the measurements.
+# of these chairs five sixths are brightness, and before the field asks for the rest the encoder has let go of it. A
+# second, short training gives the finished shapes their colours (recipe `small-colors`, ours): everything else stays,
+# a new texture field is learned, and its code also hears the mean colour of the image's object. `lib/weights/README.md`
+# has the measurements.
 #
 # **A thin surface, a slow machine.** As $\beta$ falls, densities far from the surface drop below $10^{-38}$.
 # CPUs compute such *denormal* numbers many times slower; one line in `lib/systems/__init__.py` flushes them to zero.
@@ -335,6 +336,7 @@ figure = growth_figure(growth)
 # make run PROFILE=full NOTEBOOKS=06                        # viewpoints unknown: recipe small
 # make run PROFILE=full NOTEBOOKS=06 PARAMS="-p recipe small-given"
 # python -m lib.train small --categories chair --run runs/chair       # the same without a notebook
+# python -m lib.train small-colors --categories chair --run runs/colors --set start=runs/chair   # then colours
 # tensorboard --logdir runs
 # ```
 #
