@@ -111,9 +111,13 @@ def export(system: torch.nn.Module, run: Path, folder: Path) -> None:
         before = earlier[-1]["step"]
         phase = {"phase": "colors"} if getattr(system.config, "learn", "all") == "texture" else {}
         rows = earlier + [row | (phase if "loss" in row else {}) | {"step": row["step"] + before} for row in rows]
-        about["step"] += before
+        about |= {"step": about["step"] + before, "best": _later(about["best"], before)}
     save_weights(folder, system, about, half=True)
     write_atomically(folder / "train.jsonl", lambda p: p.write_text("".join(json.dumps(row) + "\n" for row in rows)))
+
+
+def _later(best: dict | None, steps: int) -> dict | None:
+    return best and best | {"step": best["step"] + steps}
 
 
 def _settings(pairs: list[str]) -> dict:
