@@ -66,7 +66,7 @@ RECIPES = {
     "small": Recipe(_SMALL_UNKNOWN, _UNKNOWN_TRAINING),
     "small-given": Recipe(replace(SMALL, viewpoint="given"), _SMALL_TRAINING),
     "quick": Recipe(
-        replace(SMALL, viewpoint="given", rays=96, neighbor_rays=48, samples=20),
+        replace(SMALL, viewpoint="given", mean_color=True, rays=96, neighbor_rays=48, samples=20),
         replace(_SMALL_TRAINING, steps=170, pretrain_steps=40, validate_every=1000, save_every=100, log_every=5),
     ),
 }

@@ -317,10 +317,10 @@ figure = growth_figure(growth)
 #   right are nearly the same. Its own network ends at maps of 4 x 4 cells or more, and keeps them apart.
 #
 # **Every chair is grey.** Brightness in grey is a plateau of the colour loss: of the differences between the mean colours
-# of these chairs five sixths are brightness, and before the field asks for the rest the encoder has let go of it. A
-# second, short training gives the finished shapes their colours (recipe `small-colors`, ours): everything else stays,
-# a new texture field is learned, and its code also hears the mean colour of the image's object. `lib/weights/README.md`
-# has the measurements.
+# of these chairs five sixths are brightness, and before the field asks for the rest the encoder has let go of it. Where
+# the texture code also hears the mean colour of the image's object (`mean_color`, ours) the field leaves the plateau: in
+# the quick recipe from the start, in the real one by a second, short training (recipe `small-colors`) that learns a new
+# texture field and nothing else, so that the shapes stay what they were. `lib/weights/README.md` has the measurements.
 #
 # **A thin surface, a slow machine.** As $\beta$ falls, densities far from the surface drop below $10^{-38}$.
 # CPUs compute such *denormal* numbers many times slower; one line in `lib/systems/__init__.py` flushes them to zero.
