@@ -37,7 +37,7 @@ def resume_run(run: Path, system: nn.Module, optimizer, config, about: dict) -> 
     if not isinstance(before, dict):
         raise InputError(f"{plan} does not describe a run; choose another run folder or delete it")
     for part, settings in (("system", system.config), ("training", config)):
-        before = before | {part: _with_new_settings(before.get(part), settings)}
+        before = before | {part: with_new_settings(before.get(part), settings)}
     for part, what in (
         ("system", "system"),
         ("training", "training"),
@@ -60,7 +60,7 @@ def save_best(run: Path, system: nn.Module, about: dict, best: dict) -> None:
     save_weights(run / "best", system, state_of(about, best["step"], best))
 
 
-def _with_new_settings(saved, config):
+def with_new_settings(saved, config):
     """A run's settings, completed by those that are newer than the run; they are off or change nothing by default."""
     if not isinstance(saved, dict):
         return saved

@@ -1,5 +1,6 @@
 """Experiments: two real cells through papermill (one resumed, one that fails), skipping, refusals, and the table."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -139,13 +140,25 @@ def test_finished_cell_is_skipped(done, settings):
         ({"category": "spoon"}, "'spoon'"),
         ({"recipe": "soup"}, "no 'soup'"),
         ({"changes": (("wings", 2),)}, "wings"),
-        ({"changes": tuple({**TINY, "rays": 17}.items())}, "holds a cell with changes"),
+        ({"changes": tuple({**TINY, "rays": 17}.items())}, r"holds a cell with changes\.rays"),
         ({"profile": "full"}, "holds a cell with profile 'quick' instead of 'full'"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence_before_anything_runs(done, settings, change, complaint):
     with pytest.raises(InputError, match="^[^\n]*" + complaint):
         plan_cells(GRID, replace(settings, **change))
+
+
+def test_a_setting_that_is_newer_than_a_cell_does_not_undo_it(done, settings):
+    cell = plan_cells(GRID, settings)[0]
+    about = json.loads((cell.folder / ABOUT).read_text())
+    older = about | {"system": {key: value for key, value in about["system"].items() if key != "learn"}}
+    write_json(cell.folder / ABOUT, older)
+    assert plan_cells(GRID, settings)[0].finished
+    write_json(cell.folder / ABOUT, older | {"training": about["training"] | {"warmup": 5}})
+    with pytest.raises(InputError, match=r"holds a cell with training\.warmup 5 instead of 0: choose"):
+        plan_cells(GRID, settings)
+    write_json(cell.folder / ABOUT, about)
 
 
 def test_results_without_their_cell_are_refused(settings, tmp_path):

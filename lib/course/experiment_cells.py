@@ -10,6 +10,7 @@ from lib.errors import InputError
 from lib.files import read_json
 from lib.grids import SAVE_EVERY, Grid, find_recipe
 from lib.paths import FURNITURE
+from lib.run_state import with_new_settings
 
 ABOUT = "cell.json"
 NOT_OF_THE_CELL = ("data_root", "run_dir", "device")  # where and on what, not what
@@ -117,8 +118,18 @@ def _check_folder(cell: Cell) -> None:
         if cell.finished:
             raise InputError(f"{cell.folder} has results but no {ABOUT}: choose another --output or delete the folder")
         return
-    before, now = read_json(path), about_cell(cell)
+    recipe = find_recipe(cell.parameters["recipe"])
+    saved, now = read_json(path), _flat(about_cell(cell))
+    newer = {part: with_new_settings(saved.get(part), getattr(recipe, part)) for part in ("system", "training")}
+    before = _flat(saved | newer)
     odd = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
     if odd:
         what = f"{odd[0]} {before.get(odd[0])!r} instead of {now.get(odd[0])!r}"
         raise InputError(f"{cell.folder} holds a cell with {what}: choose another --output or delete the folder")
+
+
+def _flat(about: dict) -> dict:
+    """Settings inside settings by one name each."""
+    parts = {name: value for name, value in about.items() if isinstance(value, dict)}
+    inner = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+    return {name: value for name, value in about.items() if name not in parts} | inner
