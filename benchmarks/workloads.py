@@ -117,9 +117,8 @@ def sdf_srn_step(device: str, size: int) -> Workload:
 def losses_and_gradient(system: SDFSRN, batch: Batch) -> tuple[torch.Tensor, ...]:
     """Every term, and the gradient of those that do not march: ten strides multiply what float32 rounds away."""
     losses = system.losses(batch, torch.Generator().manual_seed(0))
-    gradients = torch.autograd.grad(
-        losses["sdf"] + losses["eikonal"], list(system.hypernetwork.writers[:-1].parameters())
-    )  # but colour's
+    of_distance = list(system.hypernetwork.writers[:-1].parameters())  # the last one writes colours
+    gradients = torch.autograd.grad(losses["sdf"] + losses["eikonal"], of_distance)
     return *(loss.detach() for loss in losses.values()), torch.cat([gradient.flatten() for gradient in gradients])
 
 

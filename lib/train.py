@@ -106,8 +106,9 @@ def export(system: torch.nn.Module, run: Path, folder: Path) -> None:
     about = json.loads((run / "config.json").read_text())
     about = {key: value for key, value in about.items() if key not in ("system", "config")}
     rows, start = read_log(run / "log.jsonl"), about["training"].get("start")
-    if start:
-        earlier = read_log(next(path for path in (Path(start) / name for name in LOGS) if path.is_file()))
+    logs = [path for path in (Path(start) / name for name in LOGS) if path.is_file()] if start else []
+    if logs:
+        earlier = read_log(logs[0])
         before = earlier[-1]["step"]
         phase = {"phase": "colors"} if getattr(system.config, "learn", "all") == "texture" else {}
         rows = earlier + [row | (phase if "loss" in row else {}) | {"step": row["step"] + before} for row in rows]

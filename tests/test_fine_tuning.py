@@ -146,5 +146,8 @@ def test_an_exported_log_begins_with_that_of_the_shapes(data, shapes, tmp_path):
     shipped = load_system(second)
     expected = {name: tensor.half() for name, tensor in load_file(tmp_path / "run" / "weights.safetensors").items()}
     assert all(torch.equal(tensor.half(), expected[name]) for name, tensor in shipped.state_dict().items())
+    (first / "train.jsonl").unlink()  # weights without a log are a start, too
+    export(shipped, tmp_path / "run", tmp_path / "third")
+    assert [row["step"] for row in read_log(tmp_path / "third" / "train.jsonl")] == [1, 2, 3, 4]
     save_weights(tmp_path / "again", shipped, {})  # and it can be saved and read again
     assert load_system(tmp_path / "again").config.learn == "texture"

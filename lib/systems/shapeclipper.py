@@ -70,8 +70,9 @@ class ShapeClipper(nn.Module):
         self.color_code = ColorCode(config.code_size) if config.mean_color else None
         self.raw_beta = nn.Parameter(torch.tensor(config.beta), requires_grad=config.beta_final is None)
         self.render_path = choose_render_path(config.render_path)
-        self.anew = ("texture_field",) if config.learn == "texture" else ()  # whatever checkpoint a run starts from
-        if self.anew:  # one that has painted everything grey stays on that plateau
+        self.anew: tuple[str, ...] = ()  # parts that begin anew in a run that starts from a checkpoint
+        if config.learn == "texture":
+            self.anew = ("texture_field",)  # one that has painted everything grey stays grey
             self.requires_grad_(False)
             for part in (self.texture_field, self.codes.texture_projection, self.color_code or nn.Identity()):
                 part.requires_grad_(True)
