@@ -75,10 +75,15 @@ def begin_with(system: nn.Module, folder: Path) -> None:
     if name != system.name:
         raise InputError(f"start: {folder} holds a checkpoint of system {name!r}, not of {system.name!r}")
     ours = system.state_dict()
-    ours_parts, parts = ({key.partition(".")[0] for key in each} for each in (ours, tensors))
-    both = (ours_parts & parts) - set(getattr(system, "anew", ()))
-    state = {key: tensor for key, tensor in tensors.items() if key.partition(".")[0] in both}
-    load_state(system, state | {key: ours[key] for key in ours if key.partition(".")[0] not in both}, folder)
+    shared = {_part(key) for key in ours} & {_part(key) for key in tensors} - set(getattr(system, "anew", ()))
+    taken = {key: tensor for key, tensor in tensors.items() if _part(key) in shared}
+    kept = {key: tensor for key, tensor in ours.items() if _part(key) not in shared}
+    load_state(system, taken | kept, folder)
+
+
+def _part(key: str) -> str:
+    """The system's module that a tensor belongs to."""
+    return key.partition(".")[0]
 
 
 def save_training(path: Path, system: nn.Module, optimizer: torch.optim.Optimizer, about: dict) -> None:

@@ -36,8 +36,7 @@ def resume_run(run: Path, system: nn.Module, optimizer, config, about: dict) -> 
     before = read_json(plan)
     if not isinstance(before, dict):
         raise InputError(f"{plan} does not describe a run; choose another run folder or delete it")
-    for part, settings in (("system", system.config), ("training", config)):
-        before = before | {part: with_new_settings(before.get(part), settings)}
+    before = with_new_settings(before, system=system.config, training=config)
     for part, what in (
         ("system", "system"),
         ("training", "training"),
@@ -60,8 +59,18 @@ def save_best(run: Path, system: nn.Module, about: dict, best: dict) -> None:
     save_weights(run / "best", system, state_of(about, best["step"], best))
 
 
-def with_new_settings(saved, config):
-    """A run's settings, completed by those that are newer than the run; they are off or change nothing by default."""
+def with_new_settings(about: dict, **configs) -> dict:
+    """What a run was, completed by the settings that are newer than it: they are off or change nothing by default.
+
+    Parameters
+    ----------
+    about : dict
+        As it was saved; under each name of `configs` lie the settings of that configuration.
+    """
+    return about | {part: _completed(about.get(part), config) for part, config in configs.items()}
+
+
+def _completed(saved, config):
     if not isinstance(saved, dict):
         return saved
     return {f.name: f.default for f in fields(config)} | saved

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     recipe = ALL_RECIPES[options.recipe].changed(**{**_settings(options.set), "seed": options.seed})
-    if getattr(recipe.system, "learn", "all") == "texture" and not recipe.training.start:
+    if _only_texture(recipe.system) and not recipe.training.start:
         raise InputError(f"{options.recipe} gives colours to finished shapes: say whose, --set start=FOLDER")
     system = train_recipe(recipe, options.dataset, options.run, options.categories, options.views, options.device)
     if options.export and PartialState().is_main_process:
@@ -110,11 +110,15 @@ def export(system: torch.nn.Module, run: Path, folder: Path) -> None:
     if logs:
         earlier = read_log(logs[0])
         before = earlier[-1]["step"]
-        phase = {"phase": "colors"} if getattr(system.config, "learn", "all") == "texture" else {}
+        phase = {"phase": "colors"} if _only_texture(system.config) else {}
         rows = earlier + [row | (phase if "loss" in row else {}) | {"step": row["step"] + before} for row in rows]
         about |= {"step": about["step"] + before, "best": _later(about["best"], before)}
     save_weights(folder, system, about, half=True)
     write_atomically(folder / "train.jsonl", lambda p: p.write_text("".join(json.dumps(row) + "\n" for row in rows)))
+
+
+def _only_texture(config) -> bool:
+    return getattr(config, "learn", "all") == "texture"  # SDF-SRN learns all
 
 
 def _later(best: dict | None, steps: int) -> dict | None:

@@ -136,15 +136,11 @@ def train(
     accelerator = accelerator or Accelerator(mixed_precision=config.mixed_precision)
     accelerator.ddp_handler = accelerator.ddp_handler or DistributedDataParallelKwargs(find_unused_parameters=True)
     system.to(accelerator.device)
-    if config.start:
-        begin_with(system, Path(config.start))
     batches = Batches(system, config, data, accelerator)
     if hasattr(system, "plan"):
         system.plan(config.steps, batches.images)
     optimizer, about = _optimizer(system, config), about_run(system, config, data)
-    first, best = resume_run(run, system, optimizer, config, about)
-    if hasattr(system, "prepare"):  # takes seconds: not for a folder of another run
-        system.prepare(data)
+    first, best = _set_out(run, system, optimizer, config, about, data)
     loop = _Loop(system, *accelerator.prepare(system, optimizer), config, batches, accelerator)
     log = RunLog(run, first, listeners, enabled=accelerator.is_main_process)
     total = config.pretrain_steps + config.steps
@@ -260,6 +256,16 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
         return 1.0
     late = min(max(2 * step / config.steps - 1, 0.0), 1.0)
     return 0.05 + 0.95 * (1 + math.cos(math.pi * late)) / 2
+
+
+def _set_out(run: Path, system: nn.Module, optimizer, config: TrainingConfig, about: dict, data: PreparedDataset):
+    """Where the run goes on, and its best score so far: from its folder, else from a checkpoint or new weights."""
+    first, best = resume_run(run, system, optimizer, config, about)
+    if config.start and first == 0:
+        begin_with(system, Path(config.start))
+    if hasattr(system, "prepare"):  # takes seconds: not for a folder of another run
+        system.prepare(data)
+    return first, best
 
 
 def _optimizer(system: nn.Module, config: TrainingConfig) -> torch.optim.Adam:

@@ -119,9 +119,8 @@ def _check_folder(cell: Cell) -> None:
             raise InputError(f"{cell.folder} has results but no {ABOUT}: choose another --output or delete the folder")
         return
     recipe = find_recipe(cell.parameters["recipe"])
-    saved, now = read_json(path), _flat(about_cell(cell))
-    newer = {part: with_new_settings(saved.get(part), getattr(recipe, part)) for part in ("system", "training")}
-    before = _flat(saved | newer)
+    saved = with_new_settings(read_json(path), system=recipe.system, training=recipe.training)
+    before, now = _flat(saved), _flat(about_cell(cell))
     odd = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
     if odd:
         what = f"{odd[0]} {before.get(odd[0])!r} instead of {now.get(odd[0])!r}"

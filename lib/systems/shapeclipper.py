@@ -74,8 +74,9 @@ class ShapeClipper(nn.Module):
         if config.learn == "texture":
             self.anew = ("texture_field",)  # one that has painted everything grey stays grey
             self.requires_grad_(False)
-            for part in (self.texture_field, self.codes.texture_projection, self.color_code or nn.Identity()):
-                part.requires_grad_(True)
+            for part in (self.texture_field, self.codes.texture_projection, self.color_code):
+                if part is not None:
+                    part.requires_grad_(True)
         self.register_buffer("guesses", torch.zeros(0, 2), persistent=False)  # azimuth, elevation of training images
         self.register_buffer("progress", torch.zeros(()))  # share of the training that is done; training sets it
 
@@ -116,7 +117,9 @@ class ShapeClipper(nn.Module):
             viewpoint = self._estimate(features if self.viewpoint_backbone is None else self._seen(images))
         with all_digits(images):
             shape, texture = self.codes(features)
-            return shape, texture if self.color_code is None else texture + self.color_code(images), viewpoint
+            if self.color_code is not None:
+                texture = texture + self.color_code(images)
+        return shape, texture, viewpoint
 
     def _seen(self, images: Tensor) -> Tensor:
         """The features that the viewpoint estimator looks at: of its own network, or of the codes'."""

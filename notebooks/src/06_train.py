@@ -319,8 +319,9 @@ figure = growth_figure(growth)
 # **Every chair is grey.** Brightness in grey is a plateau of the colour loss: of the differences between the mean colours
 # of these chairs five sixths are brightness, and before the field asks for the rest the encoder has let go of it. Where
 # the texture code also hears the mean colour of the image's object (`mean_color`, ours) the field leaves the plateau: in
-# the quick recipe from the start (its few steps only show a trace), in the real one by a second, short training (recipe `small-colors`) that learns a new
-# texture field and nothing else, so that the shapes stay what they were. `lib/weights/README.md` has the measurements.
+# the quick recipe from the start (its few steps only show a trace), in the real one by a second, short training
+# (recipe `small-colors`) that learns a new texture field and nothing else, so that the shapes stay what they were.
+# `lib/weights/README.md` has the measurements.
 #
 # **A thin surface, a slow machine.** As $\beta$ falls, densities far from the surface drop below $10^{-38}$.
 # CPUs compute such *denormal* numbers many times slower; one line in `lib/systems/__init__.py` flushes them to zero.
