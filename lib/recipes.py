@@ -66,8 +66,8 @@ RECIPES = {
     "small": Recipe(_SMALL_UNKNOWN, _UNKNOWN_TRAINING),
     "small-given": Recipe(replace(SMALL, viewpoint="given"), _SMALL_TRAINING),
     "quick": Recipe(
-        replace(SMALL, viewpoint="given", mean_color=True, rays=96, neighbor_rays=48, samples=20),
-        replace(_SMALL_TRAINING, steps=170, pretrain_steps=40, validate_every=1000, save_every=100, log_every=5),
+        replace(SMALL, viewpoint="given", mean_color=True, rays=64, neighbor_rays=32, samples=16),
+        replace(_SMALL_TRAINING, steps=110, pretrain_steps=30, validate_every=1000, save_every=100, log_every=5),
     ),
 }
 
@@ -84,8 +84,8 @@ SDF_SRN_RECIPES = {
     "sdf-srn": Recipe(SHAPENET, TrainingConfig(steps=200_000, pretrain_steps=1000, batch_size=16, select="last")),
     "sdf-srn-small": Recipe(SDF_SRN_SMALL, _SMALL_TRAINING),
     "sdf-srn-quick": Recipe(
-        SDF_SRN_SMALL,
-        replace(_SMALL_TRAINING, steps=170, pretrain_steps=200, validate_every=1000, save_every=100, log_every=5),
+        replace(SDF_SRN_SMALL, rays=96),
+        replace(_SMALL_TRAINING, steps=150, pretrain_steps=80, validate_every=1000, save_every=100, log_every=5),
     ),
 }
 

@@ -236,7 +236,7 @@ redraw = controlled(
 # | **03** volume rendering | Sec. 3.1 | turn a distance field into an image, and see where it blurs |
 # | **04** semantic consistency | Sec. 3.2, Eq. 3 and 6 | let one shape explain another object's photo |
 # | **05** normal loss | Sec. 3.3, Eq. 4 | drop outliers, and let normals teach the viewpoint |
-# | **06** train | Sec. 3.4, Eq. 5-7 | grow chairs from a ball in two minutes |
+# | **06** train | Sec. 3.4, Eq. 5-7 | grow chairs from a ball in a minute |
 # | **07** evaluate | Sec. 4, Eq. 8, Tables 2-4 | measure, and distrust measurements |
 # | **08** experiment cell | Tables 2 and 3 | train one cell of a table of ablations |
 # | **10** SDF-SRN | SDF-SRN, whole | let one network write another, and march along rays |

@@ -2,7 +2,7 @@
 # # 06 · Train ShapeClipper from scratch
 #
 # Photographs of chairs go in, one view of each, and a network that turns any photo of a chair into a 3D shape
-# comes out. Here you watch that happen: a grey ball grows a seat, a back and legs in about a minute and a half.
+# comes out. Here you watch that happen: a grey ball grows a seat and a back in about a minute.
 #
 # You will understand
 #
@@ -11,11 +11,11 @@
 # - how to choose a checkpoint without looking at 3D shapes, and why that matters;
 # - how to run the real thing, on one machine or on many GPUs.
 #
-# **Time**: about 2 minutes in the quick profile on two CPU cores. It trains with *given* viewpoints, because that
+# **Time**: about a minute and a half in the quick profile on two CPU cores. It trains with *given* viewpoints, because that
 # shows chairs soonest. `-p profile full` is the real training, viewpoints unknown, see the table below.
 
 # %% tags=["parameters"]
-profile: str = "quick"  # quick | full: two minutes with given viewpoints, or the real training
+profile: str = "quick"  # quick | full: a minute with given viewpoints, or the real training
 recipe: str = "small"  # small | small-given | released | paper: what the full profile trains (lib/recipes.py)
 dataset: str = "furniture"  # name of the prepared data
 data_root: str = ""  # a prepared folder; empty: the one that comes with the course

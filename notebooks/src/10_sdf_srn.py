@@ -12,10 +12,10 @@
 # - why differentiating bisection is not differentiating the surface;
 # - how far SDF-SRN and ShapeClipper get on the same chairs with the same budget, and which part of SDF-SRN matters.
 #
-# **Time**: about twenty minutes to read; under three minutes to run on two CPU cores, most of it training.
+# **Time**: about twenty minutes to read; about a minute and a half to run on two CPU cores, most of it training.
 
 # %% tags=["parameters"]
-profile: str = "quick"  # quick | full: two minutes of training, or the recipe of the shipped checkpoint
+profile: str = "quick"  # quick | full: a minute of training, or the recipe of the shipped checkpoint
 checkpoint: str = ""  # folder of a checkpoint or a run; empty: the one that comes with the course, else this run's
 dataset: str = "furniture"  # name of the prepared data
 data_root: str = ""  # a prepared folder; empty: the one that comes with the course
@@ -190,10 +190,12 @@ system = train(system, chosen.training, data, run / "training", listeners=(board
 print(f"{total} steps")
 
 # %% [markdown]
-# **Where are the surfaces?** The paper assumes that the last interval holds the zero. That is what Eq. 7 trains for, but
-# early on nothing enforces it. The released code bisects the last interval all the same and so returns a point where
-# $f$ may be anything. Here the *first* interval that enters counts, a ray without one has no surface, and all kinds are
-# counted, each step. (Many rays look past the object: the grey part is not an error.)
+# ## Where are the surfaces?
+#
+# The paper assumes that the last interval holds the zero. That is what Eq. 7 trains for, but early on nothing enforces
+# it. The released code bisects the last interval all the same and so returns a point where $f$ may be anything. Here
+# the *first* interval that enters counts, a ray without one has no surface, and all kinds are counted, each step. (Many
+# rays look past the object: the grey part is not an error.)
 
 # %% tags=["crossings"] alt="Share of rays whose surface is in the last interval, in an earlier one, or nowhere, over training"
 figure = plots.crossings_figure(crossings)
