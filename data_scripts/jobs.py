@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from lib.data.prepared import COLUMNS, publish, write_metadata
 from lib.errors import InputError
+from lib.files import write_atomically
 
 SHARES = {"test": 0.2, "val": 0.1}  # of the models of a category; the rest is for training
 REJECTED = "rejected.csv"
@@ -83,7 +85,7 @@ def prepare_jobs(
     folder = options.output.with_name(options.output.name + ".partial")
     info = {**info, "image_size": options.image_size}
     listed = [[str(what), reason] for what, reason in rejected]
-    _open_folder(folder, json.dumps([info, _fingerprint(jobs), key]))
+    take_up(folder, json.dumps([info, _fingerprint(jobs), key]))
     _make_all(jobs, work, folder, options.workers)
     parts = [json.loads(_part(folder, name).read_text(encoding="utf-8")) for name in jobs]
     rows = with_splits([row for part in parts for row in part["rows"]])
@@ -92,6 +94,25 @@ def prepare_jobs(
         first = f"; the first: {listed[0][1]}" if listed else "."
         raise InputError(f"None of the {sum(map(len, jobs.values()))} {work.noun}s can be used{first}")
     _publish(folder, options.output, rows, listed, info, work.notes(rows) + _poor_overlap(rows))
+
+
+def take_up(folder: Path, wanted: str) -> None:
+    """Go on in the folder of an interrupted run of the same jobs, files and settings, or begin anew and say so.
+
+    Parameters
+    ----------
+    folder : path
+        Where unfinished work is kept.
+    wanted : str
+        Says all that the work depends on; it is kept as ``parts/run.txt``.
+    """
+    note = folder / "parts" / "run.txt"
+    if note.is_file() and note.read_text(encoding="utf-8") == wanted:
+        return
+    if folder.exists():
+        print(f"note: {folder} is of other settings or other files: beginning anew", file=sys.stderr)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_atomically(note, lambda path: path.write_text(wanted, encoding="utf-8"))
 
 
 def count_notes(rows: list[dict], published: Mapping[tuple[str, str], int]) -> list[str]:
@@ -134,18 +155,6 @@ def _fingerprint(jobs: Mapping[str, list]) -> str:
     for name, job in jobs.items():
         digest.update(f"{name}\n{job}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
-
-
-def _open_folder(folder: Path, wanted: str) -> None:
-    """Take up the work of an interrupted run of the same jobs with the same settings, or begin anew."""
-    note = folder / "parts" / "run.txt"
-    if note.is_file() and note.read_text(encoding="utf-8") == wanted:
-        return
-    if folder.exists():
-        print(f"{folder} is of other settings or other files: beginning anew")
-    shutil.rmtree(folder, ignore_errors=True)
-    note.parent.mkdir(parents=True)
-    note.write_text(wanted, encoding="utf-8")
 
 
 def _make_all(jobs: Mapping[str, list], work: Work, folder: Path, workers: int) -> None:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from data_scripts.credits import write_credits
 from data_scripts.instances import Settings, Task, generator, part_path, prepare_model
+from data_scripts.jobs import take_up
 from data_scripts.options import positive
 from data_scripts.sweethome import MODEL_LIST, Entry, read_entries
 from lib.data.prepared import publish, write_metadata
@@ -82,7 +83,7 @@ def prepare(options: argparse.Namespace) -> None:
     """Make the prepared folder that the options ask for."""
     tasks = plan(options)
     work = options.output.with_name(options.output.name + ".partial")
-    _open_work(work, options, tasks)
+    take_up(work, json.dumps([[asdict(task), str(task.library.stat().st_size)] for task in tasks], default=str))
     rows = render_all(tasks, work, options.workers)
     entries = [task.entry for task in tasks]
     write_credits(work, entries, options.source)
@@ -195,17 +196,6 @@ def _start_worker(keep_interrupt: bool = False) -> None:
     torch.set_num_threads(1)
     if not keep_interrupt:  # Ctrl-C reaches every process; only the first one handles it
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _open_work(work: Path, options: argparse.Namespace, tasks: list[Task]) -> None:
-    """Take up the work folder of an interrupted run with the same settings, or begin a new one."""
-    note = work / "parts" / "run.txt"
-    wanted = json.dumps([[asdict(task), str(task.library.stat().st_size)] for task in tasks], default=str)
-    if note.is_file() and note.read_text() == wanted:
-        return
-    shutil.rmtree(work, ignore_errors=True)
-    note.parent.mkdir(parents=True)
-    note.write_text(wanted)
 
 
 def _add_neighbors(folder: Path) -> None:

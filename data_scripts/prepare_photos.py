@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from data_scripts.contact_sheet import write_contact_sheet
+from data_scripts.jobs import take_up
 from data_scripts.options import positive
 from data_scripts.photo_folder import (
     Item,
@@ -205,13 +206,7 @@ def _embedder(name: str):
 
 
 def _open_work(work: Path, settings: Settings, items: list[Item]) -> None:
-    """Take up the work folder of an interrupted run over the same files, or begin a new one."""
-    note = work / "parts" / "run.json"
-    wanted = json.dumps([asdict(settings), [[asdict(item), _stamp(settings, item)] for item in items]])
-    if note.is_file() and note.read_text() == wanted:
-        return
-    shutil.rmtree(work, ignore_errors=True)
-    write_atomically(note, lambda path: path.write_text(wanted))
+    take_up(work, json.dumps([asdict(settings), [[asdict(item), _stamp(settings, item)] for item in items]]))
 
 
 def _stamp(settings: Settings, item: Item) -> list[int]:

@@ -214,7 +214,7 @@ def test_a_killed_run_goes_on(prepared, network, tmp_path):
     assert resumed.keys() == whole.keys()
 
 
-def test_a_changed_photo_is_prepared_anew(network, tmp_path):
+def test_a_changed_photo_is_prepared_anew_and_said(network, tmp_path, capsys):
     write_good(tmp_path / "in", 2)
     options = prepare_photos.parse(arguments(tmp_path / "in", tmp_path / "out", network))
     settings, items = prepare_photos.plan(options)
@@ -222,10 +222,12 @@ def test_a_changed_photo_is_prepared_anew(network, tmp_path):
     prepare_photos._open_work(tmp_path / "out.partial", settings, items)
     note.write_text("{}")
     prepare_photos._open_work(tmp_path / "out.partial", settings, items)
-    assert note.is_file()
+    assert note.is_file() and capsys.readouterr().err == ""
     rgba(box=(5, 5, 40, 40)).save(tmp_path / "in" / items[0].file)
     prepare_photos._open_work(tmp_path / "out.partial", settings, items)
     assert not note.is_file()
+    said = f"note: {tmp_path / 'out.partial'} is of other settings or other files: beginning anew\n"
+    assert capsys.readouterr().err == said
 
 
 # ---------------------------------------------------------------- names, splits, masks
