@@ -13,7 +13,7 @@
 # - look through the data that comes with the course;
 # - try it with a photo of your own.
 #
-# **Time**: about a minute. Nothing is downloaded.
+# **Time**: under half a minute to run. Nothing is downloaded.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: how many held-out images are measured, and how finely
@@ -118,7 +118,7 @@ print(f"10 x Chamfer distance of this chair: {10 * aligned_chamfer_distance(clou
 
 # %% [markdown]
 # One example proves nothing, least of all one chosen by us. So we measure a spread of held-out images, quickly here
-# and all of them with `-p profile full`. For the checkpoint that comes with the course, the table adds what the command
+# and all of them in the full profile. For the checkpoint that comes with the course, the table adds what the command
 # that made it measured: every held-out image, at full resolution.
 
 # %% tags=["results"]

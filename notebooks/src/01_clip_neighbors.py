@@ -299,7 +299,7 @@ if distances is not None:
 #
 # ```bash
 # python data_scripts/prepare_eth80.py ETH-80 --output runs/data/eth80
-# make run NOTEBOOKS=01 PARAMS="-p data_root runs/data/eth80 -p split all"
+# make run NOTEBOOKS=01 PARAMS="-p data_root $PWD/runs/data/eth80 -p split all -p dataset eth80"
 # ```
 #
 # ## Where to read on

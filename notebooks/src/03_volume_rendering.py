@@ -51,8 +51,8 @@ scene = mesh_scene(mesh, viewpoint_at(35, 20), 80 if profile == "quick" else 160
 # ## The picture first
 #
 # The top row is the truth: each pixel's ray is intersected with the triangles of a designer's chair (Embree, a ray
-# tracer). The middle row is the same chair by volume rendering, as ShapeClipper trains at its end: $\beta$ = 0.02 and 64
-# samples a ray. The last row is the difference. Both colour a point by its height, so a colour error is a geometry error.
+# tracer). The middle row is the same chair by volume rendering, with the paper's 64 samples a ray and
+# $\beta$ = 0.02, about where our trainings end (0.015). The last row is the difference. Both colour a point by its height, so a colour error is a geometry error.
 #
 # Three things to see: a halo around the silhouette, a back that is not quite opaque, and normals that are speckled
 # just there. By the end of this notebook you can say where each comes from, and how large it must be.

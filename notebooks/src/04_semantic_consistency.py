@@ -195,9 +195,9 @@ print(f"true shapes: like chair at {10 * chosen.near_distance:.2f}, armchair at 
 # and even the own mask fits worse.
 #
 # So a neighbour helps if it shows another side of nearly the same shape. It need not be nearer than the own view's
-# result: the like chair is at 0.51, the own view ends at 0.48, and both together do better. That is the bet, and the reason why the quality of the features matters (a notebook of its own later).
-# Two things soften a bad neighbour in training: it is one of five, and the network has one shape for all images that it
-# cannot tell apart.
+# result: the like chair is at 0.51, the own view ends at 0.48, and both together do better. That is the bet, and
+# the reason why the quality of the features matters (notebook 01). Two things soften a bad neighbour in training: it is
+# one of five, and the network has one shape for all images that it cannot tell apart.
 #
 # ## Choosing one of five
 #

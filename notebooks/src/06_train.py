@@ -12,7 +12,7 @@
 # - how to run the real thing, on one machine or on many GPUs.
 #
 # **Time**: about a minute and a half in the quick profile on two CPU cores. It trains with *given* viewpoints, because that
-# shows chairs soonest. `-p profile full` is the real training, viewpoints unknown, see the table below.
+# shows chairs soonest. The full profile is the real training, viewpoints unknown, see the table below.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: a minute with given viewpoints, or the real training
@@ -51,6 +51,7 @@ validation = validation_images(folder, [category])  # None where a dataset has n
 accelerator = choose_device(device, chosen.training.mixed_precision)
 print(f"{len(data)} training images of {data.metadata['model'].nunique()} models, one view each;", end=" ")
 print(f"{len(test)} held-out images of {test.metadata['model'].nunique()} other models")
+print(f"the run folder is {run}")
 
 # %% [markdown]
 # ## One step in a picture
@@ -77,7 +78,7 @@ figure = step_figure(step, ball.render(samples=32), ball.render(step.neighbor.vi
 # %% [markdown]
 # ## The objective, term by term
 #
-# $$\mathcal{L} = \mathcal{L}_{recon} + \mathcal{L}_{SSC} + \text{priors} \qquad \text{(Eq. 7)}$$
+# $$\mathcal{L} = \mathcal{L}_{recon} + \mathcal{L}_{SSC} + \text{priors} \qquad \text{(Eq. 7; priors: Sec. 3.4)}$$
 #
 # $$\mathcal{L}_{recon} = \mathcal{L}_I + \lambda_1 \mathcal{L}_M + \lambda_2 \mathcal{L}_N
 # \qquad \text{(own image, Eq. 5)}$$
@@ -87,8 +88,8 @@ figure = step_figure(step, ball.render(samples=32), ball.render(step.neighbor.vi
 #
 # with $\lambda_1 = 0.5$ and $\lambda_2 = 0.01$. The table is made from configurations: the column *weight* is what this
 # notebook trains, *small* what the full profile does, *paper* the publication; 0 means that the term is off. The paper
-# names the eikonal term and the azimuth prior but not their weights, which are the released code's. The last terms are
-# not in the paper at all: the released code has two, and two are ours.
+# names the eikonal term and the azimuth prior but not their weights, which are the released code's. Three terms are not
+# in the paper at all: the released code has *mirror* and *camera_margin*, and *guess* is ours.
 #
 # Taking a term away is how a paper shows that it is needed. The second table lists such switches: each is one change
 # of the configuration, `RECIPES["small"].changed(semantic_weight=0.0)` in code or `--set semantic_weight=0.0` on the
@@ -346,7 +347,7 @@ figure = growth_figure(growth)
 #
 # ```bash
 # accelerate launch --num_processes 4 -m lib.train paper --run runs/paper            # one machine, four GPUs
-# accelerate launch --num_processes 16 --num_machines 4 --machine_rank 0 \
+# accelerate launch --num_processes 12 --num_machines 3 --machine_rank 0 \
 #   --main_process_ip first-machine --main_process_port 29500 -m lib.train paper --run runs/paper
 # ```
 #

@@ -324,7 +324,7 @@ redraw = controlled(place_table, key=dropdown("table", places()))
 # ```bash
 # python -m lib.evaluation --checkpoint runs/full/06_train/small --baselines --dataset lib/data/furniture \
 #   --categories chair --output results.json --instances instances.parquet
-# make run NOTEBOOKS=07 PARAMS="-p checkpoint runs/quick/06_train/quick"      # with the pictures of this notebook
+# make run NOTEBOOKS=07 PARAMS="-p checkpoint $PWD/runs/quick/06_train/quick"      # with the pictures of this notebook
 # ```
 #
 # ## Questions to try

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 10 · SDF-SRN: shapes from silhouettes with known viewpoints
 #
-# Two years before ShapeClipper, SDF-SRN learned 3D shapes from single images too. It is *told* each image's viewpoint,
+# Two and a half years before ShapeClipper, SDF-SRN learned 3D shapes from single images too. It is *told* each image's viewpoint,
 # and it takes the silhouette at its word: every pixel outside says how far away the object must be (notebook 02). A
 # second idea makes rendering cheap: a small network learns how far to stride along each ray.
 #
@@ -15,7 +15,7 @@
 # **Time**: about twenty minutes to read; about a minute and a half to run on two CPU cores, most of it training.
 
 # %% tags=["parameters"]
-profile: str = "quick"  # quick | full: a minute of training, or the recipe of the shipped checkpoint
+profile: str = "quick"  # quick | full: a minute of training, or the recipe sdf-srn-small
 checkpoint: str = ""  # folder of a checkpoint or a run; empty: the one that comes with the course, else this run's
 dataset: str = "furniture"  # name of the prepared data
 data_root: str = ""  # a prepared folder; empty: the one that comes with the course
@@ -73,7 +73,7 @@ figure = plots.idea_figure(test.batch(torch.tensor([shown])), test.mesh(shown))
 # | $\mathcal{L}_{SDF}$ | $f \ge b$ outside the silhouette, weight $1/D$ (Eq. 4) | `lib.losses.silhouette` |
 # | $\mathcal{L}_{ray}$ | signs at the marched points (Eq. 7) | `sign_losses` |
 # | $\mathcal{L}_{RGB}$ | colour where the ray hits (Eq. 8) | `rgb_loss` at bisection's depth |
-# | $\mathcal{L}_{eik}$ | $\lVert\nabla f\rVert = 1$ (Eq. 9) | `WrittenField.eikonal` |
+# | $\mathcal{L}_{eik}$ | $\lVert\nabla f\rVert = 1$ (Eq. 10) | `WrittenField.eikonal` |
 #
 # $$\mathcal{L} = \lambda_{RGB}\mathcal{L}_{RGB} + \lambda_{SDF}\mathcal{L}_{SDF} + \lambda_{ray}\mathcal{L}_{ray}
 # + \lambda_{eik}\mathcal{L}_{eik} \qquad\text{(Eq. 11)}$$
@@ -221,8 +221,8 @@ figure = reconstruction_sheet(held_out, shapes.render(), shapes.viewpoint.rotati
 #
 # Notebook 07's protocols on a few held-out images, coarsely, for what this notebook trained and for what comes with the
 # course. **All of them are given the viewpoints**, SDF-SRN because it needs them, and that ShapeClipper because it was
-# trained with them for this comparison: same images, same number of steps, same backbone, same kind of schedule. What
-# differs: ShapeClipper also sees normals and a neighbour's image and renders volumes; SDF-SRN sees silhouettes and colours.
+# trained with them for this comparison: same images, same number of steps (ShapeClipper's later ones for colours change no
+# shape), same backbone, same kind of schedule. What differs: ShapeClipper also sees normals and a neighbour's image and renders volumes; SDF-SRN sees silhouettes and colours.
 # "Before" is the untrained network: its meshes may be empty.
 
 # %% tags=["results"]
@@ -326,7 +326,7 @@ print(f"                     after {steps:3} steps of Adam:", [round(v, 2) for v
 #    (`WrittenField.with_gradient`). Where is it not 1, and which term of the loss would you change?
 #
 # ```bash
-# python -m lib.train sdf-srn-small --categories chair --run runs/sdf-srn                # the shipped checkpoint's recipe
+# python -m lib.train sdf-srn-small --categories chair --run runs/sdf-srn                # the real training
 # python -m lib.train sdf-srn-small --categories chair --run runs/occupancy --set field=occupancy      # a row of Table 3
 # ```
 
