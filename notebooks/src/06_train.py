@@ -239,19 +239,22 @@ redraw = controlled(
 # %% [markdown]
 # ## Measure it
 #
-# Ten times the Chamfer distance (smaller is better) and F-scores on a few held-out images, in ShapeClipper's own
-# protocol; notebook 07 explains both and measures properly. "Before" is the ball. For the shipped checkpoints the
-# table shows the whole test set at full resolution, as measured by the command that made them.
+# Ten times the Chamfer distance (smaller is better) and F-scores on held-out images, in ShapeClipper's own protocol (a
+# few of them, coarsely, in the quick profile); notebook 07 explains both and measures properly. "Before" is the ball.
+# For the shipped checkpoints the table shows the whole test set at full resolution, as measured by the command that made
+# them.
 
 # %% tags=["results"]
 from lib.evaluation import Run, evaluate, read_results, results_table, write_results
 
-few = torch.linspace(0, len(test) - 1, 12 if profile == "quick" else len(test)).long().tolist()
-coarse = {"resolution": 40, "points": 5_000, "protocols": ("view",), "rows": few, "progress": False}
+quick = profile == "quick"
+few = torch.linspace(0, len(test) - 1, 12 if quick else len(test)).long().tolist()
+coarse = {"resolution": 40, "points": 5_000} if quick else {}
+settings = {"protocols": ("view",), "rows": few, "progress": False, **coarse}
 torch.manual_seed(seed)
 untrained = ShapeClipper(chosen.system).to(accelerator.device).eval()
-measured = evaluate(untrained, test, run=Run("before", profile, 0, seed), **coarse)
-measured += evaluate(system, test, run=Run("after", profile, total, seed), **coarse)
+measured = evaluate(untrained, test, run=Run("before", profile, 0, seed), **settings)
+measured += evaluate(system, test, run=Run("after", profile, total, seed), **settings)
 write_results(run / "results.json", measured)
 shipped = [row for path in sorted(WEIGHTS.glob("shapeclipper-*/results.json")) for row in read_results(path)]
 table = results_table(measured + [row for row in shipped if row["system"].startswith("shapeclipper")])
