@@ -50,8 +50,7 @@ data, test = (PreparedDataset(folder, split, [category]) for split in ("train", 
 validation = validation_images(folder, [category])  # None where a dataset has no such split
 accelerator = choose_device(device, chosen.training.mixed_precision)
 print(f"{len(data)} training images of {data.metadata['model'].nunique()} models, one view each;", end=" ")
-print(f"{len(test)} held-out images of {test.metadata['model'].nunique()} other models")
-print(f"the run folder is {run}")
+print(f"{len(test)} held-out images of {test.metadata['model'].nunique()} other models; the run folder is {run}")
 
 # %% [markdown]
 # ## One step in a picture
