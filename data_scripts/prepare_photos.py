@@ -206,6 +206,7 @@ def _embedder(name: str):
 
 
 def _open_work(work: Path, settings: Settings, items: list[Item]) -> None:
+    """Take up the work folder of an interrupted run over the same files, or begin a new one."""
     take_up(work, json.dumps([asdict(settings), [[asdict(item), _stamp(settings, item)] for item in items]]))
 
 

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 10 · SDF-SRN: shapes from silhouettes with known viewpoints
 #
-# Two and a half years before ShapeClipper, SDF-SRN learned 3D shapes from single images too. It is *told* each image's viewpoint,
-# and it takes the silhouette at its word: every pixel outside says how far away the object must be (notebook 02). A
-# second idea makes rendering cheap: a small network learns how far to stride along each ray.
+# Two and a half years before ShapeClipper, SDF-SRN learned 3D shapes from single images too. It is *told* each image's
+# viewpoint, and it takes the silhouette at its word: every pixel outside says how far away the object must be (notebook
+# 02). A second idea makes rendering cheap: a small network learns how far to stride along each ray.
 #
 # You will understand
 #
@@ -221,9 +221,9 @@ figure = reconstruction_sheet(held_out, shapes.render(), shapes.viewpoint.rotati
 #
 # Notebook 07's protocols on a few held-out images, coarsely, for what this notebook trained and for what comes with the
 # course. **All of them are given the viewpoints**, SDF-SRN because it needs them, and that ShapeClipper because it was
-# trained with them for this comparison: same images, same number of steps (ShapeClipper's later ones for colours change no
-# shape), same backbone, same kind of schedule. What differs: ShapeClipper also sees normals and a neighbour's image and renders volumes; SDF-SRN sees silhouettes and colours.
-# "Before" is the untrained network: its meshes may be empty.
+# trained with them for this comparison: same images, same number of steps (ShapeClipper's later ones for colours change
+# no shape), same backbone, same kind of schedule. What differs: ShapeClipper also sees normals and a neighbour's image
+# and renders volumes; SDF-SRN sees silhouettes and colours.
 
 # %% tags=["results"]
 from lib.evaluation import Run, evaluate, read_results, results_table, write_results
