@@ -137,7 +137,7 @@ def step_row(point: dict, options: argparse.Namespace) -> dict:
     work = Workload("growth", shape, {point["path"]: step_of(system, batch)}, lambda: None)
     times = interleave(work, options.rounds, options.device)
     memory = {"memory_mb": peak_memory_mb(options.device)}  # before anything is counted
-    counted = {"base": list(BASE.values()), "kept_mb": round(kept_bytes(lambda: losses_of(system, batch)) / 2**20, 1)}
+    counted = {"base": list(BASE.values()), "kept_mb": round(kept_bytes(lambda: losses_of(system, batch)) / 1e6, 1)}
     return rows_of(work, times, gemm_ceiling(options.device, tries=3), memory | counted)[0]
 
 
@@ -177,7 +177,7 @@ def dataset_row(point: dict, options: argparse.Namespace) -> dict:
     }
     held = [t for t in (dataset.rgb, dataset.mask, dataset.normal, dataset.ray_weights) if t is not None]
     kept = sum(t.numel() * t.element_size() for t in held)
-    about = {"memory_mb": peak_memory_mb("cpu"), "kept_mb": round(kept / 2**20, 3), "drawn": DRAWN}
+    about = {"memory_mb": peak_memory_mb("cpu"), "kept_mb": round(kept / 1e6, 3), "drawn": DRAWN}
     return rows_of(work, times, 1.0, about)[0]
 
 

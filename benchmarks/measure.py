@@ -6,12 +6,13 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from lib.errors import InputError
 
@@ -28,12 +29,16 @@ class Workload:
         Name -> function that does it once; the first one is what the others are compared with.
     check : callable
         Raises where the variants do not give the same; called before anything is timed.
+    counted : dict
+        Name of a variant -> function that does the same products where they can be counted: inside compiled code they
+        are not seen.
     """
 
     name: str
     shape: tuple[int, ...]
     variants: dict[str, Callable[[], object]]
     check: Callable[[], None]
+    counted: dict[str, Callable[[], object]] = field(default_factory=dict)
 
 
 def synchronize(device: str) -> None:
@@ -69,7 +74,7 @@ def rows_of(workload: Workload, times: dict[str, list[tuple[float, float]]], cei
         }
         row |= {"low": min(wall), "high": max(wall), "cpu_seconds": statistics.median(busy), "rounds": len(wall)}
         row["ratio"] = statistics.median(b / w for b, w in zip(base, wall, strict=True))
-        flop = count_flop(workload.variants[name])
+        flop = count_flop(workload.counted.get(name, workload.variants[name]))
         if flop:
             row |= {"gflop": flop / 1e9, "gemm_share": flop / row["seconds"] / ceiling, "ceiling_gflops": ceiling / 1e9}
         rows.append({key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in row.items()} | about)
@@ -77,17 +82,36 @@ def rows_of(workload: Workload, times: dict[str, list[tuple[float, float]]], cei
 
 
 def count_flop(function: Callable[[], object]) -> int:
-    """Floating point operations in products and convolutions; those inside compiled code are not seen.
+    """Floating point operations in products and convolutions; those inside compiled code are not seen."""
+    with _Counter() as counter:
+        function()
+    return counter.total
 
-    0 where the counter cannot follow: its hooks on modules refuse `torch.autograd.grad` by a leaf, and functions that
-    differentiate themselves.
+
+class _Counter(TorchDispatchMode):
+    """Add up what PyTorch's own formulas say of every operation.
+
+    Its `FlopCounterMode` also tells modules apart, by hooks that warn, and that refuse what our steps do
+    (`torch.autograd.grad` by a leaf).
     """
-    try:
-        with FlopCounterMode(display=False) as counter:
-            function()
-    except (RuntimeError, AssertionError):  # the function itself has run many times by now
-        return 0
-    return counter.get_total_flops()
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if formula := FORMULAS.get(function._overloadpacket):
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def _added_products(_total: torch.Size, left: torch.Size, right: torch.Size, **_kwargs) -> int:
+    """Of `baddbmm_`, which the counter knows only where it makes a new tensor."""
+    return 2 * left.numel() * right[-1]
+
+
+FORMULAS = flop_registry | {torch.ops.aten.baddbmm_: shape_wrapper(_added_products)}
 
 
 def gemm_ceiling(device: str, tries: int = 20) -> float:
@@ -107,17 +131,17 @@ def gemm_ceiling(device: str, tries: int = 20) -> float:
 
 
 def peak_memory_mb(device: str) -> int:
-    """Largest memory of this process so far: of the GPU where there is one, else of the whole process."""
+    """Largest memory of this process so far, in millions of bytes: a GPU's where there is one, else all of it."""
     if torch.device(device).type == "cuda":
-        return round(torch.cuda.max_memory_allocated() / 2**20)
+        return round(torch.cuda.max_memory_allocated() / 1e6)
     status = Path("/proc/self/status")
     if status.is_file():  # Linux's ru_maxrss begins at what the process that started this one had used
-        return round(int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10)
+        return round(int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
     try:
         import resource
     except ImportError:  # Windows
-        return round(psutil.Process().memory_info().peak_wset / 2**20)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)  # macOS counts bytes
+        return round(psutil.Process().memory_info().peak_wset / 1e6)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)  # macOS counts bytes
 
 
 def at_least_one(options: argparse.Namespace, *names: str) -> None:
@@ -130,7 +154,7 @@ def at_least_one(options: argparse.Namespace, *names: str) -> None:
 
 def describe_machine() -> str:
     """Cores and memory."""
-    return f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GB, {platform.machine()}"
+    return f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB, {platform.machine()}"
 
 
 def read_rows(path: Path) -> list[dict]:

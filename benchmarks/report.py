@@ -13,8 +13,9 @@ SPEED = """## Speed
 Variants of the same name took turns in one process, after it was asserted that they give the same. `s`: median, with
 the smallest and largest of all rounds; `CPU`: processor time, all threads added; `ratio`: median over rounds of how
 many times as fast as the first variant; `GEMM`: counted operations over those of the fastest product measured beside
-it (nothing is counted inside compiled code); memory: peak of a process of its own, with Python and torch. `load`:
-processes that wanted a core when the line began. The first size is that of the batch.
+it (compiled code hides its products, and is counted by its twin that is not compiled); memory: peak of a process of
+its own, with Python and torch, in millions of bytes. `load`: processes that wanted a core when the line began. The
+first size is that of the batch.
 
 |  | size | s | CPU s | ratio | GFLOP | GEMM | memory MB | load |
 |---|---|---:|---:|---:|---:|---:|---:|---:|
@@ -114,7 +115,7 @@ def plan(row: dict) -> str:
     size, factor = row["shape"][1], MANY // row["shape"][0]
     query = row["seconds"] / row["queries"]  # of one query in one million
     build = row["build_seconds"]
-    raw = MANY * size * 4 / 2**20
+    raw = MANY * size * 4 / 1e6
     per_shard = row["memory_mb"]
     one = factor**0.5 * query * MANY / 3600
     sharded = factor * query * MANY / 3600
@@ -127,7 +128,7 @@ def plan(row: dict) -> str:
 Measured at a million ({row["variant"]}, {row["threads"]} threads on {row["machine"]}, load {row["load"]:.1f}): build
 {build:.0f} s, tuning {row["tune_seconds"]:.0f} s, {row["queries"]:,} queries in {row["seconds"]:.1f} s
 ({query * 1e3:.2f} ms each), recall {row["recall"]:.3f}, peak memory {row["memory_mb"]:,} MB, of which the vectors are
-{row["shape"][0] * size * 4 / 2**20:,.0f} MB and the index's copy of them as much.
+{row["shape"][0] * size * 4 / 1e6:,.0f} MB and the index's copy of them as much.
 
 What follows is arithmetic from that line. An index of N has 4 sqrt(N) clusters, so a query compares itself with a
 number of centres and of members that both grow as sqrt(N); the build assigns N vectors to 4 sqrt(N) centres, so it

@@ -75,7 +75,8 @@ def render(device: str, size: int) -> Workload:
         name: lambda *given, path=path: render_fields(path, *given) for name, path in PATHS.items()
     }
     variants = {name: lambda r=renderer: run(r) for name, renderer in renderers.items()}
-    return Workload("render", (size, 512, 64), variants, lambda: same(variants, 1e-4))
+    twin = {"fast": variants["fast, not compiled"]}
+    return Workload("render", (size, 512, 64), variants, lambda: same(variants, 1e-4), twin)
 
 
 def shapeclipper_step(device: str, size: int) -> Workload:
@@ -96,7 +97,8 @@ def shapeclipper_step(device: str, size: int) -> Workload:
         variants[name] = step_of(system, batch)
         if name == "fast":
             variants["fast, bf16"] = step_of(system, batch, half=True)
-    return Workload("shapeclipper_step", (size, 512, 64, 224), variants, lambda: same(first, 1e-3))
+    twins = dict.fromkeys(("fast", "fast, bf16"), variants["fast, not compiled"])
+    return Workload("shapeclipper_step", (size, 512, 64, 224), variants, lambda: same(first, 1e-3), twins)
 
 
 def sdf_srn_step(device: str, size: int) -> Workload:

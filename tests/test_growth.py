@@ -28,7 +28,7 @@ def world() -> list[dict]:
     sets = [
         {"name": "growth_dataset", "variant": "memory", "device": "cpu", "threads": 1, "shape": [n, 64]} for n in (9, 5)
     ]
-    return rows + [row | {"cpu_seconds": 0.001, "kept_mb": row["shape"][0] * 64**2 * BYTES / 2**20} for row in sets]
+    return rows + [row | {"cpu_seconds": 0.001, "kept_mb": row["shape"][0] * 64**2 * BYTES / 1e6} for row in sets]
 
 
 def test_the_prediction_is_exact_where_its_assumptions_hold():
@@ -55,7 +55,7 @@ def test_a_point_that_was_slower_than_its_count_lies_off_the_line():
 def test_a_dataset_is_predicted_from_bytes_alone():
     curve = dataset_curve(world())
     assert curve.sizes == (5, 9)
-    assert curve.predicted_memory == pytest.approx([n * 64 * 64 * 14 / 2**20 for n in (5, 9)])
+    assert curve.predicted_memory == pytest.approx([n * 64 * 64 * 14 / 1e6 for n in (5, 9)])
     assert curve.memory == pytest.approx(curve.predicted_memory)
 
 
@@ -115,7 +115,7 @@ def test_a_dataset_row_holds_the_bytes_of_its_tensors():
     options = growth.parse(["--rounds", "1", "--threads", "1"])
     row = growth.measure({"views": 1}, options)
     samples, side = row["shape"]
-    assert row["kept_mb"] == pytest.approx(samples * side**2 * BYTES / 2**20, abs=1e-3)
+    assert row["kept_mb"] == pytest.approx(samples * side**2 * BYTES / 1e6, abs=1e-3)
     assert row["memory_mb"] > row["kept_mb"] and row["seconds"] > 0
 
 

@@ -123,7 +123,7 @@ def dataset_curve(rows: Sequence[dict]) -> Curve:
         tuple(seconds_of(row) for row in found),
         tuple(seconds_of(found[0]) for _ in found),
         tuple(row["kept_mb"] for row in found),
-        tuple(count / 2**20 for count in bytes_of),
+        tuple(count / 1e6 for count in bytes_of),
     )
 
 
