@@ -72,7 +72,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=FURNITURE, help="prepared folder to make or replace")
     parser.add_argument("--image-size", type=positive, default=64, help="pixels a side (default: %(default)s)")
     parser.add_argument("--views", type=positive, default=3, help="images an instance in val and test")
-    parser.add_argument("--variants", type=positive, help="instances a training model (default: chair 14, others 7)")
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--variants", type=positive, help="instances a training model (default: chair 14, others 7)")
+    exactly = "exactly so many training images of all categories together; val and test get about as many a model"
+    amount.add_argument("--train-images", type=positive, metavar="N", help=exactly)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--categories", help="comma-separated, e.g. chair,table (default: all)")
     parser.add_argument("--workers", type=positive, default=2, help="processes (default: %(default)s)")
@@ -109,7 +112,7 @@ def plan(options: argparse.Namespace) -> list[Task]:
     Raises
     ------
     InputError
-        If the source or a category is missing.
+        If the source or a category is missing, or ``--train-images`` cannot be met.
     """
     if not options.source.is_dir():
         raise InputError(f"There is no furniture library in {options.source}. {HOW_TO_GET}")
@@ -121,12 +124,37 @@ def plan(options: argparse.Namespace) -> list[Task]:
         known = ", ".join(sorted({entry.category for entry in entries}))
         raise InputError(f"There is no category {min(unknown)!r}; --categories takes {known}.")
     settings = Settings(options.image_size, options.views, options.seed)
+    entries = [entry for entry in entries if entry.category in wanted]
+    variants = count_variants(entries, splits, options)
     return [
-        Task(entry, options.source / f"{entry.pack}.sh3f", split, _variants(entry, split, options.variants), settings)
+        Task(entry, options.source / f"{entry.pack}.sh3f", splits[entry.model], variants[entry.model], settings)
         for entry in entries
-        if entry.category in wanted
-        for split in [splits[entry.model]]
     ]
+
+
+def count_variants(entries: list[Entry], splits: dict[str, str], options: argparse.Namespace) -> dict[str, int]:
+    """Instances to make of each model.
+
+    ``--train-images`` deals out its images evenly over the training models, so some of them get one more than others,
+    and gives the models of val and test as many images each, up to rounding: the images divide as the models do.
+
+    Raises
+    ------
+    InputError
+        If there are fewer training images than training models, or no such models.
+    """
+    wanted = options.train_images
+    if wanted is None:
+        return {entry.model: _variants(entry, splits[entry.model], options.variants) for entry in entries}
+    train = [entry.model for entry in entries if splits[entry.model] == "train"]
+    if not 0 < len(train) <= wanted:
+        raise InputError(f"--train-images {wanted}: there are {len(train)} training models, each of which is shown "
+                         "at least once; ask for another number or other --categories.")  # fmt: skip
+    each, more = divmod(wanted, len(train))
+    train.sort(key=lambda model: generator("train images", model).random())
+    others = max(1, round(wanted / len(train) / options.views))
+    held_out = {entry.model: others for entry in entries}
+    return held_out | {model: each + (place < more) for place, model in enumerate(train)}
 
 
 def assign_splits(entries: list[Entry]) -> dict[str, str]:
