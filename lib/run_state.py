@@ -43,10 +43,20 @@ def resume_run(run: Path, system: nn.Module, optimizer, config, about: dict) -> 
         ("dataset", "dataset"),
         ("samples", "data size"),
     ):
-        if before.get(part) != json.loads(json.dumps(about[part])):
-            raise InputError(f"{run} holds a run with another {what} setting; choose another run folder or delete it")
+        difference = first_difference(before.get(part), json.loads(json.dumps(about[part])))
+        if difference:
+            other = f"another {what} setting: {difference}"
+            raise InputError(f"{run} holds a run with {other}; choose another run folder or delete it")
     saved = load_training(state, system, optimizer)
     return saved["step"], saved["best"]
+
+
+def first_difference(before, now) -> str:
+    """The first setting that differs, as "learning_rate 0.1 instead of 0.2"; empty where none does."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return "" if before == now else f"{before!r} instead of {now!r}"
+    odd = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return f"{odd[0]} {before.get(odd[0])!r} instead of {now.get(odd[0])!r}" if odd else ""
 
 
 def load_best(run: Path, system: nn.Module) -> None:

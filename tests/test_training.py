@@ -290,21 +290,21 @@ def paused(go, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("part", "change"),
     [
-        ("training", {"learning_rate": 1e-2}),
-        ("training", {"seed": 5}),
-        ("system", {"system": replace(SYSTEM, mask_weight=0.7)}),
+        ("training setting: learning_rate [0-9.e-]+ instead of 0.01", {"learning_rate": 1e-2}),
+        ("training setting: seed 0 instead of 5", {"seed": 5}),
+        ("system setting: mask_weight [0-9.]+ instead of 0.7", {"system": replace(SYSTEM, mask_weight=0.7)}),
     ],
 )
 def test_folder_of_another_run_is_refused(go, paused, part, change):
     before = {path: path.read_bytes() for path in paused.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=f"another {part} setting"):
+    with pytest.raises(InputError, match=f"another {part}; choose"):
         go(paused, **change)
     assert {path: path.read_bytes() for path in paused.rglob("*") if path.is_file()} == before
 
 
 def test_folder_of_a_run_on_other_data_is_refused(go, paused, tmp_path):
     other = PreparedDataset(write_prepared(tmp_path / "discs", train=5, val=3), "train")
-    with pytest.raises(InputError, match="another data size setting"):
+    with pytest.raises(InputError, match=r"another data size setting: \d+ instead of \d+; choose"):
         go(paused, data=other)
 
 

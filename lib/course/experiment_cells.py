@@ -10,7 +10,7 @@ from lib.errors import InputError
 from lib.files import read_json
 from lib.grids import SAVE_EVERY, Grid, find_recipe
 from lib.paths import FURNITURE
-from lib.run_state import with_new_settings
+from lib.run_state import first_difference, with_new_settings
 
 ABOUT = "cell.json"
 NOT_OF_THE_CELL = ("data_root", "run_dir", "device")  # where and on what, not what
@@ -120,10 +120,8 @@ def _check_folder(cell: Cell) -> None:
         return
     recipe = find_recipe(cell.parameters["recipe"])
     saved = with_new_settings(read_json(path), system=recipe.system, training=recipe.training)
-    before, now = _flat(saved), _flat(about_cell(cell))
-    odd = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-    if odd:
-        what = f"{odd[0]} {before.get(odd[0])!r} instead of {now.get(odd[0])!r}"
+    what = first_difference(_flat(saved), _flat(about_cell(cell)))
+    if what:
         raise InputError(f"{cell.folder} holds a cell with {what}: choose another --output or delete the folder")
 
 
