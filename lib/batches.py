@@ -66,6 +66,7 @@ class Batches:
             elif self.weighting == "released":
                 what = f"neighbor_weighting: 'released' looks at all masks; {data.prepared.folder} is read in shards"
                 raise InputError(f"{what}; choose 'uniform' or 'silhouette'")
+        self.near = data.near(accelerator.device)
         self.order = lru_cache(maxsize=1)(self._order)
 
     def draw(self, step: int, with_neighbors: bool, part: int = 0) -> Draw:
@@ -79,7 +80,7 @@ class Batches:
         share = self._share(part)
         if share is not None:
             index, neighbor = index[share.rows], None if neighbor is None else neighbor[share.rows]
-        return Draw(self.data.batch(index, neighbor).to(self.accelerator.device), generator, share)
+        return Draw(self.near.batch(index, neighbor, self.accelerator.device), generator, share)
 
     def _probabilities(self, index: Tensor) -> Tensor:
         """Of each image's neighbours; of images in shards worked out when they are asked for."""

@@ -1,9 +1,11 @@
 """A prepared folder in memory, and batches of it.
 
 Images are kept as uint8 (64 x 64: 16 kB a sample; 2,007 at 224 x 224: 0.4 GB) and cut into float batches when asked
-for, so that a training step never waits for a disk.
+for, so that a training step never waits for a disk. For training on an accelerator they lie there, or travel as uint8
+from pinned memory where they do not fit.
 """
 
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 import trimesh
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lib.data.images import read_sample_images
@@ -20,6 +22,7 @@ from lib.errors import InputError
 from lib.geometry.cameras import Viewpoint
 from lib.rendering.sampling import ray_weights
 
+FREE_SHARE = 0.25  # of an accelerator's free memory may be filled with images; the network and its step take the rest
 CAMERA = ["azimuth", "elevation", "tilt", "distance", "focal_length", "center_x", "center_y"]
 
 
@@ -100,17 +103,35 @@ class PreparedDataset:
     def __len__(self) -> int:
         return len(self.metadata)
 
-    def batch(self, index: Int[Tensor, " batch"], neighbor: Int[Tensor, " batch"] | None = None) -> Batch:
-        """Samples by row, each with the neighbour at row `neighbor` if given."""
+    def batch(
+        self,
+        index: Int[Tensor, " batch"],
+        neighbor: Int[Tensor, " batch"] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Batch:
+        """Samples by row, each with the neighbour at row `neighbor` if given; they become floats on the device."""
+        rows, device = index.to(self.rgb.device), torch.device(device)
         return Batch(
-            index,
-            self.rgb[index].float() / 255,
-            self.mask[index].float() / 255,
-            None if self.normal is None else self.normal[index].float(),
-            None if self.viewpoint is None else self.viewpoint[index],
-            self.ray_weights[index],
-            None if neighbor is None else self.batch(neighbor),
+            sent(index, device),
+            fractions(self.rgb[rows], device),
+            fractions(self.mask[rows], device),
+            None if self.normal is None else sent(self.normal[rows], device).float(),
+            None if self.viewpoint is None else self.viewpoint[index.to(self.viewpoint.distance.device)].to(device),
+            sent(self.ray_weights[rows], device),
+            None if neighbor is None else self.batch(neighbor, device=device),
         )
+
+    def near(self, device: torch.device) -> "PreparedDataset":
+        """The dataset with its images on an accelerator; itself on the CPU, and where `FREE_SHARE` is too little."""
+        held = {name: getattr(self, name) for name in ("rgb", "mask", "normal", "ray_weights")}
+        held = {name: values for name, values in held.items() if values is not None}
+        if sum(values.nbytes for values in held.values()) > FREE_SHARE * free_memory(device):
+            return self
+        moved = copy(self)
+        for name, values in held.items():
+            setattr(moved, name, values.to(device))
+        moved.viewpoint = None if self.viewpoint is None else self.viewpoint.to(device)
+        return moved
 
     def mesh(self, row: int) -> trimesh.Trimesh:
         """The true shape of a sample, in the canonical frame and unit cube."""
@@ -126,6 +147,23 @@ class PreparedDataset:
         rgb, mask, normal = zip(*decoded, strict=True)
         normals = torch.from_numpy(np.stack(normal)).half() if with_normals else None
         return torch.from_numpy(np.stack(rgb)), torch.from_numpy(np.stack(mask)), normals
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that an accelerator has left; 0 where torch cannot say, and of the CPU, where images lie anyway."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Values on a device. To a GPU from pinned memory: the copy is queued, and the process goes on."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
+def fractions(values: UInt8[Tensor, "*shape"], device: torch.device) -> Float[Tensor, "*shape"]:
+    """Bytes as numbers in [0, 1], made on the device. Divided by a tensor: a GPU rounds that as a CPU does."""
+    return sent(values, device).float() / torch.full((), 255.0, device=device)
 
 
 def read_row_images(prepared: Prepared, row, normals: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

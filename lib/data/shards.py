@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.data.loading import CAMERA, Batch, PreparedDataset, select_rows, viewpoints_of
+from lib.data.loading import CAMERA, Batch, PreparedDataset, fractions, select_rows, sent, viewpoints_of
 from lib.data.prepared import INFO, METADATA, Prepared, sha256
 from lib.errors import InputError
 from lib.files import read_json
@@ -167,19 +167,28 @@ class ShardedDataset(PreparedDataset):
         """Refused: shards hold what training needs."""
         raise InputError(f"{self.prepared.folder} has no meshes, sample {row} among them; use the prepared folder")
 
-    def batch(self, index: Int[Tensor, " batch"], neighbor: Int[Tensor, " batch"] | None = None) -> Batch:
-        """Samples by row, each with the neighbour at row `neighbor` if given."""
-        samples = self._read(index, ("rgb", "mask", "normal") if self.layout.normals else ("rgb", "mask"))
-        mask = samples["mask"]
+    def batch(
+        self,
+        index: Int[Tensor, " batch"],
+        neighbor: Int[Tensor, " batch"] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Batch:
+        """Samples by row, each with the neighbour at row `neighbor` if given; they become floats on the device."""
+        samples, device = self._read(index, WHOLE[: 3 if self.layout.normals else 2]), torch.device(device)
+        whole = {name: torch.from_numpy(values) for name, values in samples.items()}
         return Batch(
-            index,
-            torch.from_numpy(samples["rgb"]).float() / 255,
-            torch.from_numpy(mask).float() / 255,
-            torch.from_numpy(samples["normal"]).float() if self.layout.normals else None,
-            None if self.viewpoint is None else self.viewpoint[index],
-            torch.from_numpy(np.stack([ray_weights(m > 127) for m in mask])),
-            None if neighbor is None else self.batch(neighbor),
+            sent(index, device),
+            fractions(whole["rgb"], device),
+            fractions(whole["mask"], device),
+            sent(whole["normal"], device).float() if self.layout.normals else None,
+            None if self.viewpoint is None else self.viewpoint[index].to(device),
+            sent(torch.from_numpy(np.stack([ray_weights(m > 127) for m in samples["mask"]])), device),
+            None if neighbor is None else self.batch(neighbor, device=device),
         )
+
+    def near(self, device: torch.device) -> "ShardedDataset":
+        """Itself: images are read as batches ask."""
+        return self
 
     def masks(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch height width"]:
         """Masks by row, in [0, 1]."""
