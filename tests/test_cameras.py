@@ -1,6 +1,7 @@
 """Cameras against constructions that share nothing with `lib.geometry.cameras`: look-at, scipy, the pinhole matrix."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from lib.geometry.cameras import Viewpoint, camera_rays, index_to_pixel, pixel_centers, project
+from lib.errors import InputError
+from lib.geometry.cameras import Viewpoint, camera_rays, check_viewpoint, index_to_pixel, pixel_centers, project
 
 angles = st.floats(-math.pi, math.pi, allow_subnormal=False)
 # short of the poles, where a look-at with z up has no answer
@@ -208,3 +210,18 @@ def test_rotation_passes_its_gradient_to_the_angles():
     assert torch.autograd.gradcheck(image, (angle,))
     azimuth = angle[:1]
     assert not Viewpoint.from_angles(azimuth, azimuth).detach().azimuth.requires_grad
+
+
+def test_a_camera_that_sees_nothing_is_named_with_its_image_and_what_it_must_be():
+    seen = Viewpoint.from_angles(torch.rand(3), torch.rand(3), torch.rand(3), distance=2.0, focal=1.5)
+    check_viewpoint(seen, nearest=1.9)
+    check_viewpoint(seen[:0])
+    check_viewpoint(seen.to(torch.float16))
+    with pytest.raises(InputError, match=r"the distance of image 0 is 2\.0; it must be over 2 "):
+        check_viewpoint(seen, nearest=2.0)
+    focal = replace(seen, focal=torch.tensor([1.5, 1.5, 0.0]))
+    with pytest.raises(InputError, match=r"the focal of image 9 is 0\.0; it must be over 0 "):
+        check_viewpoint(focal, first=7)
+    two = replace(focal, center=torch.tensor([[0.5, 0.5], [0.5, math.nan], [0.5, 0.5]]))
+    with pytest.raises(InputError, match=r"the center of image 1 is \[0\.5, nan\]"):
+        check_viewpoint(two)

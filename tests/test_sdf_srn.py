@@ -471,13 +471,6 @@ def test_degenerate_cameras_give_finite_losses_and_gradients(azimuth, kind, hit_
     assert sum(system.crossings[name] for name in ("last", "early", "none")) == 2 * TINY.rays
 
 
-def test_camera_within_the_depths_of_the_silhouette_is_one_sentence():
-    batch = make_batch(2, neighbor=False)
-    near = replace(batch.viewpoint, distance=torch.full((2,), 0.1))
-    with pytest.raises(InputError, match="depth"):
-        make_tiny().losses(replace(batch, viewpoint=near), generator())
-
-
 def test_rays_that_never_hit_keep_their_last_depth_and_are_counted():
     """A field that is positive everywhere: no surface, a white picture, and a colour loss that is still a number."""
     system = make_tiny()

@@ -14,10 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lib.errors import InputError
+
 Projection = Literal["perspective", "weak_perspective"]
 
 # World axes to camera axes at azimuth = elevation = roll = 0: the camera stands at +y and looks to -y.
 WORLD_TO_CAMERA_AXES = ((-1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, -1.0, 0.0))
+LARGEST = 1e6  # of a camera's lengths, and 1 / it the least of those that are positive: their squares stay numbers
+ANGLES = ("azimuth", "elevation", "roll")
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,39 @@ class Rays:
 
     origins: Float[Tensor, "batch rays 3"]
     directions: Float[Tensor, "batch rays 3"]
+
+
+def check_viewpoint(viewpoint: Viewpoint, nearest: float = 0.0, first: int = 0) -> None:
+    """Refuse cameras that see nothing: with one look at a few numbers, so that no NaN comes out of them later.
+
+    Parameters
+    ----------
+    nearest : float
+        World units: cameras must be farther from the origin.
+    first : int
+        The number of the first camera in its batch, for the sentence.
+
+    Raises
+    ------
+    InputError
+        An angle is no unit pair, the distance is not over `nearest`, the focal length not over 0, or a number is not
+        finite or beyond `LARGEST`. The sentence names the first such camera and what is wrong with it.
+    """
+    view = viewpoint
+    turns = torch.stack([view.azimuth, view.elevation, view.roll], dim=1)
+    near, far = max(nearest, 1 / LARGEST), LARGEST
+    lengths = [(view.distance > near) & (view.distance <= far), (view.focal >= 1 / far) & (view.focal <= far)]
+    center = (view.center.abs() <= far).all(dim=-1)
+    sound = torch.cat([(turns.norm(dim=-1) - 1).abs() < 0.01, torch.stack([*lengths, center], dim=1)], dim=1)
+    if sound.all():
+        return
+    image, column = (~sound).nonzero()[0].tolist()
+    name = (*ANGLES, "distance", "focal", "center")[column]
+    pair, end = "a unit pair (cos, sin)", f"and at most {far:g}"
+    wanted = dict.fromkeys(ANGLES, pair) | {"distance": f"over {near:g} {end}", "focal": f"over 0 {end}"}
+    value = getattr(view, name)[image].tolist()
+    what = f"viewpoint: the {name} of image {first + image} is {value}"
+    raise InputError(f"{what}; it must be {wanted.get(name, f'finite {end}')}")
 
 
 def points_along(rays: Rays, depths: Float[Tensor, "batch rays samples"]) -> Float[Tensor, "batch rays samples 3"]:

@@ -12,7 +12,7 @@ from lib.data.loading import Batch
 from lib.encoders import Backbone
 from lib.errors import InputError
 from lib.fields.hypernetwork import Hypernetwork, WrittenField
-from lib.geometry.cameras import Viewpoint, camera_rays, points_along
+from lib.geometry.cameras import Viewpoint, camera_rays, check_viewpoint, points_along
 from lib.losses.field import cube_loss, sphere_sdf
 from lib.losses.reprojection import rgb_loss
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
@@ -69,7 +69,7 @@ class SDFSRN(nn.Module):
         Raises
         ------
         InputError
-            The batch has no viewpoints.
+            The batch has no viewpoints, or one that sees nothing (`lib.geometry.cameras.check_viewpoint`).
         """
         batch = augmented_batch(self._with_view(batch), self.config.jitter, self.config.rescale, generator)
         return self.losses_of(self.encode(batch.rgb), batch, generator)
@@ -149,6 +149,11 @@ class SDFSRN(nn.Module):
         ----------
         viewpoint : Viewpoint, optional
             Of the images; a view from the front without it. The shape does not depend on it.
+
+        Raises
+        ------
+        InputError
+            A viewpoint sees nothing.
         """
         with torch.no_grad():
             code = self.encode(images)
@@ -156,7 +161,7 @@ class SDFSRN(nn.Module):
 
     def decode(self, code: Float[Tensor, "batch code"], viewpoint: Viewpoint) -> Reconstruction:
         """The shapes of codes, rendered by marching."""
-        viewpoint = replace(viewpoint, projection=self.config.projection)
+        viewpoint = self._projected(viewpoint)
         with torch.no_grad():
             field = self.hypernetwork(code)
 
@@ -168,6 +173,7 @@ class SDFSRN(nn.Module):
             return field[i : i + 1].distance(points)
 
         def cast(i: int, view: Viewpoint, pixels: Tensor):
+            self._check(view, i)
             return self.render(field[i : i + 1], view, pixels)
 
         slope = math.inf if self.config.field == "occupancy" else 4.0  # a logit may have any
@@ -212,7 +218,16 @@ class SDFSRN(nn.Module):
     def _with_view(self, batch: Batch) -> Batch:
         if batch.viewpoint is None:
             raise InputError("SDF-SRN needs a dataset whose metadata holds azimuth, elevation and tilt")
-        return replace(batch, viewpoint=replace(batch.viewpoint, projection=self.config.projection))
+        return replace(batch, viewpoint=self._projected(batch.viewpoint))
+
+    def _projected(self, viewpoint: Viewpoint) -> Viewpoint:
+        viewpoint = replace(viewpoint, projection=self.config.projection)
+        self._check(viewpoint)
+        return viewpoint
+
+    def _check(self, viewpoint: Viewpoint, first: int = 0) -> None:
+        """Perspective rays must not start behind the camera, where nothing is seen; parallel ones may."""
+        check_viewpoint(viewpoint, self.config.near if viewpoint.projection == "perspective" else 0.0, first)
 
     def _front(self, images: Tensor) -> Viewpoint:
         zero = images.new_zeros(len(images))

@@ -92,7 +92,7 @@ def silhouette_bound(target: Target, depth: Float[Tensor, "batch rays depths"]) 
     view = target.viewpoint
     if view.projection == "perspective":
         cosine = (target.rays.directions * view.rotation()[:, None, 2]).sum(-1)
-        depth = depth * cosine[..., None]
+        depth = (depth * cosine[..., None]).clamp(min=0)  # of grazing rays rounding may make it -1e-8
     else:
         depth = view.distance[:, None, None].expand_as(depth)
     return sdf_lower_bound(target.plane[..., None, :], target.distance[..., None], depth, view.projection)

@@ -1,0 +1,102 @@
+"""Cameras and silhouettes that SDF-SRN cannot learn from: one sentence, or a counted fallback, and never a NaN."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_sdf_srn import TINY, generator, make_tiny
+from tiny import make_batch
+
+from lib.errors import InputError
+from lib.geometry.cameras import Viewpoint
+from lib.systems.base import Reconstruction
+from lib.systems.sdf_srn import SDFSRN
+
+BAD = [math.nan, math.inf, -math.inf, 0.0, -1.0, 1e30, 1e-30]
+HARMLESS = {("center", 0.0), ("center", -1.0), ("center", 1e-30)}
+
+
+def with_bad(view: Viewpoint, name: str, value: float, row: int = 1) -> Viewpoint:
+    """The viewpoint with one number of one of its images replaced: of a pair, the first."""
+    changed = getattr(view, name).clone()
+    changed[row].view(-1)[0] = value
+    return replace(view, **{name: changed})
+
+
+@pytest.fixture(scope="module")
+def systems() -> dict[tuple[str, str], tuple[SDFSRN, Reconstruction]]:
+    """Of each projection and field, with the shapes of three images."""
+    kinds = [(p, f) for p in ("perspective", "weak_perspective") for f in ("distance", "occupancy")]
+    made = {(p, f): make_tiny(projection=p, field=f, rays=8, image_size=16).eval() for p, f in kinds}
+    batch = make_batch(3, neighbor=False)
+    return {kind: (system, system.reconstruct(batch.rgb, batch.viewpoint)) for kind, system in made.items()}
+
+
+@given(
+    st.sampled_from(["perspective", "weak_perspective"]),
+    st.sampled_from(["distance", "occupancy"]),
+    st.sampled_from([(name, value) for name in ("distance", "focal", "center") for value in BAD]),
+)
+@settings(max_examples=40)
+def test_no_camera_makes_a_loss_or_a_picture_that_is_no_number(systems, projection, field, bad):
+    """Refused, by its name and its image's number, or finite: in training, refining, decoding and rendering."""
+    (system, shape), batch = systems[projection, field], make_batch(3, neighbor=False)
+    view = with_bad(batch.viewpoint, *bad)
+    uses = [
+        lambda: list(system.losses(replace(batch, viewpoint=view), generator()).values()),
+        lambda: [system.refine(replace(batch, viewpoint=view), generator(), 1).sdf(torch.zeros(3, 1, 3))],
+        lambda: [system.reconstruct(batch.rgb, view).render(image_size=2).depth],
+        lambda: [getattr(shape.render(view, 2), name) for name in ("rgb", "mask", "normal", "depth")],
+    ]
+    for use in uses:
+        if bad in HARMLESS:
+            assert all(value.isfinite().all() for value in use())
+        else:
+            with pytest.raises(InputError, match=f"the {bad[0]} of image 1 is"):
+                use()
+
+
+@pytest.mark.parametrize("name", ["azimuth", "elevation", "roll"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0, 1e30])
+@pytest.mark.parametrize("projection", ["perspective", "weak_perspective"])
+def test_angles_that_are_none_are_one_sentence(systems, name, value, projection):
+    """Numbers, and pairs that are no (cos, sin)."""
+    batch = make_batch(2, neighbor=False)
+    views = [replace(batch.viewpoint, **{name: torch.tensor([[1.0, 0.0], [value, 0.5]])})]
+    if not math.isfinite(value):  # as an angle that a table holds
+        angle = torch.tensor([0.3, value])
+        views.append(replace(batch.viewpoint, **{name: torch.stack([angle.cos(), angle.sin()], dim=-1)}))
+    for view in views:
+        for field in ("distance", "occupancy"):
+            with pytest.raises(InputError, match=f"the {name} of image 1 is .*unit pair"):
+                systems[projection, field][0].losses(replace(batch, viewpoint=view), generator())
+
+
+@pytest.mark.parametrize("projection", ["perspective", "weak_perspective"])
+@pytest.mark.parametrize(
+    "extreme", [{"distance": 1e6}, {"focal": 1e6}, {"focal": 1e-6}, {"distance": 1e6, "focal": 1e-6}]
+)
+def test_the_last_cameras_that_are_not_refused_give_numbers(projection, extreme):
+    batch = make_batch(2, neighbor=False)
+    view = replace(batch.viewpoint, **{name: torch.full((2,), value) for name, value in extreme.items()})
+    view = replace(view, center=torch.full((2, 2), -1e6))
+    for field in ("distance", "occupancy"):
+        for hit_gradient in ("implicit", "unrolled"):
+            system = make_tiny(projection=projection, field=field, rays=8, hit_gradient=hit_gradient)
+            losses = system.losses(replace(batch, viewpoint=view), generator())
+            sum(losses.values()).backward()
+            assert all(torch.isfinite(value) for value in losses.values())
+            assert all(p.grad is None or torch.isfinite(p.grad).all() for p in system.parameters())
+
+
+def test_camera_within_the_depths_of_the_silhouette_is_one_sentence():
+    """Perspective rays would start behind it; parallel ones come from anywhere."""
+    batch = make_batch(2, neighbor=False)
+    near = replace(batch, viewpoint=replace(batch.viewpoint, distance=torch.tensor([5.0, TINY.near])))
+    with pytest.raises(InputError, match=r"the distance of image 1 is 0\.8.*; it must be over 0\.8"):
+        make_tiny().losses(near, generator())
+    losses = make_tiny(projection="weak_perspective").losses(near, generator())
+    assert all(torch.isfinite(value) for value in losses.values())
