@@ -4,6 +4,7 @@ The mathematics of `render_rays`, `SDFField.with_gradient` and `TextureField`, r
 points along columns, so that also three numbers a point lie side by side in memory.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from lib.fields.sdf import SHARPNESS, SDFField
 from lib.fields.texture import TextureField
 from lib.rendering.volume import LastInterval, compositing_weights, laplace_density
 
-THRESHOLD = 20.0  # from here on PyTorch's softplus is the identity
+THRESHOLD = 20.0  # from here on PyTorch's softplus is the identity, and its derivative 1
+FLAT = 1 / (1 + math.exp(-THRESHOLD))  # the slope there
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,10 @@ class _Softplus(torch.autograd.Function):
     @staticmethod
     def backward(ctx, to_value: Tensor, to_slope: Tensor) -> Tensor:
         (slope,) = ctx.saved_tensors
-        return slope * (to_value + SHARPNESS * (1 - slope) * to_slope)
+        of_value = slope
+        if slope.dtype == torch.float64:  # in single precision the slope is 1 there by itself
+            of_value = torch.where(slope > FLAT, torch.ones_like(slope), slope)
+        return of_value * to_value + slope * (SHARPNESS * (1 - slope) * to_slope)
 
 
 def _opacity(thickness: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from lib.precision import all_digits
 from lib.rendering.chunk import Layout, Weights, fold, render_chunk
 from lib.rendering.compiling import RenderPath, run_compiled
 from lib.rendering.skipping import Skip, render_rays_skipping
-from lib.rendering.volume import LastInterval, RenderedMaps, render_rays
+from lib.rendering.volume import LastInterval, RenderedMaps, check_width, render_rays
 
 POINTS = 2048  # of a chunk on a processor: 64 numbers each are half a megabyte
 DEVICE_POINTS = 2**17  # elsewhere: launches cost more than memory
@@ -68,6 +68,7 @@ def render_rays_fast(
     RenderedMaps
         With shapes (B, N, ...). They can be differentiated once; twice is refused with a RuntimeError.
     """
+    check_width(beta)
     dtype = sdf_field.head.weight.dtype
     with all_digits(depths):
         codes = [None if code is None else code.to(dtype) for code in (shape_code, texture_code)]

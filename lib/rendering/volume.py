@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.geometry.cameras import Rays, points_along
 from lib.parallel import draw_rows
 
@@ -56,13 +57,25 @@ def laplace_density(sdf: Float[Tensor, "*shape"], beta: float | Tensor) -> Float
 
     Range (0, 1 / beta): half of 1 / beta on the surface, 1 / beta deep inside, falling as exp(-sdf / beta) outside.
 
+    Raises
+    ------
+    InputError
+        `beta` is a number, and not above 0.
+
     Examples
     --------
     >>> laplace_density(torch.tensor([0.0]), 0.1)
     tensor([5.])
     """
+    check_width(beta)
     tail = 0.5 * torch.exp(-sdf.abs() / beta)
     return torch.where(sdf > 0, tail, 1 - tail) / beta
+
+
+def check_width(beta: float | Tensor) -> None:
+    """Refuse numbers that are no width; a tensor is a system's own, and looking at it would wait for the device."""
+    if not isinstance(beta, Tensor) and not beta > 0:
+        raise InputError(f"beta, the width of the rendered surface, must be above 0, not {beta}")
 
 
 def sample_depths(
