@@ -10,11 +10,9 @@ import hashlib
 import json
 import shutil
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +21,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from lib.data.prepared import COLUMNS, publish, write_metadata
+from data_scripts.output import check_output, going_on, partial_of, publish, take_up
+from lib.data.prepared import COLUMNS, write_metadata
 from lib.errors import InputError
 from lib.files import write_atomically
 
@@ -80,39 +79,48 @@ def prepare_jobs(
     Raises
     ------
     InputError
-        If not one sample can be used, or a worker process dies.
+        If the output is something else, not one sample can be used, the disk is full, or a worker process dies.
     """
-    folder = options.output.with_name(options.output.name + ".partial")
-    info = {**info, "image_size": options.image_size}
-    listed = [[str(what), reason] for what, reason in rejected]
-    take_up(folder, json.dumps([info, _fingerprint(jobs), key]))
+    read = [path for name, path in vars(options).items() if isinstance(path, Path) and name != "output"]
+    check_output(options.output, *read)
+    with going_on(options.output):
+        _prepare(jobs, work, options, info, [[str(what), reason] for what, reason in rejected], key)
+
+
+def _prepare(
+    jobs: Mapping[str, list],
+    work: Work,
+    options: argparse.Namespace,
+    info: dict[str, Any],
+    rejected: list[list[str]],
+    key: object,
+) -> None:
+    folder, info = partial_of(options.output), {**info, "image_size": options.image_size}
+    take_up(folder, {**info, f"{work.noun}s": [_fingerprint(jobs), key]})
     _make_all(jobs, work, folder, options.workers)
     parts = [json.loads(_part(folder, name).read_text(encoding="utf-8")) for name in jobs]
     rows = with_splits([row for part in parts for row in part["rows"]])
-    listed += [bad for part in parts for bad in part["rejected"]]
+    rejected = rejected + [bad for part in parts for bad in part["rejected"]]
     if not rows:
-        first = f"; the first: {listed[0][1]}" if listed else "."
-        raise InputError(f"None of the {sum(map(len, jobs.values()))} {work.noun}s can be used{first}")
-    _publish(folder, options.output, rows, listed, info, work.notes(rows) + _poor_overlap(rows))
+        why = give_up(options.output, rejected)
+        raise InputError(f"None of the {sum(map(len, jobs.values()))} {work.noun}s can be used{why}")
+    _publish(folder, options.output, rows, rejected, info, work.notes(rows) + _poor_overlap(rows))
 
 
-def take_up(folder: Path, wanted: str) -> None:
-    """Go on in the folder of an interrupted run of the same jobs, files and settings, or begin anew and say so.
+def give_up(output: Path, rejected: list[list[str]]) -> str:
+    """Where nothing can be used: keep the reasons beside the output, and no work, so that the next run looks anew.
 
-    Parameters
-    ----------
-    folder : path
-        Where unfinished work is kept.
-    wanted : str
-        Says all that the work depends on; it is kept as ``parts/run.txt``.
+    Returns
+    -------
+    str
+        The end of a sentence: the first reason, and the file with all of them.
     """
-    note = folder / "parts" / "run.txt"
-    if note.is_file() and note.read_text(encoding="utf-8") == wanted:
-        return
-    if folder.exists():
-        print(f"note: {folder} is of other settings or other files: beginning anew", file=sys.stderr)
+    folder = partial_of(output)
+    place = folder.with_name(f"{output.resolve().name}.{REJECTED}")
+    if rejected:
+        write_atomically(place, lambda path: write_rejected(path, rejected))
     shutil.rmtree(folder, ignore_errors=True)
-    write_atomically(note, lambda path: path.write_text(wanted, encoding="utf-8"))
+    return f"; the first: {rejected[0][1].rstrip('.')}; {place} has all." if rejected else "."
 
 
 def count_notes(rows: list[dict], published: Mapping[tuple[str, str], int]) -> list[str]:
@@ -120,7 +128,7 @@ def count_notes(rows: list[dict], published: Mapping[tuple[str, str], int]) -> l
     counts = Counter((row["category"], row["split"]) for row in rows)
     there = {category for category, _ in counts}
     return [
-        f"{category}, {split}: {counts[category, split]} samples; the paper has {wanted}, so look at {REJECTED}."
+        f"{category}, {split}: {counts[category, split]} samples; the paper has {wanted}."
         for (category, split), wanted in published.items()
         if category in there and counts[category, split] != wanted
     ]
@@ -167,9 +175,6 @@ def _make_all(jobs: Mapping[str, list], work: Work, folder: Path, workers: int) 
             for done in as_completed(running):
                 done.result()
                 bar.update(running[done])
-    except BrokenProcessPool as error:
-        raise InputError("A worker died, perhaps for want of memory; the same command goes on, with less of it if "
-                         "you add --workers 1.") from error  # fmt: skip
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -218,7 +223,7 @@ def _publish(
     folder: Path, output: Path, rows: list[dict], rejected: list[list[str]], info: dict[str, Any], notes: list[str]
 ) -> None:
     """Write the tables, put the folder in its place and say so."""
-    _write_rejected(folder / REJECTED, rejected)
+    write_rejected(folder / REJECTED, rejected)
     about = {**info, **_measures(rows), "rejected": len(rejected), **({"notes": notes} if notes else {})}
     write_metadata(folder, [{key: row.get(key) for key in COLUMNS} for row in rows], about)
     publish(folder, output)
@@ -226,7 +231,8 @@ def _publish(
     _say(rows, rejected, notes, output)
 
 
-def _write_rejected(path: Path, rejected: list[list[str]]) -> None:
+def write_rejected(path: Path, rejected: list[list[str]]) -> None:
+    """CSV with the columns file and reason, sorted."""
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([["file", "reason"], *sorted(rejected)])
 

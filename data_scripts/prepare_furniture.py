@@ -8,7 +8,6 @@ any number of workers, and after any number of interruptions. Unfinished work is
 """
 
 import argparse
-import errno
 import json
 import shutil
 import signal
@@ -26,11 +25,11 @@ from tqdm import tqdm
 
 from data_scripts.credits import write_credits
 from data_scripts.instances import Settings, Task, generator, part_path, prepare_model
-from data_scripts.jobs import take_up
 from data_scripts.options import positive
+from data_scripts.output import check_output, going_on, partial_of, publish, take_up
 from data_scripts.sweethome import MODEL_LIST, Entry, read_entries
-from lib.data.prepared import publish, write_metadata
-from lib.errors import InputError
+from lib.data.prepared import write_metadata
+from lib.errors import STOPPED, InputError, exit_code
 from lib.paths import FURNITURE
 
 SOURCE = Path("/usr/share/sweethome3d/furniture")
@@ -49,17 +48,7 @@ HOW_TO_GET = (
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = parse(arguments)
-    try:
-        prepare(options)
-    except InputError as error:
-        return _fail(str(error), 2)
-    except KeyboardInterrupt:
-        return _fail("Stopped; the same command goes on where this one was.", 130)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        return _fail(f"No space left beside {options.output}; free some, then run the same command again.", 2)
-    return 0
+    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -84,9 +73,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def prepare(options: argparse.Namespace) -> None:
     """Make the prepared folder that the options ask for."""
-    tasks = plan(options)
-    work = options.output.with_name(options.output.name + ".partial")
-    take_up(work, json.dumps([[asdict(task), str(task.library.stat().st_size)] for task in tasks], default=str))
+    check_output(options.output, options.source, options.models)
+    with going_on(options.output):
+        _prepare(plan(options), options)
+
+
+def _prepare(tasks: list[Task], options: argparse.Namespace) -> None:
+    work = partial_of(options.output)
+    take_up(work, settings_of(tasks))
     rows = render_all(tasks, work, options.workers)
     entries = [task.entry for task in tasks]
     write_credits(work, entries, options.source)
@@ -100,10 +94,16 @@ def prepare(options: argparse.Namespace) -> None:
     }
     write_metadata(work, rows, info)
     _add_neighbors(work)
-    for scaffold in ("parts", "unpacked"):  # the last thing, so that a stop before it costs no rendering
-        shutil.rmtree(work / scaffold, ignore_errors=True)
     publish(work, options.output)
+    for scaffold in ("parts", "unpacked"):  # the last thing, so that a stop before it costs no rendering
+        shutil.rmtree(options.output / scaffold, ignore_errors=True)
     print(f"{len(rows)} samples of {len(tasks)} models in {options.output}")
+
+
+def settings_of(tasks: list[Task]) -> dict[str, Any]:
+    """All that the work depends on: an interrupted run goes on where it is the same."""
+    models = [[asdict(task.entry), str(task.library), task.library.stat().st_size, task.split] for task in tasks]
+    return {**asdict(tasks[0].settings), "models": models, "variants": [task.variants for task in tasks]}
 
 
 def plan(options: argparse.Namespace) -> list[Task]:
@@ -234,11 +234,6 @@ def _add_neighbors(folder: Path) -> None:
         write_neighbors(folder)
     except InputError as error:  # too few models: the rest of the folder is as good as ever
         print(f"note: the folder has no neighbours: {error}", file=sys.stderr)
-
-
-def _fail(sentence: str, code: int) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ else from a salient-object network; normals are a small network's guesses.
 
 import argparse
 import csv
-import errno
-import json
 import shutil
 import signal
 import sys
@@ -26,8 +24,9 @@ import torch
 from tqdm import tqdm
 
 from data_scripts.contact_sheet import write_contact_sheet
-from data_scripts.jobs import take_up
+from data_scripts.jobs import give_up
 from data_scripts.options import positive
+from data_scripts.output import check_output, going_on, partial_of, publish, take_up
 from data_scripts.photo_folder import (
     Item,
     Settings,
@@ -41,7 +40,7 @@ from data_scripts.photo_folder import (
 )
 from lib.checkpoints import write_atomically
 from lib.data.normals import CONVENTIONS, NORMALS
-from lib.data.prepared import publish, write_metadata
+from lib.data.prepared import write_metadata
 from lib.data.silhouettes import U2NETP
 from lib.errors import InputError
 
@@ -53,17 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = parse(arguments)
     try:
-        prepare(options)
+        with going_on(options.output):
+            prepare(options)
     except InputError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
         return _fail("Stopped; the same command goes on where this one was.", 130)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        return _fail(
-            f"{options.output} cannot be written ({error.strerror}): make room, then run the same command again.", 2
-        )
     return 0
 
 
@@ -99,14 +93,14 @@ def prepare(options: argparse.Namespace) -> None:
         The folder or a network cannot be used, or not one photo can.
     """
     settings, items = plan(options)
-    work = options.output.with_name(options.output.name + ".partial")
+    work = partial_of(options.output)
     parts = chunks(items)
     _open_work(work, settings, items)
     prepare_all(parts, settings, work, options.workers)
     rows, rejected = read_parts(work, len(parts))
     write_rejected(work / REJECTED, rejected)
     if not rows:
-        raise InputError(f"None of the {len(items)} files can be used; {work / REJECTED} says why.")
+        raise InputError(f"None of the {len(items)} files can be used{give_up(options.output, rejected)}")
     write_metadata(work, assign_splits(rows, options.split, options.seed), describe(options, settings))
     if options.embedding != "none":
         add_neighbors(work, options.embedding, options.count)
@@ -119,9 +113,8 @@ def prepare(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> tuple[Settings, list[Item]]:
     """What is to be done, checked as far as it can be before anything is decoded."""
-    folder, output = options.folder.resolve(), options.output.resolve()
-    if output == folder or folder in output.parents:
-        raise InputError(f"--output {options.output} lies in the folder of the photos; choose a place outside.")
+    folder = options.folder.resolve()
+    check_output(options.output, folder, options.masks)
     if options.masks and not options.masks.is_dir():
         raise InputError(f"There is no folder of masks {options.masks}; leave --masks out to have them guessed.")
     items = list_items(folder, options.category, options.model_separator)[: options.limit]
@@ -177,7 +170,7 @@ def describe(options: argparse.Namespace, settings: Settings) -> dict:
     """What ``dataset.json`` says of the data."""
     silhouettes, normals = tools(settings)
     return {
-        "name": options.output.name,
+        "name": options.output.resolve().name,
         "source": f"the photos of a folder named {options.folder.resolve().name}",
         "licence": "that of the photos",
         "version": "1.0",
@@ -207,7 +200,7 @@ def _embedder(name: str):
 
 def _open_work(work: Path, settings: Settings, items: list[Item]) -> None:
     """Take up the work folder of an interrupted run over the same files, or begin a new one."""
-    take_up(work, json.dumps([asdict(settings), [[asdict(item), _stamp(settings, item)] for item in items]]))
+    take_up(work, {**asdict(settings), "photos": [[asdict(item), _stamp(settings, item)] for item in items]})
 
 
 def _stamp(settings: Settings, item: Item) -> list[int]:

@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data_scripts.options import positive
+from data_scripts.output import NOTE, check_output, going_on, partial_of, publish, take_up
 from lib.data.loading import read_row_images
-from lib.data.prepared import INFO, METADATA, Prepared, publish, read_prepared
-from lib.data.shards import INDEX, Layout, open_shard, read_layout, shard_path
+from lib.data.prepared import INFO, METADATA, Prepared, read_prepared
+from lib.data.shards import INDEX, Layout, open_shard, shard_path
 from lib.errors import InputError, exit_code
 from lib.files import write_atomically, write_json
 
@@ -46,11 +47,15 @@ def shard(folder: Path, output: Path, rows_per_shard: int = 2048) -> None:
     InputError
         The folder is not prepared, its images differ in size, or the output is something else.
     """
-    if output.exists() and not (output / INDEX).is_file():
-        raise InputError(f"{output} exists and holds no shards; choose another place for them")
-    prepared = read_prepared(folder)
-    layout, partial = _layout(prepared, rows_per_shard), output.with_name(output.name + ".partial")
-    _begin(partial, layout)
+    check_output(output, folder, holds=(INDEX,))
+    with going_on(output):
+        _shard(read_prepared(folder), output, rows_per_shard)
+
+
+def _shard(prepared: Prepared, output: Path, rows_per_shard: int) -> None:
+    folder, layout, partial = prepared.folder, _layout(prepared, rows_per_shard), partial_of(output)
+    take_up(partial, asdict(layout))
+    write_json(partial / INDEX, asdict(layout))
     with tqdm(total=layout.samples, unit="image") as bar:
         for number in range(layout.shards):
             rows = layout.rows_of(number)
@@ -63,6 +68,7 @@ def shard(folder: Path, output: Path, rows_per_shard: int = 2048) -> None:
         shutil.copytree(folder / "neighbors", partial / "neighbors", dirs_exist_ok=True)
     size = sum(path.stat().st_size for path in partial.glob("shards/*"))
     publish(partial, output)
+    shutil.rmtree(output / NOTE.parent)
     print(f"{layout.samples} images in {layout.shards} shards, {size / layout.samples:.0f} bytes an image, in {output}")
 
 
@@ -72,16 +78,6 @@ def _layout(prepared: Prepared, rows_per_shard: int) -> Layout:
     group = max(1, GROUP_BYTES // sum(array.nbytes for array in first.values()))
     size, checksum = first["mask"].shape[0], prepared.info["metadata_sha256"]
     return Layout(len(table), rows_per_shard, min(group, rows_per_shard), size, "normal" in first, checksum)
-
-
-def _begin(partial: Path, layout: Layout) -> None:
-    """Take up an interrupted run with the same layout, or begin anew."""
-    if (partial / INDEX).is_file() and read_layout(partial) == layout:
-        return
-    if partial.exists():
-        print(f"{partial} is of other settings or another folder: beginning anew")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_json(partial / INDEX, asdict(layout))
 
 
 def _is_done(partial: Path, layout: Layout, number: int) -> bool:

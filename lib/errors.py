@@ -4,7 +4,9 @@ import errno
 import sys
 from collections.abc import Callable
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last is a limit on one file, of FAT disks 4 GB
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)
+UNWRITABLE = (*FULL, *REFUSED, errno.EIO, errno.EBUSY)
 STOPPED = "Stopped; the same command goes on where this one was."
 
 
@@ -43,7 +45,8 @@ def exit_code(work: Callable[[], object], stopped: str = STOPPED) -> int:
         if error.errno not in UNWRITABLE:
             raise
         what = error.filename or "A file"
-        return _fail(2, f"error: {what} cannot be written ({error.strerror}); repair that or choose another place.")
+        how = "read or written" if error.errno == errno.EIO else "written"
+        return _fail(2, f"error: {what} cannot be {how} ({error.strerror}); repair that or choose another place.")
     return 0
 
 

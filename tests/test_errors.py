@@ -21,6 +21,16 @@ from lib.run_log import Interrupted
             2,
             "error: log.jsonl cannot be written (No space left on device); repair that or choose another place.\n",
         ),
+        (
+            OSError(errno.EFBIG, "File too large"),
+            2,
+            "error: A file cannot be written (File too large); repair that or choose another place.\n",
+        ),
+        (
+            OSError(errno.EIO, "Input/output error", "a.png"),
+            2,
+            "error: a.png cannot be read or written (Input/output error); repair that or choose another place.\n",
+        ),
     ],
 )
 def test_what_goes_wrong_is_one_sentence_and_a_code(capsys, error, code, said):

@@ -1,7 +1,6 @@
 """The ETH-80 script, run on a tiny folder that has the official layout, with seeded defects."""
 
 import csv
-import json
 import shutil
 from pathlib import Path
 
@@ -201,15 +200,6 @@ def test_interrupted_run_goes_on_and_gives_the_same_bytes(source, folder, tmp_pa
     assert len(again) == 15 * len(VIEWS)
     assert contents(tmp_path / "out") == contents(folder)
     assert not (tmp_path / "out.partial").exists()
-
-
-def test_other_settings_begin_anew(source, tmp_path):
-    stray = tmp_path / "out.partial" / "parts" / "run.txt"
-    stray.parent.mkdir(parents=True)
-    stray.write_text(json.dumps(["other settings"]))
-    (stray.parent / "car1.json").write_text('{"rows": [], "rejected": []}')
-    assert run(source, tmp_path / "out") == 0
-    assert (read_prepared(tmp_path / "out").metadata["model"] == "car1").sum() == len(VIEWS)
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "other", "masks gone"])

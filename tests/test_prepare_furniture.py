@@ -217,24 +217,30 @@ def test_interrupted_run_keeps_what_is_done(folder, library, tmp_path, monkeypat
     assert contents(tmp_path / "tiny") == contents(folder)
 
 
-def test_other_settings_do_not_go_on_with_old_work(folder, library, tmp_path):
-    work = tmp_path / "tiny.partial"
-    (work / "parts").mkdir(parents=True)
-    (work / "parts/run.txt").write_text("other settings")
-    (work / "stray.png").write_text("left over")
-    assert prepare_furniture.main(arguments(library, tmp_path / "tiny")) == 0
-    assert contents(tmp_path / "tiny") == contents(folder)
+def test_other_settings_do_not_go_on_with_old_work(library, tmp_path, monkeypatch, capsys):
+    def stop(task, work):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_furniture, "prepare_model", stop)
+    command = arguments(library, tmp_path / "tiny")
+    assert prepare_furniture.main(command) == 130
+    before = contents(tmp_path / "tiny.partial")
+    assert prepare_furniture.main([*command, "--seed", "7"]) == 2
+    assert "holds unfinished work with seed 0 instead of 7" in capsys.readouterr().err
+    assert contents(tmp_path / "tiny.partial") == before != {}
+    assert prepare_furniture.main(command) == 130  # the old settings go on
 
 
 def test_full_disk_is_one_sentence_and_no_folder(library, tmp_path, monkeypatch, capsys):
     def full(task, work):
-        raise OSError(28, "No space left on device")
+        Path("/dev/full").write_text("an error that names no file")
 
     monkeypatch.setattr(prepare_furniture, "prepare_model", full)
     assert prepare_furniture.main(arguments(library, tmp_path / "tiny")) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert error.startswith("error: No space left beside")
+    assert f"{tmp_path / 'tiny'} cannot be made: No space left on device; " in error
+    assert "the same command goes on" in error
     assert not (tmp_path / "tiny").exists()
 
 

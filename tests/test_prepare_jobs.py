@@ -1,7 +1,6 @@
 """What can go wrong while the scripts of data sets work: a worker dies, the disk is full, settings change."""
 
 import argparse
-import errno
 import os
 import re
 from functools import partial
@@ -64,28 +63,25 @@ def test_a_worker_that_dies_is_one_sentence_and_the_work_goes_on(tmp_path):
     assert not (tmp_path / "out.partial").exists()
 
 
-def test_other_settings_begin_anew(tmp_path):
-    with pytest.raises(InputError, match="is bad"):
-        prepare_jobs({"one": ["bad a"]}, Work(make), options(tmp_path / "out"), INFO)
-    work, seen = tmp_path / "out.partial/parts", []
+def test_other_settings_are_refused_and_no_work_is_lost(tmp_path):
+    output, work = tmp_path / "out", tmp_path / "out.partial"
 
-    def remember(job, folder):
-        seen.extend(job)
-        return make(job, folder)
+    def run(jobs=JOBS, size=8, info=INFO, key=None):
+        prepare_jobs(jobs, Work(partial(make, dies="e"), processes=True), options(output, 2, size), info, key=key)
 
-    def seen_by(jobs, size=8, info=INFO, key=None):
-        seen.clear()
-        with pytest.raises(InputError):
-            prepare_jobs(jobs, Work(remember), options(tmp_path / "out", size=size), info, key=key)
-        assert work.is_dir()
-        return list(seen)
-
-    assert seen_by({"one": ["bad a"]}) == []  # the same again: nothing is left to do
-    assert seen_by({"one": ["bad b"]}) == ["bad b"]
-    assert seen_by({"one": ["bad b"]}, size=16) == ["bad b"]
-    assert seen_by({"one": ["bad b"]}, size=16, info=INFO | {"masks": "other"}) == ["bad b"]
-    assert seen_by({"one": ["bad b"]}, size=16, info=INFO | {"masks": "other"}, key=3) == ["bad b"]
-    assert seen_by({"one": ["bad b"]}, size=16, info=INFO | {"masks": "other"}, key=3) == []
+    with pytest.raises(InputError, match="A worker died"):
+        run()
+    before = contents(work)
+    for changed, words in (
+        ({"size": 16}, "with image_size 8 instead of 16"),
+        ({"info": INFO | {"version": "2"}}, "with version '1' instead of '2'"),
+        ({"info": INFO | {"masks": "other"}}, "with other settings"),
+        ({"jobs": JOBS | {"one": ["a"]}}, "with other photos"),
+        ({"key": 3}, "with other photos"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run(**changed)
+        assert contents(work) == before != {}
 
 
 def test_a_full_disk_is_one_sentence_and_the_work_goes_on(tmp_path, monkeypatch, capsys):
@@ -95,16 +91,38 @@ def test_a_full_disk_is_one_sentence_and_the_work_goes_on(tmp_path, monkeypatch,
 
     def full(photo, *rest):
         if len(seen) == 10:
-            raise OSError(errno.ENOSPC, "No space left on device", "images/x.png")
+            Path("/dev/full").write_text("an error that names no file")
         seen.append(photo.id)
         return real(photo, *rest)
 
     monkeypatch.setattr(photo_sets, "_cut_out_one", full)
     assert run_eth80(source, tmp_path / "out", "--workers", "1") == 2
-    assert "images/x.png cannot be written (No space left on device)" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: {tmp_path / 'out'} cannot be made: No space left on device; ")
+    assert "the same command goes on" in said
     monkeypatch.undo()
     assert run_eth80(source, tmp_path / "out") == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_where_nothing_can_be_used_the_reasons_stay_and_a_mended_source_is_read_anew(tmp_path):
+    output = tmp_path / "out"
+    with pytest.raises(
+        InputError, match=r"None of the 1 photos .* the first: it is odd; .*out\.rejected\.csv has all\."
+    ):
+        prepare_jobs({"one": ["bad d"]}, Work(make), options(output), INFO, [("x", "it is odd.")])
+    assert (tmp_path / "out.rejected.csv").read_text() == "file,reason\nbad d,it is bad.\nx,it is odd.\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.rejected.csv"]
+    mended = Work(lambda job, folder: make([name.removeprefix("bad ") for name in job], folder))
+    prepare_jobs({"one": ["bad d"]}, mended, options(output), INFO)
+    assert read_prepared(output).metadata["id"].tolist() == ["d"]
+
+
+def test_no_script_sends_to_a_list_without_rows(tmp_path, capsys):
+    work = Work(make, notes=lambda rows: count_notes(rows, {("thing", "train"): 99}))
+    prepare_jobs({"one": ["a"]}, work, options(tmp_path / "out"), INFO)
+    said = capsys.readouterr().out
+    assert "1 samples; the paper has 99" in said and "rejected.csv" not in said
 
 
 def test_measures_and_notes_are_stored(tmp_path, capsys):

@@ -214,7 +214,7 @@ def test_a_killed_run_goes_on(prepared, network, tmp_path):
     assert resumed.keys() == whole.keys()
 
 
-def test_a_changed_photo_is_prepared_anew_and_said(network, tmp_path, capsys):
+def test_a_changed_photo_is_refused_and_no_work_lost(network, tmp_path):
     write_good(tmp_path / "in", 2)
     options = prepare_photos.parse(arguments(tmp_path / "in", tmp_path / "out", network))
     settings, items = prepare_photos.plan(options)
@@ -222,12 +222,11 @@ def test_a_changed_photo_is_prepared_anew_and_said(network, tmp_path, capsys):
     prepare_photos._open_work(tmp_path / "out.partial", settings, items)
     note.write_text("{}")
     prepare_photos._open_work(tmp_path / "out.partial", settings, items)
-    assert note.is_file() and capsys.readouterr().err == ""
+    assert note.is_file()
     rgba(box=(5, 5, 40, 40)).save(tmp_path / "in" / items[0].file)
-    prepare_photos._open_work(tmp_path / "out.partial", settings, items)
-    assert not note.is_file()
-    said = f"note: {tmp_path / 'out.partial'} is of other settings or other files: beginning anew\n"
-    assert capsys.readouterr().err == said
+    with pytest.raises(InputError, match=r"out\.partial holds unfinished work with other photos: .* remove"):
+        prepare_photos._open_work(tmp_path / "out.partial", settings, items)
+    assert note.is_file()
 
 
 # ---------------------------------------------------------------- names, splits, masks
@@ -422,7 +421,7 @@ def test_one_sentence_for_each_mistake(network, tmp_path, capsys):
         "There is no folder ": arguments(tmp_path / "file", output, network),
         "holds no files": arguments(tmp_path / "nothing", output, network),
         "None of the 1 files can be used": arguments(tmp_path / "only", output, network),
-        "lies in the folder of the photos": arguments(folder, folder / "out", network),
+        "lies in the source": arguments(folder, folder / "out", network),
         "no folder of masks": arguments(folder, output, network, "--masks", str(tmp_path / "none")),
         "no ONNX file": arguments(folder, output, network, "--silhouettes", str(tmp_path / "none.onnx")),
         "no normal estimator": arguments(folder, output, tmp_path / "none"),
@@ -434,7 +433,7 @@ def test_one_sentence_for_each_mistake(network, tmp_path, capsys):
         assert error.startswith("error: ")
         assert sentence in error
         assert not output.exists()
-    assert "no image" in (tmp_path / "out.partial" / "rejected.csv").read_text()  # nothing is lost
+    assert "no image" in (tmp_path / "out.rejected.csv").read_text()  # nothing is lost
 
 
 def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from lib.data.prepared import COLUMNS, INFO, METADATA, load_mesh, publish, read_prepared, sha256, write_metadata
+from lib.data.prepared import COLUMNS, INFO, METADATA, load_mesh, read_prepared, sha256, write_metadata
 from lib.errors import InputError
 
 INFO_GIVEN = {"name": "tiny", "source": "a test", "licence": "CC0-1.0", "version": "1", "image_size": 8}
@@ -138,15 +138,6 @@ def test_nothing_is_written_for_rows_that_are_wrong(folder):
     with pytest.raises(InputError, match="images/none.png is missing"):
         write_metadata(folder, bad, INFO_GIVEN)
     assert before == {name: (folder / name).read_bytes() for name in (METADATA, INFO)}
-
-
-def test_publishing_replaces_the_folder_as_a_whole(tmp_path):
-    for name, text in (("new", "1"), ("data", "0")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(text)
-    publish(tmp_path / "new", tmp_path / "data")
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-    assert (tmp_path / "data/file").read_text() == "1"
 
 
 def test_hugging_face_datasets_reads_the_table(folder, tmp_path, monkeypatch):

@@ -185,8 +185,9 @@ def test_what_needs_all_images_is_refused(sharded, tmp_path):
 
 
 def test_command_refuses_what_it_cannot_shard(prepared, tmp_path, capsys):
-    (tmp_path / "mine").mkdir()
-    assert script.main([str(prepared), str(tmp_path / "mine")]) == 2
-    assert "holds no shards" in capsys.readouterr().err
+    mine = Path(shutil.copytree(prepared, tmp_path / "mine"))
+    assert script.main([str(prepared), str(mine)]) == 2
+    assert "but no shards.json, so it is not replaced" in capsys.readouterr().err
+    assert contents(mine) == contents(prepared)
     assert script.main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
     assert "There is no prepared folder" in capsys.readouterr().err

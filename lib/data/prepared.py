@@ -1,11 +1,11 @@
 """The one format in which data comes: a folder with ``metadata.parquet``, images, meshes and ``dataset.json``.
 
-A prepared folder is whole or absent: scripts build it in a folder beside it and rename that at the end.
+A prepared folder is whole or absent: scripts build it in a folder beside it and rename that at the end
+(`data_scripts.output`).
 """
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -144,16 +144,6 @@ def write_metadata(folder: Path, rows: Iterable[Mapping[str, Any]], info: Mappin
         (folder / CARD).write_text(CARD_TEXT.format(**info), encoding="utf-8")
     (folder / INFO).write_text(json.dumps(full, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return Prepared(folder, full, metadata)
-
-
-def publish(partial: Path, output: Path) -> None:
-    """Put a finished folder in its place; an older one there is replaced by two renames."""
-    old = output.with_name(output.name + ".old")
-    if output.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        output.rename(old)
-    partial.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_mesh(prepared: Prepared, row: Any) -> trimesh.Trimesh:
