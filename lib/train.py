@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    recipe = ALL_RECIPES[options.recipe].changed(**{**_settings(options.set), "seed": options.seed})
+    recipe = ALL_RECIPES[options.recipe].for_category(only_category(options.dataset, options.categories))
+    recipe = recipe.changed(**{**_settings(options.set), "seed": options.seed})
     if _only_texture(recipe.system) and not recipe.training.start:
         raise InputError(f"{options.recipe} gives colours to finished shapes: say whose, --set start=FOLDER")
     system = train_recipe(recipe, options.dataset, options.run, options.categories, options.views, options.device)
@@ -59,16 +60,26 @@ def train_recipe(
     categories : list of str, optional
         Default: all.
     views : int, optional
-        Train on so many images of each model; default: all.
+        Train on so many images of each model; default: the recipe's number, or all.
     """
     accelerator = choose_device(device, recipe.training.mixed_precision)
-    data = open_dataset(dataset, "train", categories, views)
+    data = open_dataset(dataset, "train", categories, recipe.views if views is None else views)
     validation = validation_images(dataset, categories)
     torch.manual_seed(recipe.training.seed)  # the network's first weights, the same in each process
     system = make_system(recipe.system)
     with TensorBoard(run / "tensorboard") as events:
         settings = {"validation": validation, "accelerator": accelerator, "listeners": (events,)}
         return train(system, recipe.training, data, run, **settings)
+
+
+def only_category(folder: Path, categories: list[str] | None) -> str | None:
+    """The category that is trained where it is a single one: as asked for, or because the folder has no other."""
+    if not categories:
+        try:
+            categories = list(read_parquet(folder / METADATA, columns=["category"])["category"])
+        except (OSError, ValueError):  # missing or damaged: what opens the folder says so
+            return None
+    return categories[0] if len(set(categories)) == 1 else None
 
 
 def validation_images(folder: Path, categories: list[str] | None) -> PreparedDataset | None:
@@ -143,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("recipe", choices=sorted(ALL_RECIPES))
     parser.add_argument("--dataset", type=Path, default=FURNITURE, help="a prepared folder, or one in shards")
     parser.add_argument("--categories", nargs="+", help="default: all")
-    parser.add_argument("--views", type=int, help="train on so many images of each model; default: all")
+    parser.add_argument("--views", type=int, help="train on so many images of each model; default: the recipe's")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run; a stopped run goes on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")

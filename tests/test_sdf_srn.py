@@ -104,7 +104,8 @@ def test_settings_of_the_paper():
     assert c.distance - c.near == pytest.approx(2) and c.distance + c.far == pytest.approx(3.5)
     assert (c.steps, c.bisections, c.state_size, c.eikonal_points) == (10, 10, 32, 10_000)
     pascal = CONFIGS["pascal3d"]
-    assert (pascal.rgb_weight, pascal.eikonal_weight, pascal.sdf_weight) == (10, 1, 3)
+    assert (pascal.rgb_weight, pascal.eikonal_weight) == (10, 1)
+    assert (pascal.sdf_weight, pascal.last_weight, pascal.free_weight, pascal.margin) == (6, 2, 0.2, 0.005)  # by 2
     assert (pascal.latent_size, pascal.hyper_layers, pascal.width, pascal.projection) == (
         256,
         1,
@@ -131,6 +132,14 @@ def test_cube_term_forbids_surfaces_behind_the_scene_and_no_object_in_it():
     assert cube_loss(points * 0.25, wall) == 0  # within the cube nothing is said
     batch = make_batch(neighbor=False)
     assert "cube" not in terms_of(batch) and terms_of(batch, cube_weight=2.0)["cube"] >= 0
+
+
+def test_cube_term_of_an_occupancy_asks_for_its_sign_alone():
+    system = make_tiny(field="occupancy", cube_weight=1.0)
+    points = torch.tensor([[[[0.0, 0, 0.7], [0.0, 0, 7.0], [0.1, 0, 0]]]])
+    empty, full = torch.full((1, 1, 3), 20.0), torch.full((1, 1, 3), -20.0)
+    assert system._cube_loss(points, empty) < 1e-7  # a logit is no distance: seven units away it need not grow
+    assert system._cube_loss(points, full) == pytest.approx(2 * 20 / 3, rel=1e-6)  # the third lies in the cube
 
 
 def test_mixed_precision_leaves_the_surface_its_digits():
