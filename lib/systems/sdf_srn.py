@@ -13,7 +13,7 @@ from lib.encoders import Backbone
 from lib.errors import InputError
 from lib.fields.hypernetwork import Hypernetwork, WrittenField
 from lib.geometry.cameras import Viewpoint, camera_rays, check_viewpoint, points_along
-from lib.losses.field import cube_loss, sphere_sdf
+from lib.losses.field import cube_distance, cube_loss, sphere_sdf
 from lib.losses.reprojection import rgb_loss
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
 from lib.parallel import draw_rows, gathered
@@ -85,7 +85,7 @@ class SDFSRN(nn.Module):
         depths, values = self._march(field, target.viewpoint, target.rays)
         losses = self._ray_losses(values, target)
         if config.cube_weight > 0:
-            losses["cube"] = config.cube_weight * cube_loss(points_along(target.rays, depths), values)
+            losses["cube"] = config.cube_weight * self._cube_loss(points_along(target.rays, depths), values)
         if config.rgb_weight > 0:
             surface = self._surface(field, target.rays, depths, values)
             self.crossings = surface.counts
@@ -116,6 +116,12 @@ class SDFSRN(nn.Module):
             toward = torch.where(inside, values[..., -1], -values[..., -1])
             last, free = weighted_mean(F.softplus(toward), weights), F.softplus(-values[..., :-1]).mean()
         return {"ray_last": config.last_weight * last, "ray_free": config.free_weight * free}
+
+    def _cube_loss(self, points: Tensor, values: Tensor) -> Tensor:
+        """`cube_loss`; or, for the ablation, cross-entropy of "empty" beyond the cube: a logit knows no distance."""
+        if self.config.field == "distance":
+            return cube_loss(points, values)
+        return (F.softplus(-values) * (cube_distance(points) > 0)).mean()
 
     def _silhouette_loss(self, field: WrittenField, target: Target, generator) -> Tensor:
         """Eq. 4 at random depths of rays outside; its sum over depths as a mean."""
