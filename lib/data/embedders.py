@@ -47,7 +47,7 @@ class Embedder:
     size : int
         Dimensions D of the vectors.
     checksum : str
-        SHA-256 of the file of weights, or of the tensors where they came from a hub; "" for controls.
+        SHA-256 of the file of weights, or of the tensors where they came from a hub or a seed; "" for pixels.
     encode : callable
         RGB pictures on white (B) -> float32 unit vectors (B, D), on the CPU.
     encode_text : callable or None
@@ -158,7 +158,8 @@ def _random(name: str, rest: str, device) -> Embedder:
     with torch.random.fork_rng():
         torch.manual_seed(int(seed or 0))
         network = load_network(model, "random")
-    return Embedder(name, network.num_features, "", _unit(_timm_encode(network, device)))
+    checksum = hash_tensors(network)  # a seed gives other weights under another version of torch or timm
+    return Embedder(name, network.num_features, checksum, _unit(_timm_encode(network, device)))
 
 
 def _timm(name: str, model: str, weights: Path | None, allow_download: bool, device) -> Embedder:
