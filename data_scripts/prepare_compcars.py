@@ -23,6 +23,7 @@ from jaxtyping import UInt8
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
+from data_scripts.archives import is_archive, refuse_archive
 from data_scripts.photo_sets import (
     Photo,
     add_common_options,
@@ -88,6 +89,8 @@ def prepare(options: argparse.Namespace) -> None:
     InputError
         If source or masks are no folder of the official layout.
     """
+    if is_archive(options.source):
+        refuse_archive(options.source)
     source = options.source / "data" if (options.source / "data" / "image").is_dir() else options.source
     for needed in ("image", "label"):
         if not (source / needed).is_dir():

@@ -24,33 +24,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
+from data_scripts.openimages_tables import FLAGS, OPENIMAGES, SUBSETS, read_classes, read_objects, row_notes
 from data_scripts.options import positive
 from data_scripts.photo_sets import Photo, open_mask, prepare_photo_set, with_article
-from data_scripts.sources import Collection, check_source, chosen, command_line, safe_name
+from data_scripts.sources import check_source, chosen, command_line, safe_name
 from lib.errors import STOPPED, InputError, exit_code
 
-OPENIMAGES = Collection(
-    "openimages",
-    "OpenImages V5 to V7",
-    "Kuznetsova et al., The Open Images Dataset V4, IJCV 2020; Benenson et al., Large-scale interactive object "
-    "segmentation with human annotators, CVPR 2019",
-    "annotations CC-BY 4.0; photos listed as CC-BY 2.0, each of its own author",
-    "storage.googleapis.com/openimages/web/download.html",
-    "photos 513 + 12 + 36 GB, masks 4.4 GB, tables 3 GB",
-)
-SUBSETS = ("train", "validation", "test")
-CLASSES = ("class-descriptions-boxable.csv", "oidv7-class-descriptions-boxable.csv")
-SEGMENTS = ("{subset}-annotations-object-segmentation.csv",)
-BOXES = ("{subset}-annotations-bbox.csv", "oidv6-{subset}-annotations-bbox.csv")
 MASK_PLACES = ("masks", "masks/{subset}", "{subset}-masks-{digit}", "masks/{subset}-masks-{digit}")
 PHOTO_PLACES = ("{subset}", "images/{subset}", "images")
-FLAGS = {
-    "IsOccluded": "occluded", "IsTruncated": "truncated", "IsGroupOf": "a group", "IsDepiction": "a depiction",
-    "IsInside": "seen from inside",
-}  # fmt: skip
-SIDES = ("XMin", "XMax", "YMin", "YMax")
-SAME = 0.002  # of the photo's sides, by which the sides of a mask's box and of a box may differ
-ROWS = 1_000_000  # of a table that are read at once
 TEST_SHARE = 0.1
 FEWEST, MOST = 1000, 3000  # samples of a class in the paper
 STRETCHED = 0.02  # relative difference of the shapes of a mask and its photo that rounding explains
@@ -85,51 +66,10 @@ def prepare(options: argparse.Namespace) -> None:
         raise InputError('--categories must name classes, such as "Airplane,Car,Chair"; OpenImages has 350 with masks.')
     names = chosen(options.categories, labels)
     rejected: Rejected = []
-    objects = read_objects(options.source, {labels[name]: name for name in names}, rejected)
-    photos = list(make_photos(options.source, objects, options.most, rejected))
-    prepare_photo_set(photos, resized_mask, options, OPENIMAGES.info(most=options.most), rejected, count)
-
-
-def read_classes(source: Path) -> dict[str, str]:
-    """Label, such as /m/0k4j, of each class by its name."""
-    path = _table(source, CLASSES, "class descriptions")
-    table = _read(path, header=None, names=["label", "name"])
-    return {row.name: row.label for row in table.itertuples(index=False) if str(row.label).startswith("/m/")}
-
-
-def read_objects(source: Path, names: dict[str, str], rejected: Rejected) -> pd.DataFrame:
-    """A row an object that is wholly visible: mask, image, subset, class and box, in fractions of the photo.
-
-    Parameters
-    ----------
-    names : dict
-        Class by label.
-
-    Raises
-    ------
-    InputError
-        If no subset has its tables, or one is damaged.
-    """
-    found = []
-    for subset in SUBSETS:
-        if any((source / name.format(subset=subset)).is_file() for name in SEGMENTS):
-            segments = _chosen_rows(_table(source, SEGMENTS, "masks", subset), names, {f"Box{s}": s for s in SIDES})
-            boxes = _chosen_rows(_table(source, BOXES, "boxes", subset), names, {})
-            found.append(joined(segments, boxes).assign(subset=subset))
-    if not found:
-        raise InputError(f"{source} has no {SEGMENTS[0].format(subset='train')}. {OPENIMAGES.how_to_get()}")
-    objects = pd.concat(found, ignore_index=True)
-    objects["name"] = objects["LabelName"].map(names)
-    return visible(objects, rejected)
-
-
-def joined(segments: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:
-    """Segments with the flags of the box that has the same image, class and sides; without flags if there is none."""
-    numbered = segments.reset_index(drop=True).reset_index(names="segment")
-    pairs = numbered.merge(boxes, on=["ImageID", "LabelName"], suffixes=("", "_box"))
-    pairs["far"] = np.max([(pairs[side] - pairs[f"{side}_box"]).abs() for side in SIDES], axis=0)
-    nearest = pairs[pairs["far"] <= SAME].sort_values("far", kind="stable").drop_duplicates("segment")
-    return numbered.merge(nearest[["segment", *FLAGS]], on="segment", how="left").drop(columns="segment")
+    objects, rows = read_objects(options.source, {labels[name]: name for name in names})
+    photos = list(make_photos(options.source, visible(objects, rejected), options.most, rejected))
+    info = OPENIMAGES.info(most=options.most, table_rows=rows)
+    prepare_photo_set(photos, resized_mask, options, info, rejected, lambda made: row_notes(rows) + count(made))
 
 
 def visible(objects: pd.DataFrame, rejected: Rejected) -> pd.DataFrame:
@@ -215,38 +155,6 @@ def count(rows: list[dict]) -> list[str]:
         for name, number in counts.items()
         if number < FEWEST
     ]
-
-
-def _table(source: Path, names: tuple[str, ...], what: str, subset: str = "") -> Path:
-    for name in names:
-        path = source / name.format(subset=subset)
-        if path.is_file():
-            return path
-    wanted = names[0].format(subset=subset)
-    raise InputError(f"{source} has no {wanted}, the table of {what}. {OPENIMAGES.how_to_get()}")
-
-
-def _read(path: Path, **how) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, encoding="utf-8", **how)
-    except (ValueError, OSError) as error:  # pandas's errors derive from ValueError
-        raise InputError(f"{path} is damaged or another table ({type(error).__name__}); fetch it again.") from error
-
-
-def _chosen_rows(path: Path, names: dict[str, str], renamed: dict[str, str]) -> pd.DataFrame:
-    """The rows of the wanted classes, read piece by piece: the table of all boxes is 2 GB."""
-    wanted = ["ImageID", "LabelName", *(["MaskPath", *renamed] if renamed else [*SIDES, *FLAGS])]
-    pieces = []
-    try:
-        for piece in _read(path, usecols=wanted, chunksize=ROWS, dtype={"ImageID": str}):
-            if piece.isna().any(axis=None):
-                raise ValueError("a row ends early")
-            pieces.append(piece[piece["LabelName"].isin(names)])
-        return pd.concat(pieces).rename(columns=renamed).astype(dict.fromkeys(SIDES, float))
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{path} is damaged or half downloaded; fetch it again.") from error
 
 
 def _listings(source: Path) -> dict[Path, set[str]]:

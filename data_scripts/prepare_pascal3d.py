@@ -24,6 +24,7 @@ from jaxtyping import UInt8
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
+from data_scripts.archives import Checksum
 from data_scripts.cad_models import CadFile, Camera, load_cad, silhouette
 from data_scripts.jobs import count_notes
 from data_scripts.photo_sets import Photo, prepare_photo_set, stored_mask, with_article
@@ -37,6 +38,11 @@ PASCAL3D = Collection(
     "MIT for annotations and CAD models; the photos are ImageNet's, for non-commercial research",
     "cvgl.stanford.edu/projects/pascal3d.html (PASCAL3D+_release1.1.zip)",
     "7.7 GB",
+    {
+        "PASCAL3D+_release1.1.zip": Checksum(
+            "md5", "28c2d7dac539cf5f2592cbc06299f895", "the Python package pascal3d (of a copy)"
+        )
+    },
 )
 CATEGORIES = {  # theirs -> a word
     "aeroplane": "airplane", "bicycle": "bicycle", "boat": "boat", "bottle": "bottle", "bus": "bus", "car": "car",

@@ -23,6 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
+from data_scripts.archives import Checksum
 from data_scripts.cad_models import CadFile, Camera
 from data_scripts.jobs import count_notes
 from data_scripts.photo_sets import Photo, prepare_photo_set, stored_mask, with_article
@@ -36,6 +37,11 @@ PIX3D = Collection(
     "CC-BY 4.0",
     "pix3d.csail.mit.edu (pix3d.zip)",
     "3.6 GB",
+    {
+        "pix3d.zip": Checksum(
+            "sha256", "16dc7d5028d4064f4c3319966add05d9c7a87413fdd60f8a979c6df27224052c", "TensorFlow Graphics"
+        )
+    },
 )
 AXES = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0))  # theirs: y up, the front towards -z
 TO_OPENCV = np.diag([-1.0, -1.0, 1.0])  # their camera: x to the left, y up, z forward
@@ -101,7 +107,7 @@ def count(rows: list[dict], annotations: int, lists: bool) -> list[str]:
     notes = count_notes(rows, PAPER) if lists else []
     chairs, wanted = sum(row["category"] == "chair" for row in rows), sum(PAPER.values())
     if not lists and chairs not in (0, wanted):
-        notes.append(f"chair: {chairs} samples; the paper has {wanted} in all, so look at rejected.csv.")
+        notes.append(f"chair: {chairs} samples; the paper has {wanted} in all.")
     if annotations != PHOTOS:
         notes.append(f"pix3d.json has {annotations} annotations, the full release {PHOTOS}; is the download partial?")
     return notes

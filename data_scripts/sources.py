@@ -2,17 +2,15 @@
 
 import argparse
 import re
-import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_scripts.archives import Checksum, is_archive, refuse_archive
 from data_scripts.options import positive
 from lib.data.normals import CONVENTIONS, NORMALS
 from lib.errors import InputError
-
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz")
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,8 @@ class Collection:
         Where it is to be had, and how.
     size : str
         What the download weighs.
+    checksums : mapping
+        Of archives, by the name of the file, where somebody recorded them.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Collection:
     licence: str
     where: str
     size: str
+    checksums: Mapping[str, Checksum] = field(default_factory=dict)
 
     def info(self, **more: Any) -> dict[str, Any]:
         """The entries of ``dataset.json``; whatever else changes the result belongs into ``more``."""
@@ -76,10 +77,8 @@ def check_source(source: Path, needed: Iterable[str], collection: Collection) ->
     InputError
         The sentence says what is missing and where the data is to be had.
     """
-    if source.is_file() and source.suffix in ARCHIVES:
-        whole = source.suffix != ".zip" or zipfile.is_zipfile(source)  # a zip's table of contents is at its end
-        do = "unpack it and give the folder" if whole else "it is damaged or half downloaded: fetch it again"
-        raise InputError(f"{source} is an archive; {do}.")
+    if is_archive(source):
+        refuse_archive(source, collection.checksums)
     if not source.is_dir():
         raise InputError(f"There is no folder {source}. {collection.how_to_get()}")
     for name in needed:
