@@ -5,8 +5,9 @@
     python -m benchmarks --device cuda
 
 The variants take turns in one process, after it was asserted that they give the same. Their peak memory is that of a
-process of its own each. Rows go to ``results.json``, from which the figure and `benchmarks/README.md` are made. The
-neighbour search has a command of its own, `python -m benchmarks.neighbors`.
+process of its own each. Rows go to ``results.json``, from which the figure and `benchmarks/README.md` are made.
+`neighbors` are the searches of real embeddings that `python -m benchmarks.neighbors` times, on fewer vectors than it
+does by default: a row of another size stays.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import psutil
 import torch
 
 import lib.systems  # noqa: F401  sets what training sets: denormal numbers are flushed
+from benchmarks import neighbors
 from benchmarks.figure import draw
 from benchmarks.measure import (
     at_least_one,
@@ -34,7 +36,19 @@ from benchmarks.workloads import WORKLOADS
 from lib.errors import InputError, exit_code
 from lib.paths import REPOSITORY, RUNS
 
-SIZES = {"shapeclipper_step": 12, "render": 2, "encoder": 12, "data": 12, "evaluation": 1, "sdf_srn_step": 12}
+SEARCH = "neighbors"
+# images at once, vectors of a search
+SIZES = {
+    "shapeclipper_step": (2, 12),
+    "render": (2,),
+    "encoder": (12,),
+    "data": (12,),
+    "data_224": (12,),
+    "evaluation": (1,),
+    "sdf_srn_step": (2,),
+    "sdf_srn_evaluation": (1,),
+    SEARCH: (20_000,),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,9 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(WORKLOADS)}; all without it")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SIZES)}; all without it")
     parser.add_argument("--device", default="cpu", help="cpu, cuda")
-    parser.add_argument("--size", type=int, help="images at once, instead of each one's own")
+    parser.add_argument("--size", type=int, help="images at once (vectors), instead of each one's own")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="on a processor; all cores without it")
     parser.add_argument("--machine", default=describe_machine(), help="how the report names this machine")
@@ -62,21 +76,41 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> None:
     """Measure what was asked for; results, figure and report are written after each."""
-    unknown = sorted(set(options.names) - set(WORKLOADS))
+    refuse(options)
+    torch.set_num_threads(options.threads or psutil.cpu_count(logical=False) or 1)
+    if options.one:
+        print(json.dumps(memory_of(*options.names, options.one, options.device, options.size)))
+        return
+    names = options.names or [name for name in SIZES if name != SEARCH or options.device == "cpu"]
+    for name in names:
+        for size in [options.size] if options.size else SIZES[name]:
+            if name == SEARCH:
+                search(size, options)
+                continue
+            rows = replace_rows(options.output, measured(name, size, options))
+            draw(rows, options.output.with_name("speed.png"))
+            write_report(rows, options.report)
+
+
+def refuse(options: argparse.Namespace) -> None:
+    """Unknown names, nothing to do, a device that is not there or that a benchmark does not use."""
+    unknown = sorted(set(options.names) - set(SIZES))
     if unknown:
-        raise InputError(f"No benchmark {unknown[0]!r}: choose from {', '.join(WORKLOADS)}.")
+        raise InputError(f"No benchmark {unknown[0]!r}: choose from {', '.join(SIZES)}.")
     at_least_one(options, "rounds", "size")
     if options.device != "cpu" and not torch.cuda.is_available():
         raise InputError(f"Device {options.device!r} is not available here; choose --device cpu.")
-    torch.set_num_threads(options.threads or psutil.cpu_count(logical=False) or 1)
-    for name in options.names or WORKLOADS:
-        size = options.size or SIZES[name]
-        if options.one:
-            print(json.dumps(memory_of(name, options.one, options.device, size)))
-            continue
-        rows = replace_rows(options.output, measured(name, size, options))
-        draw(rows, options.output.with_name("speed.png"))
-        write_report(rows, options.report)
+    if options.device != "cpu" and SEARCH in options.names:
+        raise InputError(f"{SEARCH} are searched on the processor only; choose --device cpu.")
+
+
+def search(count: int, options: argparse.Namespace) -> None:
+    """Each way to find the neighbours of so many real embeddings."""
+    given = {"count": count, "threads": torch.get_num_threads()}
+    given |= {name: getattr(options, name) for name in ("machine", "output", "report")}
+    flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    only = [f"{method}-real" for method in neighbors.METHODS]
+    neighbors.run(neighbors.parse([*flags, "--only", *only]))
 
 
 def measured(name: str, size: int, options: argparse.Namespace) -> list[dict]:

@@ -41,6 +41,17 @@ class Workload:
     counted: dict[str, Callable[[], object]] = field(default_factory=dict)
 
 
+def same(variants: dict[str, Callable[[], tuple[torch.Tensor, ...]]], tolerance: float) -> None:
+    """Every result of every variant is that of the first, relative to its size."""
+    results = {name: run() for name, run in variants.items()}
+    expected = next(iter(results.values()))
+    for name, found in results.items():
+        for number, (a, b) in enumerate(zip(found, expected, strict=True)):
+            error = float((a - b).double().norm() / b.double().norm().clamp(min=1e-12))
+            if not error < tolerance:
+                raise AssertionError(f"variant {name!r}: result {number} differs by {error:.1e} of its size")
+
+
 def synchronize(device: str) -> None:
     """Wait for what a GPU still has to do."""
     if torch.device(device).type == "cuda":

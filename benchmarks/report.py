@@ -60,7 +60,22 @@ def speed(rows: list[dict]) -> str:
         counted = [f"{row['gflop']:.1f}", f"{row['gemm_share']:.0%}"] if "gflop" in row else ["", ""]
         cells = [f"{row['name']}, {row['variant']}", size, spread, f"{row['cpu_seconds']:.3g}", f"{row['ratio']:.2f}"]
         lines.append("| " + " | ".join([*cells, *counted, f"{row['memory_mb']:,}", f"{row['load']:.1f}"]) + " |")
-    return SPEED + "\n".join(lines) + f"\n\nMeasured with {machines_of(rows)}.\n"
+    said = "".join(f"\n{sentence}" for sentence in data_shares(rows))
+    return SPEED + "\n".join(lines) + f"\n\nMeasured with {machines_of(rows)}.\n{said}{said and chr(10)}"
+
+
+def data_shares(rows: list[dict]) -> list[str]:
+    """How much of a step its batch takes, where both were measured with as many images of the same size."""
+    found = {(row["name"], row["variant"], row["device"], row["shape"][0], row["shape"][-1]): row for row in rows}
+    sentences = []
+    for (name, way, device, images, pixels), row in found.items():
+        step = found.get(("shapeclipper_step", way, device, images, pixels))
+        if name == "data" and step:
+            sentences.append(
+                f"Data, {way}, {device}: {images} images of {pixels} pixels take {row['seconds']:.3g} s, "
+                f"{row['seconds'] / step['seconds']:.2%} of the step's {step['seconds']:.3g} s."
+            )
+    return sentences
 
 
 def neighbor_parts(rows: list[dict]) -> list[str]:

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.measure import Workload
+from benchmarks.batches import data, data_224
+from benchmarks.measure import Workload, same
 from benchmarks.released import render_rays_released
 from benchmarks.released_field import by_the_released_route
 from lib.checkpoints import load_system
-from lib.data.images import read_sample_images
 from lib.data.loading import Batch, PreparedDataset
 from lib.encoders import Backbone
 from lib.errors import InputError
@@ -22,7 +22,7 @@ from lib.geometry.alignment import Clouds
 from lib.geometry.cameras import Viewpoint, camera_rays
 from lib.geometry.meshes import grid_points, marching_cubes, sample_surface
 from lib.geometry.surface_grid import surface_grid
-from lib.paths import FURNITURE, REPOSITORY
+from lib.paths import FURNITURE, WEIGHTS
 from lib.rendering.fast import render_fields
 from lib.rendering.volume import RenderedMaps, sample_depths
 from lib.systems.sdf_srn import SDFSRN
@@ -31,7 +31,6 @@ from lib.systems.shapeclipper import ShapeClipper
 from lib.systems.shapeclipper_config import PAPER
 
 PATHS = {"plain": "plain", "fast": "compiled", "fast, not compiled": "fast"}
-CHECKPOINT = REPOSITORY / "lib" / "weights" / "shapeclipper-furniture-chair"
 
 
 def random_batch(size: int, pixels: int, device: str, neighbor: bool = True, seed: int = 0) -> Batch:
@@ -158,34 +157,22 @@ def encoder(device: str, size: int) -> Workload:
     return Workload("encoder", (size, 224), variants, lambda: same(exact, 1e-3))
 
 
-def data(device: str, size: int) -> Workload:
-    """A batch with one neighbour each: read from files (with all five neighbours, as released), or cut from memory."""
-    dataset = PreparedDataset(FURNITURE, "train")
-    draws = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
-    index, neighbors = draws[:size], draws[size : 6 * size].view(5, size)
-    table, folder = dataset.metadata, dataset.prepared.folder
-
-    def read(rows: torch.Tensor) -> torch.Tensor:
-        files = [table.iloc[int(row)] for row in rows]
-        images = [read_sample_images(folder / f["image"], None, folder / f["normal"])[0] for f in files]
-        return torch.from_numpy(np.stack(images)).float() / 255
-
-    def from_files() -> tuple[torch.Tensor, ...]:
-        return read(index).to(device), torch.stack([read(row) for row in neighbors])[0].to(device)
-
-    def from_memory() -> tuple[torch.Tensor, ...]:
-        batch = dataset.batch(index, neighbors[0]).to(device)
-        return batch.rgb, batch.neighbor.rgb
-
-    variants = {"plain": from_files, "fast": from_memory}
-    return Workload("data", (size, dataset.rgb.shape[1]), variants, lambda: same(variants, 1e-6))
-
-
 def evaluation(device: str, size: int) -> Workload:
+    """An instance of ShapeClipper's shipped checkpoint; see `measured_shape`."""
+    return measured_shape("evaluation", "shapeclipper-furniture-chair", device)
+
+
+def sdf_srn_evaluation(device: str, size: int) -> Workload:
+    """An instance of SDF-SRN's shipped checkpoint; see `measured_shape`."""
+    return measured_shape("sdf_srn_evaluation", "sdf-srn-furniture-chair", device)
+
+
+def measured_shape(name: str, checkpoint: str, device: str) -> Workload:
     """One instance after the network: 100^3 grid, mesh, 2 x 100,000 points, Chamfer distance and F-scores (`view`)."""
-    system, dataset = load_system(CHECKPOINT, device), PreparedDataset(FURNITURE, "test", ["chair"])
+    system, dataset = load_system(WEIGHTS / checkpoint, device), PreparedDataset(FURNITURE, "test", ["chair"])
     batch = dataset.batch(torch.tensor([0])).to(device)
-    shape, true = system.reconstruct(batch.rgb), dataset.mesh(0)
+    given = [batch.viewpoint] if isinstance(system, SDFSRN) else []
+    shape, true = system.reconstruct(batch.rgb, *given), dataset.mesh(0)
     rotations = [view.rotation()[0].detach().double().cpu().numpy() for view in (shape.viewpoint, batch.viewpoint)]
 
     @torch.no_grad()
@@ -198,22 +185,15 @@ def evaluation(device: str, size: int) -> Workload:
         found = measure_shape(Clouds(predicted, sample_surface(true, 100_000, 1), *rotations), "view")
         return (torch.tensor(list(found.values())),)
 
+    def near_the_surface() -> np.ndarray:
+        chunk = 4096 if device == "cpu" else 65536
+        return surface_grid(lambda points: ask(points, chunk), 100, 0.7, slope=shape.slope)
+
     variants = {
         "plain": lambda: measure(ask(grid_points(100, 0.7), 65536).reshape(100, 100, 100)),
-        "fast": lambda: measure(surface_grid(lambda p: ask(p, 4096 if device == "cpu" else 65536), 100, 0.7)),
+        "fast": lambda: measure(near_the_surface()),
     }
-    return Workload("evaluation", (100, 100_000), variants, lambda: same(variants, 1e-4))
-
-
-def same(variants: dict[str, Callable[[], tuple[torch.Tensor, ...]]], tolerance: float) -> None:
-    """Every result of every variant is that of the first, relative to its size."""
-    results = {name: run() for name, run in variants.items()}
-    expected = next(iter(results.values()))
-    for name, found in results.items():
-        for number, (a, b) in enumerate(zip(found, expected, strict=True)):
-            error = float((a - b).double().norm() / b.double().norm().clamp(min=1e-12))
-            if not error < tolerance:
-                raise AssertionError(f"variant {name!r}: result {number} differs by {error:.1e} of its size")
+    return Workload(name, (100, 100_000), variants, lambda: same(variants, 1e-4))
 
 
 WORKLOADS: dict[str, Callable[[str, int], Workload]] = {
@@ -221,6 +201,8 @@ WORKLOADS: dict[str, Callable[[str, int], Workload]] = {
     "render": render,
     "encoder": encoder,
     "data": data,
+    "data_224": data_224,
     "evaluation": evaluation,
     "sdf_srn_step": sdf_srn_step,
+    "sdf_srn_evaluation": sdf_srn_evaluation,
 }

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import neighbors, workloads
+from benchmarks import batches, neighbors, workloads
 from benchmarks.figure import draw
 from benchmarks.measure import Workload, count_flop, gemm_ceiling, interleave, peak_memory_mb, replace_rows, rows_of
 from benchmarks.released_field import by_the_released_route
@@ -39,7 +39,7 @@ def sums(device: str, size: int) -> Workload:
 def only_sums(monkeypatch, tmp_path):
     """The command with `sums` alone, and the memory of the process measured in this one; gives its arguments."""
     monkeypatch.setattr(command, "WORKLOADS", {"sums": sums})
-    monkeypatch.setattr(command, "SIZES", {"sums": 50})
+    monkeypatch.setattr(command, "SIZES", {"sums": (50, 30)})
     monkeypatch.setattr(command, "gemm_ceiling", lambda _: 1e11)  # seconds, and measured below
     monkeypatch.setattr(command, "memory_in_fresh_process", lambda *_: peak_memory_mb("cpu"))
     output, report = tmp_path / "bench" / "results.json", tmp_path / "bench" / "README.md"
@@ -53,14 +53,16 @@ def test_a_run_writes_rows_report_and_figure(only_sums):
     arguments, output, report = only_sums
     assert command.main([*arguments, "--machine", "a bench in the woods"]) == 0
     rows = json.loads(output.read_text())
-    assert [row["variant"] for row in rows] == ["plain", "fast"]
+    assert [(row["variant"], row["shape"]) for row in rows] == [
+        (way, [size]) for size in (50, 30) for way in ("plain", "fast")
+    ]
     for row in rows:
         assert set(row) >= ROW
-        assert (row["name"], row["shape"], row["rounds"], row["device"]) == ("sums", [50], 3, "cpu")
+        assert (row["name"], row["rounds"], row["device"]) == ("sums", 3, "cpu")
         assert 0 < row["low"] <= row["seconds"] <= row["high"]
     assert rows[0]["ratio"] == 1
     assert "1 thread on a bench in the woods" in report.read_text()
-    assert "| sums, fast | 50 |" in report.read_text()
+    assert "| sums, fast | 50 |" in report.read_text() and "| sums, fast | 30 |" in report.read_text()
     assert output.with_name("speed.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -77,8 +79,34 @@ def test_variants_that_disagree_are_not_timed(only_sums, monkeypatch):
     monkeypatch.setattr(command, "WORKLOADS", {"sums": wrong})
     with pytest.raises(AssertionError, match=r"variant 'b': result 0 differs by 1\.0e-01"):
         command.main(arguments)
-    assert asked == [1.0, 1.1]  # once each, by the check
+    assert asked == [1.0, 1.1]  # once each, by the check of the first size
     assert not output.exists()
+
+
+def test_a_size_that_is_named_is_the_only_one(only_sums):
+    arguments, output, _ = only_sums
+    assert command.main([*arguments, "--size", "7"]) == 0
+    assert {tuple(row["shape"]) for row in json.loads(output.read_text())} == {(7,)}
+
+
+def test_everything_is_the_steps_of_the_papers_sizes_and_the_neighbours():
+    assert set(command.SIZES) == {*workloads.WORKLOADS, "neighbors"}
+    assert command.SIZES["shapeclipper_step"] == (2, 12) and 2 in command.SIZES["sdf_srn_step"]
+
+
+def test_neighbours_are_searched_by_the_command_too_and_rows_of_another_size_stay(tmp_path, monkeypatch):
+    output, report = tmp_path / "results.json", tmp_path / "README.md"
+    larger = neighbor_row(variant="exact, real")
+    output.write_text(json.dumps([larger]))
+    monkeypatch.setattr(neighbors, "real_vectors", lambda _, count, size, __: neighbors.clustered_vectors(count, size))
+    monkeypatch.setattr(neighbors, "fresh_process", lambda options, *way: neighbors.measure(options, *way))
+    flags = ["--threads", "1", "--machine", "a barn", "--output", str(output), "--report", str(report)]
+    assert command.main(["neighbors", "--size", "600", *flags]) == 0
+    rows = json.loads(output.read_text())
+    assert rows[0] == larger | {"ratio": 1.0}
+    assert [row["variant"] for row in rows[1:]] == [f"{way}, real" for way in neighbors.METHODS]
+    assert all(row["shape"] == [600, 512] and row["machine"] == "a barn" and row["threads"] == 1 for row in rows[1:])
+    assert "| exact, real | 136,000 x 512 |" in report.read_text() and "| 600 x 512 |" in report.read_text()
 
 
 @pytest.mark.parametrize(
@@ -229,6 +257,16 @@ def test_the_report_says_what_the_rows_say(tmp_path):
     assert "Ten million" not in text  # nobody measured a million
 
 
+def test_the_report_sets_the_data_against_the_step_of_its_size(tmp_path):
+    path, row = tmp_path / "README.md", {"low": 0.0, "high": 9.0, "cpu_seconds": 1.0, "ratio": 1.0, "memory_mb": 1}
+    row |= {"load": 0.0, "threads": 2, "machine": "here", "device": "cpu", "variant": "fast"}
+    step = row | {"name": "shapeclipper_step", "shape": [12, 512, 64, 224], "seconds": 8.0}
+    drawn = [row | {"name": "data", "shape": [12, pixels], "seconds": 0.02} for pixels in (64, 224)]
+    write_report([step | {"variant": "plain"}, step, *drawn], path)
+    assert "Data, fast, cpu: 12 images of 224 pixels take 0.02 s, 0.25% of the step's 8 s.\n" in path.read_text()
+    assert "of 64 pixels" not in path.read_text() and "Data, plain" not in path.read_text()
+
+
 def test_the_plan_for_ten_million_is_arithmetic_on_the_measured_million(tmp_path):
     path = tmp_path / "README.md"
     million = {
@@ -268,6 +306,19 @@ def test_a_different_number_and_none_at_all_are_both_wrong(found):
 def test_fewer_results_are_wrong():
     with pytest.raises(ValueError, match="zip"):
         workloads.same({"a": lambda: (torch.ones(3), torch.ones(1)), "b": lambda: (torch.ones(3),)}, 1e-3)
+
+
+def test_photographs_enlarged_to_the_papers_size_are_the_same_batch_from_files_and_from_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "RUNS", tmp_path)
+    monkeypatch.setattr(batches, "ENLARGED", 3)
+    workload = batches.data_224("cpu", 1)
+    workload.check()
+    assert (workload.name, workload.shape) == ("data", (1, 224))
+    (folder,) = (tmp_path / "bench").iterdir()
+    small, large = batches.PreparedDataset(batches.FURNITURE, "train"), batches.PreparedDataset(folder)
+    first, same = small.batch(torch.tensor([0])), large.batch(torch.tensor([0]))
+    assert len(large) == 6 and large.rgb.shape[1:] == (224, 224, 3)  # a batch of one with five neighbours
+    assert (first.mask.mean() - same.mask.mean()).abs() < 0.01 and (first.rgb.mean() - same.rgb.mean()).abs() < 0.02
 
 
 @pytest.mark.parametrize("name", ["data", "encoder", "sdf_srn_step"])
