@@ -107,12 +107,22 @@ def test_wishes_are_both_drawn():
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "random, any category"]
 
 
-def test_sweep_draws_a_panel_a_measure():
-    panels = {"share": {"a": {1: 0.9, 5: 0.5}}, "distance": {"a": {1: 0.3, 5: 0.4}}}
+def test_sweep_draws_a_panel_a_measure_and_a_band_a_line():
+    def table(*rows):
+        return pd.DataFrame(rows, columns=["value", "low", "high"], index=[1, 5])
+
+    panels = {
+        "share": {"a": table((0.9, 0.8, 1.0), (0.5, 0.4, 0.7))},
+        "distance": {"a": table((0.3, 0.2, 0.4), (0.4, 0.3, 0.5)), "b": table((0.5, 0.4, 0.6), (0.6, 0.5, 0.7))},
+    }
     axes = plots.sweep_figure(panels, {"share": 0.1}).axes
     assert [axis.get_ylabel() for axis in axes] == ["share", "distance"]
     np.testing.assert_allclose(axes[1].lines[0].get_data(), [[1, 5], [0.3, 0.4]])
-    assert [len(axis.lines) for axis in axes] == [2, 1]
+    assert [len(axis.lines) for axis in axes] == [2, 2]
+    bands = [[set(map(tuple, band.get_paths()[0].vertices)) for band in axis.collections] for axis in axes]
+    assert [len(found) for found in bands] == [1, 2]
+    assert {(1, 0.8), (1, 1.0), (5, 0.4), (5, 0.7)} <= bands[0][0]
+    assert [tick.get_text() for tick in axes[0].get_xticklabels()] == ["1", "5"]
 
 
 def test_map_shows_a_dot_an_image_and_some_pictures(pictures):
@@ -141,14 +151,27 @@ def test_two_hundred_points_are_small(pictures):
     assert len(embedding_maps.hover_map(pictures, np.zeros((len(pictures.rgb), 2)), rows[:200])) < 400_000
 
 
-def test_texts_label_their_rows(pictures):
-    figure = embedding_maps.text_figure(
-        pictures, ["a ball", "a box"], np.array([[9, 10], [0, 1]]), np.array([[0.5, 0.4], [0.3, 0.2]])
-    )
-    axes = np.array(figure.axes).reshape(2, 2)
-    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["“a ball”", "“a box”"]
+def test_texts_label_their_lines_which_may_differ_in_length(pictures):
+    lines = [("“a ball”", [9, 10], ["0.50", "0.40"]), ("meant", [0, 1, 2], ["rank 3", "rank 4", "rank 9"])]
+    axes = np.array(embedding_maps.text_figure(pictures, lines).axes).reshape(2, 3)
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["“a ball”", "meant"]
     np.testing.assert_array_equal(axes[1, 1].images[0].get_array(), pictures.rgb[1])
-    assert axes[0, 1].get_title() == "0.40"
+    assert axes[0, 1].get_title() == "0.40" and axes[1, 2].get_title() == "rank 9"
+    assert [len(axis.images) for axis in axes.flat] == [1, 1, 0, 1, 1, 1]
+
+
+def test_lines_say_how_many_fit_by_caption_beside_chance_or_that_none_can():
+    shares = pd.DataFrame(
+        {"found": [0.5, 0.0, np.nan], "chance": [0.02, 0.0, np.nan]}, index=["a ball", "a box", "a car"]
+    )
+    rows, scores = np.array([[4, 5]] * 3), np.array([[0.5, 0.25]] * 3)
+    lines = embedding_maps.found_lines(rows, scores, shares)
+    assert [label for label, *_ in lines] == [
+        "“a ball”\n50% by caption, chance 2%",
+        "“a box”\nin no caption",
+        "“a car”",
+    ]
+    assert lines[0][1:] == ([4, 5], ["0.50", "0.25"])
 
 
 def test_controls_choose_the_query_that_is_drawn(pictures):

@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_dataset import AZIMUTHS, MODELS, write_tiny_dataset
 
-from lib.data.embeddings import embed_dataset
+from lib.data.embeddings import Embedder, embed_dataset
 from lib.errors import InputError
-from lib.studies import retrieval, robustness
+from lib.studies import retrieval, robustness, text_search
 
 SEEDS = st.integers(0, 2**31)
 
@@ -106,11 +106,29 @@ def test_match_row_counts_queries_and_models_and_resamples_models():
     assert retrieval.match_row(index, models)["n"] == 29
 
 
-def test_sweep_is_the_match_share_of_the_first_neighbours():
+def test_without_two_images_of_a_model_there_is_nothing_to_measure():
+    assert retrieval.has_repeats(np.array(["a", "b", "a"]))
+    assert not retrieval.has_repeats(np.array(["a", "b", "c"]))
+
+
+def test_sweep_is_the_match_share_of_the_first_neighbours_with_intervals_over_models():
     models = np.array(["a", "a", "b", "b"])
     index = np.array([[1, 2], [2, 0], [0, 3], [2, 1]])
-    assert retrieval.sweep(index, models, (1, 2)) == {1: 0.5, 2: 0.5}
-    assert retrieval.sweep(index[:, ::-1], models, (1,)) == {1: 0.5}
+    assert retrieval.sweep(index, models, (1, 2))["value"].to_dict() == {1: 0.5, 2: 0.5}
+    assert retrieval.sweep(index[:, ::-1], models, (1,))["value"].to_dict() == {1: 0.5}
+    # both images of a right at K = 1, none of b: resamples of two models are all a, all b, or one of each
+    row = retrieval.sweep(np.array([[1], [0], [0], [1]]), models, (1,)).loc[1]
+    assert row.tolist() == [0.5, 0.0, 1.0]
+    # every query has one of two right: nothing that resampling could change
+    assert retrieval.sweep(np.array([[1, 2], [0, 2], [3, 0], [2, 0]]), models, (2,)).loc[2].tolist() == [0.5] * 3
+
+
+def test_distance_sweep_is_the_mean_of_the_queries_means_with_intervals_over_models():
+    lines = [(q, "n", rank, 0, d) for q, line in enumerate([(1, 3), (3, 5)]) for rank, d in enumerate(line)]
+    table = pd.DataFrame(lines, columns=["query", "kind", "rank", "row", "distance"])
+    found = retrieval.distance_sweep(table, np.array(["a", "b"]), (1, 2))
+    assert found.index.tolist() == [1, 2]
+    assert found.to_numpy().tolist() == [[2, 1, 3], [3, 2, 4]]  # two models: resamples are a alone, b alone, or both
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
@@ -252,12 +270,22 @@ def test_preference_is_that_of_a_loop():
         assert line.preference == pytest.approx(np.mean(wins[line.angle]))
 
 
+def test_rows_of_turns_are_those_of_the_curve_and_end_with_the_quarter_turn():
+    vectors, models, categories, azimuth, elevation = views()
+    curve = robustness.preference_curve(vectors, models, categories, azimuth, elevation)
+    found = robustness.turned_rows({"a": curve, "b": curve[curve["angle"] != 30], "none": curve[:0]})
+    assert [(name, angle) for name, angle, _ in found] == [("a", 30), ("a", 170), ("a", 90), ("b", 170), ("b", 90)]
+    expected = curve[curve["angle"] == 90].iloc[0]
+    assert found[2][2]["preference"] == expected["preference"]
+    assert found[2][2]["n"] == expected["pairs"] > 0
+
+
 # --- texts and the map -----------------------------------------------------------------------------------------------
 
 
 def test_texts_find_the_images_nearest_to_them():
     images = unit(np.random.default_rng(0).normal(size=(9, 5)))
-    rows, scores = retrieval.closest_texts(images, images[[4, 7]], 3)
+    rows, scores = text_search.closest_texts(images, images[[4, 7]], 3)
     assert rows[:, 0].tolist() == [4, 7]
     for text, line, values in zip(images[[4, 7]], rows, scores, strict=True):
         every = sorted((-float(text @ image), i) for i, image in enumerate(images))
@@ -265,14 +293,27 @@ def test_texts_find_the_images_nearest_to_them():
         np.testing.assert_allclose(values, [-s for s, _ in every[:3]], atol=1e-6)
 
 
+def test_ranks_count_the_images_that_are_more_similar_to_a_text():
+    images = unit(np.random.default_rng(1).normal(size=(12, 5)))
+    texts = unit(np.random.default_rng(2).normal(size=(3, 5)))
+    ranks = text_search.text_ranks(images, texts)
+    for line, similarity in zip(ranks, texts @ images.T, strict=True):
+        assert line.tolist() == [1 + sum(other > own for other in similarity) for own in similarity]
+
+
 def test_captions_that_have_all_words_of_a_text_count():
     captions = np.array(
         ["a round table on one leg", "a round, red lamp", None, "a low table on four legs"], dtype=object
     )
     rows = np.array([[0, 1], [3, 2], [0, 1]])
-    table = retrieval.caption_shares(["a round table", "table on legs", "the round"], captions, rows)
+    table = text_search.caption_shares(["a round table", "table on legs", "the round"], captions, rows)
     assert table["found"].tolist() == [0.5, 0.5, 1.0]
     assert table["chance"].tolist() == [0.25, 0.25, 0.5]
+
+
+def test_without_any_caption_shares_are_unknown_and_not_zero():
+    table = text_search.caption_shares(["a table"], np.array([None, None], dtype=object), np.array([[0, 1]]))
+    assert table.isna().all(axis=None)
 
 
 def test_vectors_that_lie_in_the_folder_are_used_and_names_not_at_hand_are_said(folder, tmp_path):
@@ -289,6 +330,11 @@ def test_vectors_that_lie_in_the_folder_are_used_and_names_not_at_hand_are_said(
     rows = [pictures.prepared.metadata["id"].tolist().index(i) for i in pictures.labels("id")]
     np.testing.assert_array_equal(retrieval.embed_pictures(pictures, ["pixels"], {})[1]["pixels"], stored[rows])
     assert rows != list(range(len(rows)))
+    # vectors of other weights are not taken, whatever their name
+    embed_dataset(
+        tmp_path / "data", Embedder("pixels", 3072, "other", lambda batch: -embedders["pixels"].encode(batch))
+    )
+    np.testing.assert_allclose(retrieval.embed_pictures(pictures, ["pixels"], {})[1]["pixels"], expected)
     with pytest.raises(InputError, match="none is at hand"):
         retrieval.embed_pictures(pictures, ["open_clip-ViT-B-32"], {})
 

@@ -6,11 +6,16 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from PIL import Image
 
 from lib.plots.style import PALETTE, plain, styled
 from lib.studies.retrieval import Pictures
+
+Line = tuple[
+    str, Sequence[int] | np.ndarray, Sequence[str]
+]  # what stands before images, their rows, what stands above each
 
 THUMBNAIL = 32  # pixels a side in the map
 MAP_STYLE = (
@@ -79,20 +84,37 @@ def category_colors(pictures: Pictures) -> dict[str, str]:
 
 
 @styled()
-def text_figure(pictures: Pictures, texts: Sequence[str], rows, scores, size: float = 1.15):
-    """What a text finds: a row a text, the images nearest to it with their similarities, best first."""
+def text_figure(pictures: Pictures, lines: Sequence[Line], size: float = 1.1):
+    """What texts find: a line a text, of images with a title each.
+
+    Parameters
+    ----------
+    lines : sequence of `Line`
+        See `found_lines`; they may differ in length.
+    """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(
-        len(texts), len(rows[0]), figsize=(size * len(rows[0]) + 2.4, (size + 0.25) * len(texts)), squeeze=False
-    )
-    figure.set_layout_engine("constrained")
-    for line, text, found, values in zip(axes, texts, rows, scores, strict=True):
-        for axis, row, value in zip(line, found, values, strict=True):
-            plain(axis).imshow(pictures.rgb[row])
-            axis.set_title(f"{value:.2f}", fontsize=8)
-        line[0].set_ylabel(f"“{text}”", fontsize=9, rotation=0, ha="right", va="center", wrap=True)
+    count = max(len(rows) for _, rows, _ in lines)
+    side = (size * count + 2.6, (size + 0.25) * len(lines))
+    figure, axes = plt.subplots(len(lines), count, figsize=side, squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        plain(axis)
+    for drawn, (label, rows, titles) in zip(axes, lines, strict=True):
+        for axis, row, title in zip(drawn, rows, titles, strict=False):
+            axis.imshow(pictures.rgb[row])
+            axis.set_title(title, fontsize=8)
+        drawn[0].set_ylabel(label, fontsize=9, rotation=0, ha="right", va="center")
     return figure
+
+
+def found_lines(rows, scores, shares: pd.DataFrame) -> list[Line]:
+    """Lines of `text_figure` for what texts found (`lib.studies.text_search`): similarities, and captions counted."""
+    lines = []
+    for (text, share), found, values in zip(shares.iterrows(), rows, scores, strict=True):
+        counted = f"\n{share['found']:.0%} by caption, chance {share['chance']:.0%}"
+        counted = "\nin no caption" if share["chance"] == 0 else "" if np.isnan(share["chance"]) else counted
+        lines.append((f"“{text}”{counted}", np.asarray(found).tolist(), [f"{value:.2f}" for value in values]))
+    return lines
 
 
 def _escape(text: str) -> str:

@@ -133,7 +133,7 @@ def robustness_figure(curves: Mapping[str, pd.DataFrame]):
     figure.set_layout_engine("constrained")
     for axis, (name, table) in zip(axes[0], curves.items(), strict=True):
         for kind, color in (("same object", BLUE), ("other object", ORANGE)):
-            _band(axis, table[table["kind"] == kind], "similarity", color, kind)
+            _band(axis, table[table["kind"] == kind].set_index("angle"), "similarity", color, kind)
         other = table[table["kind"] == "other object"]
         if len(other):
             axis.axhline(other["similarity"].iloc[0], color=ORANGE, lw=0.8, ls=":")
@@ -151,7 +151,7 @@ def preference_figure(curves: Mapping[str, pd.DataFrame]):
 
     figure, axis = plt.subplots(figsize=(6.8, 3.1), layout="constrained")
     for (name, table), color, style in zip(curves.items(), PALETTE * 2, LINES * 4, strict=False):
-        _band(axis, table, "preference", color, name, style)
+        _band(axis, table.set_index("angle"), "preference", color, name, style)
     axis.axhline(0.5, color="0.4", lw=1, label="no preference")
     axis.set(xlim=(0, 180), ylim=(0, 1.02), xlabel="by how much the object is turned (°)", xticks=range(0, 181, 30))
     axis.set_ylabel("own object preferred (share)")
@@ -187,13 +187,13 @@ def spread_figure(differences: Mapping[str, Float[np.ndarray, "..."]]):
 
 
 @styled()
-def sweep_figure(panels: Mapping[str, Mapping[str, Mapping[int, float]]], references: Mapping[str, float]):
-    """What changes with K: a panel a measure, a line an embedding.
+def sweep_figure(panels: Mapping[str, Mapping[str, pd.DataFrame]], references: Mapping[str, float]):
+    """What changes with K: a panel a measure, a line with its band an embedding.
 
     Parameters
     ----------
     panels : mapping
-        Label of the measure -> embedding -> K -> value.
+        Label of the measure -> embedding -> value, low, high, indexed by K (`lib.studies.retrieval.sweep`).
     references : mapping
         Label of the measure -> its value for random neighbours.
     """
@@ -203,11 +203,11 @@ def sweep_figure(panels: Mapping[str, Mapping[str, Mapping[int, float]]], refere
     figure.set_layout_engine("constrained")
     for axis, (label, lines) in zip(axes[0], panels.items(), strict=True):
         for (name, values), color, style in zip(lines.items(), PALETTE * 2, LINES * 4, strict=False):
-            axis.plot(list(values), list(values.values()), color=color, ls=style, marker="o", ms=3.5, label=name)
+            _band(axis, values, "value", color, name, style)
         if label in references:
             axis.axhline(references[label], color=GREY, lw=1, ls=":", label="random")
         axis.set(xlabel="K", xscale="log", ylabel=label)
-        ticks = list(next(iter(lines.values())))
+        ticks = next(iter(lines.values())).index
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
@@ -254,5 +254,6 @@ def _frame(axis, color: str) -> None:
 
 
 def _band(axis, table: pd.DataFrame, column: str, color: str, label: str, style: str = "-") -> None:
-    axis.plot(table["angle"], table[column], color=color, ls=style, lw=1.8, marker="o", ms=3, label=label)
-    axis.fill_between(table["angle"], table["low"], table["high"], color=color, alpha=0.15, lw=0)
+    """A column over the table's index, with a band from low to high."""
+    axis.plot(table.index, table[column], color=color, ls=style, lw=1.8, marker="o", ms=3, label=label)
+    axis.fill_between(table.index, table["low"], table["high"], color=color, alpha=0.15, lw=0)

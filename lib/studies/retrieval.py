@@ -3,7 +3,6 @@
 A row of ``index`` holds the rows of an image's neighbours, best first; -1 stands where there were fewer.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from lib.geometry.metrics import chamfer_distance, nearest_distances, wrap_degre
 # share of the 5 nearest of 136 thousand car photos that show the query's car model (Huang et al., 2023, Sec. 3.2)
 PAPER_MATCHES = {"CLIP, CompCars (paper)": 0.512, "ImageNet ViT, CompCars (paper)": 0.278}
 HELD_OUT = ("val", "test")
-FILLERS = {"a", "an", "the", "on", "with", "of"}
+NO_REPEATS = "Nothing to measure: no model has two images, so no neighbour can show the query's own."
 
 Index = Int[np.ndarray, "images neighbors"]
 Labels = Shaped[np.ndarray, " images"]
@@ -82,7 +81,8 @@ def embed_pictures(
 ) -> tuple[dict[str, Embedder], dict[str, Float[Tensor, "images size"]], list[str]]:
     """Embedders by name, their vectors of the pictures, and a sentence for each name that is not at hand.
 
-    Vectors that lie in the prepared folder (`lib.data.embeddings.embed_dataset`) are taken from there.
+    Vectors that lie in the prepared folder (`lib.data.embeddings.embed_dataset`) are taken from there, if the
+    same weights made them.
 
     Parameters
     ----------
@@ -101,12 +101,17 @@ def embed_pictures(
         except InputError as error:
             left_out.append(f"{name} is left out: {error}")
             continue
-        vectors[name] = _stored_vectors(pictures, name)
+        vectors[name] = _stored_vectors(pictures, embedders[name])
         if vectors[name] is None:
             vectors[name] = embed_images(embedders[name], pictures.rgb)
     if not vectors:
         raise InputError(f"embeddings: none is at hand. {left_out[0] if left_out else 'Name at least one.'}")
     return embedders, vectors, left_out
+
+
+def has_repeats(models: Labels) -> bool:
+    """Whether any model has two images; if none has, every `match_share` is 0 and says nothing (`NO_REPEATS`)."""
+    return len(set(models)) < len(models)
 
 
 def match_share(index: Index, labels: Labels) -> Float[np.ndarray, " images"]:
@@ -218,32 +223,16 @@ def spread_row(differences: Float[np.ndarray, "images neighbors"], models: Label
     return dict(zip(names, (value, low, high, side, side_low, side_high), strict=True)) | {"n": int(known.sum())}
 
 
-def sweep(index: Index, models: Labels, counts: Sequence[int]) -> dict[int, float]:
-    """Mean `match_share` of the first K neighbours for each K."""
-    return {count: float(np.nanmean(match_share(index[:, :count], models))) for count in counts}
+def sweep(index: Index, models: Labels, counts: Sequence[int], seed: int = 0) -> pd.DataFrame:
+    """`match_row` of the first K neighbours for each K: value, low, high, indexed by K."""
+    rows = [match_row(index[:, :count], models, seed) for count in counts]
+    return _by_count(counts, [(row["share"], row["low"], row["high"]) for row in rows])
 
 
-def closest_texts(
-    images: Float[np.ndarray, "images size"], texts: Float[np.ndarray, "texts size"], count: int = 5
-) -> tuple[Int[np.ndarray, "texts count"], Float[np.ndarray, "texts count"]]:
-    """For each text the rows of the images nearest to it, best first, and their cosine similarities."""
-    similarity = texts @ images.T
-    order = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
-    return order, np.take_along_axis(similarity, order, axis=1)
-
-
-def caption_shares(texts: Sequence[str], captions: Labels, rows: Int[np.ndarray, "texts count"]) -> pd.DataFrame:
-    """For each text the share of images whose caption has all its words: of those found, and of all (chance).
-
-    Articles and prepositions do not count; rows without a caption have no words.
-    """
-    words = [set(re.findall(r"\w+", caption)) if isinstance(caption, str) else set() for caption in captions]
-    lines = []
-    for text, found in zip(texts, rows, strict=True):
-        wanted = set(re.findall(r"\w+", text)) - FILLERS
-        right = np.array([wanted <= own for own in words])
-        lines.append((text, right[found].mean(), right.mean()))
-    return pd.DataFrame(lines, columns=["text", "found", "chance"]).set_index("text")
+def distance_sweep(distances: pd.DataFrame, models: Labels, counts: Sequence[int], seed: int = 0) -> pd.DataFrame:
+    """`distance_rows` of the first K neighbours for each K, from `shape_distances` of one kind."""
+    rows = [distance_rows(distances[distances["rank"] < count], models, seed).iloc[0] for count in counts]
+    return _by_count(counts, [(row["distance"], row["low"], row["high"]) for row in rows])
 
 
 def flat_map(vectors: Float[np.ndarray, "images size"], seed: int = 0) -> Float[np.ndarray, "images 2"]:
@@ -259,17 +248,23 @@ def flat_map(vectors: Float[np.ndarray, "images size"], seed: int = 0) -> Float[
     return ((places - low) / np.maximum(high - low, 1e-9)).astype(np.float64)
 
 
+def _by_count(counts: Sequence[int], lines: Sequence[tuple[float, float, float]]) -> pd.DataFrame:
+    return pd.DataFrame(lines, columns=["value", "low", "high"], index=pd.Index(counts, name="K"))
+
+
 def _some_models(models: pd.Series, count: int, seed: int) -> set[str]:
     sizes = models.value_counts().sort_index()
     drawn = sizes.sample(frac=1, random_state=seed)
     return set(drawn.index[: max(1, int((drawn.cumsum() <= count).sum()))])
 
 
-def _stored_vectors(pictures: Pictures, name: str) -> Float[Tensor, "images size"] | None:
+def _stored_vectors(pictures: Pictures, embedder: Embedder) -> Float[Tensor, "images size"] | None:
     folder = pictures.prepared.folder
-    if not (folder / "embeddings" / f"{name}.safetensors").is_file():
+    if not (folder / "embeddings" / f"{embedder.name}.safetensors").is_file():
         return None
-    stored = read_embeddings(folder, name)
+    stored = read_embeddings(folder, embedder.name)
+    if stored.checksum != embedder.checksum:
+        return None
     row_of = {id_: row for row, id_ in enumerate(stored.ids)}
     return stored.vectors[[row_of[id_] for id_ in pictures.metadata["id"]]]
 

@@ -1,5 +1,6 @@
 """How an embedding answers to a turn of the object, against how it answers to another object (notebook 01)."""
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Float, Shaped
 from lib.evaluation.summary import bootstrap_interval
 
 EDGES = (0, 20, 40, 60, 80, 100, 120, 140, 160, 180.001)  # degrees; the last bin is closed
+TURNS = (30, 170, 90)  # degrees whose preference is kept; the quarter turn, which tells most, is the last
 
 Labels = Shaped[np.ndarray, " images"]
 Angles = Float[np.ndarray, " images"]
@@ -85,6 +87,12 @@ def preference_curve(
             interval = _ratio_interval(total[present, place], count[present, place], seed)
             lines.append((angle, *interval, int(count[:, place].sum())))
     return pd.DataFrame(lines, columns=["angle", "preference", "low", "high", "pairs"])
+
+
+def turned_rows(preferred: Mapping[str, pd.DataFrame]) -> list[tuple[str, int, pd.Series]]:
+    """Embedding, angle and row of the turns that `TURNS` names, from curves of `preference_curve`; pairs become n."""
+    tables = {name: table.rename(columns={"pairs": "n"}).set_index("angle") for name, table in preferred.items()}
+    return [(name, angle, t.loc[angle]) for name, t in tables.items() for angle in TURNS if angle in t.index]
 
 
 def _wins(own: np.ndarray, rivals: np.ndarray) -> np.ndarray:
