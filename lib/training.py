@@ -151,7 +151,7 @@ def train(
             losses = loop.step(step)
             done = step + 1
             if done % config.log_every == 0 or done == total:
-                log.write(system, _row(system, losses, step, config) | loop.crossings())
+                log.write(system, _row(system, losses, step, config) | loop.counted())
                 bar.set_postfix(loss=f"{log.last['loss']:.3f}")
             bar.update()
             if validation is not None and _due(step, config.validate_every, config):
@@ -206,7 +206,7 @@ class _Loop:
             told = self._over_processes(losses)
             _check_finite(told, step)
             self.accelerator.backward(sum(losses.values()) / self.config.accumulate)
-        self.counts.update(getattr(self.system, "crossings", {}))
+        self.counts.update(getattr(self.system, "counts", {}))
         return told
 
     def _over_processes(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -215,13 +215,13 @@ class _Loop:
         values = torch.stack([value.detach().float() for value in losses.values()])
         return dict(zip(losses, self.accelerator.reduce(values, "mean"), strict=True))
 
-    def crossings(self) -> dict[str, int]:
-        """Rays of the last step by where they met the surface, of a system that counts them."""
+    def counted(self) -> dict[str, int]:
+        """What a system counted in the last step, of all parts and processes: rays, silhouettes."""
         if not self.counts:
             return {}
         counts = torch.tensor(list(self.counts.values()), device=self.accelerator.device)
         counts = self.accelerator.reduce(counts, "sum").tolist()
-        return {f"rays_{name}": count for name, count in zip(self.counts, counts, strict=True)}
+        return dict(zip(self.counts, counts, strict=True))
 
     def anywhere(self, flag: bool) -> bool:
         """Whether it is so in any process: all must stop after the same step."""

@@ -146,6 +146,7 @@ def test_terms_and_their_twins_share_a_panel():
         {"step": 2, "phase": "training", "loss": 3.0, "mask": 1.0, "neighbor_mask": 2.0, "beta": 0.1, "seconds": 2.0},
         {"step": 2, "phase": "validation", "image_loss": 5.0, "seconds": 2.0},
     ]
+    rows[1] |= {"rays_none": 7, "silhouettes_cut": 3}  # counts are no terms
     assert loss_terms(rows) == ["shape", "mask", "neighbor_mask"]
     assert loss_panels(rows[1:]) == {"sum": ["loss"], "mask": ["mask", "neighbor_mask"]}
 

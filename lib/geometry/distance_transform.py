@@ -127,7 +127,7 @@ def sdf_lower_bound(
 
 @dataclass(frozen=True)
 class Unusable:
-    """How many silhouettes of a batch say less than they seem to, or nothing.
+    """How many silhouettes of a batch say less than they seem to, or nothing: training uses and counts them.
 
     Attributes
     ----------

@@ -16,12 +16,13 @@ TERM_COLORS = {
     "guess": GREY,
 }
 NOT_TERMS = ("step", "phase", "loss", "seconds", "beta")
+COUNTS = ("rays_", "silhouettes_")
 
 
 def loss_terms(rows: list[dict]) -> list[str]:
     """Names of the losses in a log, in order of appearance."""
     seen = {name: None for row in rows if row["phase"] != "validation" for name in row}
-    return [name for name in seen if name not in NOT_TERMS and not name.startswith("rays_")]
+    return [name for name in seen if name not in NOT_TERMS and not name.startswith(COUNTS)]
 
 
 def series(rows: list[dict], name: str, smooth: int = 1) -> tuple[np.ndarray, np.ndarray]:

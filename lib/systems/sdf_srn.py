@@ -1,7 +1,7 @@
 """SDF-SRN (Lin et al., NeurIPS 2020): shape from single silhouettes with known viewpoints, by distance transforms."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,9 @@ class SDFSRN(nn.Module):
     ----------
     crossings : dict
         `Surface.counts` of the last training step: rays whose surface lies in the last interval, an early one, none.
+    silhouettes : dict
+        Of its images, as they were after augmentation: how many silhouettes are empty, full or cut by the border
+        (`lib.systems.sdf_srn_target.sample_target` says what is done with them).
     """
 
     name = "sdf_srn"
@@ -47,6 +50,13 @@ class SDFSRN(nn.Module):
         self.hypernetwork = Hypernetwork(c.latent_size, c.hyper_layers, c.hyper_width, c.width, c.layers, c.frequencies)
         self.marcher = Marcher(c.width, c.state_size)
         self.crossings: dict[str, int] = {}
+        self.silhouettes: dict[str, int] = {}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What a row of the training's log counts: ``rays_none``, ``silhouettes_empty`` and so on."""
+        kinds = {"rays": self.crossings, "silhouettes": self.silhouettes}
+        return {f"{what}_{name}": count for what, found in kinds.items() for name, count in found.items()}
 
     def forward(self, batch: Batch, generator: torch.Generator, pretraining: bool = False) -> dict[str, Tensor]:
         """`losses`, or `pretrain_losses`: what a wrapper for several devices calls."""
@@ -81,16 +91,20 @@ class SDFSRN(nn.Module):
 
     def _losses_of(self, field: WrittenField, batch: Batch, generator) -> dict[str, Tensor]:
         config = self.config
-        target = sample_target(batch, config.rays, config.importance, generator)
+        target = sample_target(batch, config.rays, config.importance, generator, config.beyond)
+        self.silhouettes = asdict(target.unusable)
         depths, values = self._march(field, target.viewpoint, target.rays)
         losses = self._ray_losses(values, target)
         if config.cube_weight > 0:
             losses["cube"] = config.cube_weight * self._cube_loss(points_along(target.rays, depths), values)
         if config.rgb_weight > 0:
             surface = self._surface(field, target.rays, depths, values)
-            self.crossings = surface.counts
             color = field.color(field.feature(points_at(target.rays, surface.depth)))
             losses["rgb"] = 4 * config.rgb_weight * rgb_loss(color, target.rgb)  # 4: squares on [-1, 1]
+        else:  # only counted: without halvings the field is not asked
+            with torch.no_grad():
+                surface = find_surface(field.distance, target.rays, depths, values, 0)
+        self.crossings = surface.counts
         losses["sdf"] = config.sdf_weight * self._silhouette_loss(field, outside_only(target), generator)
         if config.eikonal_weight > 0 and config.field == "distance":
             points = uniform((len(batch.rgb), config.eikonal_points, 3), batch.rgb, generator) * config.bound

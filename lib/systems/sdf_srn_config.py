@@ -5,6 +5,7 @@ from typing import Literal
 
 from lib.errors import InputError
 from lib.geometry.cameras import Projection
+from lib.geometry.distance_transform import Beyond
 from lib.rendering.ray_marching import HitGradient
 
 
@@ -47,6 +48,7 @@ class SDFSRNConfig:
     rays: int = 1024
     silhouette_depths: int = 5
     importance: bool = True
+    beyond: Beyond = "background"  # the picture's border; "unknown" for crops that may cut the object (notebook 02)
     rgb_weight: float = 1.0  # on colours in [-1, 1]
     sdf_weight: float = 3.0
     last_weight: float = 1.0
@@ -70,6 +72,8 @@ class SDFSRNConfig:
             raise InputError(f"viewpoint: SDF-SRN needs viewpoint='given', not {self.viewpoint!r}")
         if self.field not in ("distance", "occupancy"):
             raise InputError(f"field: {self.field!r} is neither 'distance' nor 'occupancy'")
+        if self.beyond not in ("background", "unknown"):
+            raise InputError(f"beyond: {self.beyond!r} is neither 'background' nor 'unknown'")
         if self.hit_gradient not in ("implicit", "unrolled"):
             raise InputError(f"hit_gradient: {self.hit_gradient!r} is neither 'implicit' nor 'unrolled'")
         if min(self.rays, self.steps, self.layers, self.silhouette_depths) < 1:

@@ -10,7 +10,7 @@ from torch import Tensor
 from lib.data.augment import augmented
 from lib.data.loading import Batch
 from lib.geometry.cameras import Rays, Viewpoint, camera_rays, index_to_pixel
-from lib.geometry.distance_transform import distance_transform, sdf_lower_bound
+from lib.geometry.distance_transform import Beyond, Unusable, count_unusable, distance_transform, sdf_lower_bound
 from lib.parallel import draw_rows, largest
 from lib.rendering.sampling import sample_pixels, values_at
 
@@ -35,6 +35,8 @@ class Target:
         To the silhouette, on the plane; 0 inside, infinite where the image has no silhouette.
     weights : Tensor, shape (B, R)
         Importance 1 / (distance to the silhouette's boundary, on both sides), in 1 / pixels; or 1.
+    unusable : Unusable
+        How many of the B silhouettes are empty, full, or touch the border.
     """
 
     viewpoint: Viewpoint
@@ -44,21 +46,36 @@ class Target:
     inside: Bool[Tensor, "batch rays"]
     distance: Float[Tensor, "batch rays"]
     weights: Float[Tensor, "batch rays"]
+    unusable: Unusable
 
 
-def sample_target(batch: Batch, rays: int, importance: bool, generator: torch.Generator) -> Target:
+def sample_target(
+    batch: Batch, rays: int, importance: bool, generator: torch.Generator, beyond: Beyond = "background"
+) -> Target:
     """Draw pixels, all alike (Sec. 4), and look up what belongs to them.
 
-    The boundary of a silhouette is half-way between two pixel centres, so half a pixel is taken off all distances. An
-    image that is silhouette everywhere, or nowhere, has no boundary: all its pixels then count as an image's width away
-    from one.
+    The boundary of a silhouette is half-way between two pixel centres, so half a pixel is taken off all distances.
+
+    **Silhouettes that say little** are used as they are, and counted (`Target.unusable`), so that nothing is divided by
+    nothing. An image that is silhouette everywhere, or nowhere, has no boundary: all its pixels then count as an
+    image's width away from one. An empty one has infinite distances, which bound nothing, and a full one has no pixel
+    outside: Eq. 4 leaves both out. One that touches the border is taken for whole: where the crop cut the object, that
+    forbids what is there.
+
+    Parameters
+    ----------
+    beyond : {"background", "unknown"}
+        With "unknown" the border counts as boundary, on both sides: nothing is then forbidden that may only be cut off,
+        pixels are as important as they are near the border, and empty and full images have a boundary, too.
     """
     size = batch.rgb.shape[1]
     index = sample_pixels(torch.ones_like(batch.mask), rays, generator)
     viewpoint, pixels = batch.viewpoint, index_to_pixel(index, size)
-    inside = batch.mask > 0.5
-    outer = values_at(distance_transform(inside, margin=0.5), index)
-    inner = values_at(distance_transform(~inside, margin=0.5), index)
+    inside = (batch.mask > 0.5).cpu()  # once, for three that look at it there
+    outer, inner = (
+        values_at(distance_transform(part, beyond=beyond, margin=0.5).to(batch.mask.device), index)
+        for part in (inside, ~inside)
+    )
     focal = viewpoint.focal[:, None]
     weights = 1 / torch.maximum(outer, inner).clamp(max=size)
     return Target(
@@ -69,6 +86,7 @@ def sample_target(batch: Batch, rays: int, importance: bool, generator: torch.Ge
         values_at(batch.mask, index) > 0.5,
         outer / (focal * size),
         weights if importance else torch.ones_like(weights),
+        count_unusable(inside),
     )
 
 
@@ -79,7 +97,7 @@ def outside_only(target: Target) -> Target:
     order = outside.int().argsort(dim=1, descending=True, stable=True)[:, :count]
     rays = Rays(values_of(target.rays.origins, order), values_of(target.rays.directions, order))
     chosen = [values_of(getattr(target, name), order) for name in ("plane", "rgb", "inside", "distance", "weights")]
-    return Target(target.viewpoint, rays, *chosen)
+    return Target(target.viewpoint, rays, *chosen, target.unusable)
 
 
 def values_of(values: Tensor, order: Tensor) -> Tensor:
