@@ -77,10 +77,11 @@ def prepare(options: argparse.Namespace) -> None:
         If source or lists are not what they should be.
     """
     check_source(options.source, ("pix3d.json", "img", "mask", "model"), PIX3D)
-    annotations = read_annotations(options.source / "pix3d.json")
+    annotations, rejected = read_annotations(options.source / "pix3d.json")
+    total = len(annotations) + len(rejected)
     categories = chosen(options.categories, (name_of(row)[0] for row in annotations))
     rows = [row for row in annotations if name_of(row)[0] in categories]
-    rejected = list(strays(options.source, annotations, categories))
+    rejected += strays(options.source, annotations, categories)
     if options.lists:
         splits = read_lists(options.lists, categories)
         known = {name_of(row) for row in rows}
@@ -98,7 +99,7 @@ def prepare(options: argparse.Namespace) -> None:
         options,
         PIX3D.info(splits="lists" if options.lists else "by model, 70/10/20"),
         rejected,
-        lambda made: count(made, len(annotations), options.lists is not None),
+        lambda made: count(made, total, options.lists is not None),
     )
 
 
@@ -113,8 +114,8 @@ def count(rows: list[dict], annotations: int, lists: bool) -> list[str]:
     return notes
 
 
-def read_annotations(path: Path) -> list[Annotation]:
-    """The list of annotations, each with the entries ``img`` and ``category``.
+def read_annotations(path: Path) -> tuple[list[Annotation], Rejected]:
+    """The annotations that name a photo and its category, and the others by their place in the list.
 
     Raises
     ------
@@ -125,9 +126,15 @@ def read_annotations(path: Path) -> list[Annotation]:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is damaged or half downloaded (no JSON); fetch Pix3D again.") from error
-    if not (isinstance(rows, list) and rows and all(isinstance(row, dict) and "img" in row for row in rows)):
+    good = [row for row in rows if _names_photo(row)] if isinstance(rows, list) else []
+    if not good:
         raise InputError(f"{path} is no list of annotations with an entry 'img'; is it Pix3D's?")
-    return rows
+    nameless = (number for number, row in enumerate(rows) if not _names_photo(row))
+    return good, [(f"{path.name}, entry {number} (from 0)", "its entry 'img' names no photo.") for number in nameless]
+
+
+def _names_photo(row: Any) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("img"), str) and all(name_of(row))
 
 
 def name_of(row: Annotation) -> tuple[str, str]:

@@ -223,6 +223,36 @@ def test_bad_samples_are_listed_and_the_rest_goes_on(source, tmp_path):
     assert list(read_prepared(tmp_path / "out").metadata["id"]) == ["chair-3002"]
 
 
+@pytest.mark.parametrize("img", [None, 7, [], "", {"a": 1}])
+def test_rows_that_name_no_photo_are_listed(source, tmp_path, img, capsys):
+    def spoil(by_name, rows):
+        by_name["1001"]["img"] = img
+        del by_name["2000"]["img"]
+        rows.append(None)
+
+    assert run(edit(source, tmp_path / "in", spoil), tmp_path / "out") == 0
+    places = {f"pix3d.json, entry {number} (from 0)" for number in (1, 3, 9)}
+    found = rejected(tmp_path / "out")
+    assert found == {
+        **dict.fromkeys(places, "its entry 'img' names no photo."),
+        **dict.fromkeys(("1001.jpg", "2000.png"), "pix3d.json does not name it."),
+    }
+    assert len(read_prepared(tmp_path / "out").metadata) == len(MODELS) * PHOTOS - 2
+    assert "pix3d.json has 10 annotations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("entry", ["mask", "model", "bbox", "img_size", "focal_length", "rot_mat", "trans_mat"])
+@pytest.mark.parametrize("value", [None, "x", {"a": 1}])
+def test_entries_of_another_kind_cost_their_photo_only(source, tmp_path, entry, value):
+    def spoil(by_name, rows):
+        rows[:] = [by_name["1000"], by_name["1001"]]
+        by_name["1001"][entry] = value
+
+    assert run(edit(source, tmp_path / "in", spoil), tmp_path / "out", "--categories", "chair") == 0
+    assert "1001.jpg" in rejected(tmp_path / "out")
+    assert list(read_prepared(tmp_path / "out").metadata["id"]) == ["chair-1000"]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
