@@ -47,7 +47,7 @@ SIZES = {
     "evaluation": (1,),
     "sdf_srn_step": (2,),
     "sdf_srn_evaluation": (1,),
-    SEARCH: (20_000,),
+    SEARCH: (12_000,),
 }
 
 

@@ -1,12 +1,13 @@
 """How time and memory of a ShapeClipper step grow, one size after the other.
 
-    python -m benchmarks.growth                              all; about eight minutes on two idle cores
+    python -m benchmarks.growth                              all; about twelve minutes on two idle cores
     python -m benchmarks.growth --axes rays --rounds 1
 
 The paper's configuration with random weights, on random photographs: two images at a time with a neighbour each, 512
 rays of 64 samples, 224 pixels, unless the axis says otherwise. Each point is a process of its own, whose peak memory it
-is. Beside what is measured a row holds what is counted: operations in products and convolutions, and the bytes that the
-forward pass keeps for the backward pass. `lib.plots.growth` predicts from these.
+is; what "compiled" needs is compiled before, in another. Beside what is measured a row holds what is counted:
+operations in products and convolutions, and the bytes that the forward pass keeps for the backward pass.
+`lib.plots.growth` predicts from these.
 """
 
 import argparse
@@ -41,13 +42,14 @@ from lib.systems.shapeclipper_config import PAPER
 
 BASE = {"batch": 2, "rays": 512, "samples": 64, "image": 224}
 STEP_AXES = {
-    "batch": (1, 2, 4, 6),
+    "batch": (1, 2, 4),
     "rays": (128, 256, 512, 1024),
-    "samples": (16, 32, 64, 128),
-    "image": (96, 160, 224, 288),
+    "samples": (16, 64, 128),
+    "image": (96, 224, 288),
 }
 VIEWS = (1, 2, 4, 7)  # of each model: sets of so many times its number of models
 AXES = (*STEP_AXES, "dataset")
+PATHS = ("plain", "fast", "compiled")
 DRAWN = 12  # samples in a batch of the dataset's axis, with a neighbour each
 DRAWS = 100  # batches a round: one takes about a millisecond
 
@@ -62,7 +64,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__.split("\n")[0])
     parser.add_argument("--axes", nargs="*", default=AXES, metavar="AXIS", help=f"of {', '.join(AXES)}; all without it")
-    parser.add_argument("--paths", nargs="*", default=["plain", "fast"], help="ways to render: plain, fast, compiled")
+    parser.add_argument("--paths", nargs="*", default=PATHS, help=f"ways to render: {', '.join(PATHS)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
     parser.add_argument("--device", default="cpu", help="cpu, cuda")
@@ -79,7 +81,10 @@ def run(options: argparse.Namespace) -> None:
     if options.one:
         print(json.dumps(measure(json.loads(options.one), options)))
         return
-    for point in points_of(options.axes, options.paths):
+    points = points_of(options.axes, options.paths)
+    for samples in sorted({point["samples"] for point in points if point.get("path") == "compiled"}):
+        in_fresh_process(BASE | {"batch": 1, "samples": samples, "path": "compiled"}, options, rounds=1)
+    for point in points:
         row = in_fresh_process(point, options)
         print(json.dumps(row), flush=True)
         replace_rows(options.output, [row])
@@ -88,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
 def refuse(options: argparse.Namespace) -> None:
     """Unknown axes and ways, nothing to do, a device that is not there."""
     at_least_one(options, "rounds", "threads")
-    for name, known in (("axes", AXES), ("paths", ("plain", "fast", "compiled"))):
+    for name, known in (("axes", AXES), ("paths", PATHS)):
         unknown = sorted(set(getattr(options, name)) - set(known))
         if unknown:
             raise InputError(f"--{name} {unknown[0]!r} is unknown: choose from {', '.join(known)}.")
@@ -107,9 +112,9 @@ def points_of(axes: list[str], paths: list[str]) -> list[dict]:
     return [point for number, point in enumerate(points) if point not in points[:number]]
 
 
-def in_fresh_process(point: dict, options: argparse.Namespace) -> dict:
-    """The row of one point."""
-    given = {name: getattr(options, name) for name in ("rounds", "threads", "device", "machine")}
+def in_fresh_process(point: dict, options: argparse.Namespace, **instead) -> dict:
+    """The row of one point; `instead` of the options' own values."""
+    given = {name: getattr(options, name) for name in ("rounds", "threads", "device", "machine")} | instead
     flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "benchmarks.growth", "--one", json.dumps(point), *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
@@ -134,7 +139,13 @@ def step_row(point: dict, options: argparse.Namespace) -> dict:
     system = ShapeClipper(config).to(options.device).train()
     batch = random_batch(point["batch"], point["image"], options.device)
     shape = tuple(point[name] for name in BASE)
-    work = Workload("growth", shape, {point["path"]: step_of(system, batch)}, lambda: None)
+    step, path = step_of(system, batch), point["path"]
+
+    def twin() -> None:
+        system.render_path = {"compiled": "fast"}.get(path, path)
+        step()
+
+    work = Workload("growth", shape, {path: step}, lambda: None, {path: twin})
     times = interleave(work, options.rounds, options.device)
     memory = {"memory_mb": peak_memory_mb(options.device)}  # before anything is counted
     counted = {"base": list(BASE.values()), "kept_mb": round(kept_bytes(lambda: losses_of(system, batch)) / 1e6, 1)}

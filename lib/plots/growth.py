@@ -189,7 +189,7 @@ def growth_sentences(rows: Sequence[dict]) -> list[str]:
         f"Rendering runs at {1 / paces.rendering:.0f} GFLOP/s and the image networks at {1 / paces.networks:.0f}; the "
         f"fastest product of matrices beside them ran at {base['ceiling_gflops']:.0f}.",
         *(_doubled(curves[axis][first], TITLES[axis]) for axis in ("batch", "rays")),
-        _worst({axis: curve[first] for axis, curve in curves.items()}),
+        *(_worst(way, {axis: own[way] for axis, own in curves.items()}) for way in curves["batch"]),
         f"A batch is drawn in {1e3 * dataset.seconds[-1]:.1f} ms from {dataset.sizes[-1]:,} images, and in "
         f"{1e3 * dataset.seconds[0]:.1f} ms from {dataset.sizes[0]:,}; what its size costs is memory, "
         f"{BYTES} bytes a pixel.",
@@ -205,8 +205,8 @@ def _doubled(curve: Curve, title: str) -> str:
     )
 
 
-def _worst(curves: dict[str, Curve]) -> str:
-    """Where the predictions are farthest off."""
+def _worst(way: str, curves: dict[str, Curve]) -> str:
+    """Where the predictions of one way are farthest off."""
     errors = {"time": [], "memory": []}
     for axis, curve in curves.items():
         for kind, found, line in (
@@ -220,4 +220,4 @@ def _worst(curves: dict[str, Curve]) -> str:
         f"{kind} by {error:.0%} ({size:,} {title})"
         for kind, (error, size, title) in ((k, max(v)) for k, v in errors.items())
     ]
-    return f"The predictions miss {' and '.join(parts)} where they are worst."
+    return f"Worst predictions, {LABELS[way][0]}: they miss {' and '.join(parts)}."

@@ -170,10 +170,10 @@ class _Softplus(torch.autograd.Function):
     @staticmethod
     def backward(ctx, to_value: Tensor, to_slope: Tensor) -> Tensor:
         (slope,) = ctx.saved_tensors
-        of_value = slope
+        of_slope = SHARPNESS * (1 - slope) * to_slope
         if slope.dtype == torch.float64:  # in single precision the slope is 1 there by itself
-            of_value = torch.where(slope > FLAT, torch.ones_like(slope), slope)
-        return of_value * to_value + slope * (SHARPNESS * (1 - slope) * to_slope)
+            return torch.where(slope > FLAT, to_value, slope * to_value) + slope * of_slope
+        return slope * (to_value + of_slope)
 
 
 def _opacity(thickness: Tensor) -> Tensor:
