@@ -47,6 +47,10 @@ def check_output(output: Path, *sources: Path | None, holds: tuple[str, ...] = (
         if place == source or place in source.parents or source in place.parents:
             how = "is" if place == source else "holds" if place in source.parents else "lies in"
             raise InputError(f"The output {output} {how} the source {source}; choose a place outside.")
+    if place in (Path.cwd(), *Path.cwd().parents):  # the renames at the end would take it from under our feet
+        raise InputError(
+            f"The output {output} is or holds the current folder; choose another one, such as {output}/new."
+        )
     _check_replaceable(output, holds)
     work = partial_of(output)
     if os.path.lexists(work) and _foreign(work):

@@ -24,7 +24,8 @@ def write_atomically(path: Path, write) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"could not write {path} ({reason}); free some space or choose another folder") from error
+        raise InputError(f"could not write {path} ({reason}); free some space and give the same command again, or "
+                         "choose another folder") from error  # fmt: skip
 
 
 def write_json(path: Path, content) -> None:

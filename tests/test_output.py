@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from test_prepare_eth80 import run as run_eth80
 from test_prepare_eth80 import write_eth80
 from tiny_cad import contents
@@ -60,7 +61,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path, names):
 def test_a_file_a_disk_and_foreign_work_are_refused(tmp_path):
     refused("is a file", write(tmp_path, "afile") / "afile")
     with pytest.raises(InputError, match="is a whole disk"):
-        check_output(Path("/"))
+        check_output(Path("/dev"))
     write(tmp_path / "out.partial", "thesis.txt")
     refused("out.partial is in the way", tmp_path / "out")
     write(tmp_path, "other.partial")
@@ -82,7 +83,9 @@ def test_an_output_that_meets_a_source_is_refused_also_through_links(tmp_path, m
     monkeypatch.chdir(trip)
     refused("is the source", Path(), Path())
     refused("holds the source", Path(".."), Path())
-    refused("holds 'a.jpg' but no dataset.json", Path())
+    for output in (Path(), Path(".."), trip, Path("/")):
+        with pytest.raises(InputError, match="is or holds the current folder"):
+            check_output(output)
     check_output(tmp_path / "Pictures2", trip)  # a name that begins alike is another one
 
 
@@ -179,20 +182,13 @@ def test_work_is_taken_up_with_the_same_settings_only(tmp_path):
     assert contents(work) == before
 
 
-def _write_too_much() -> None:
-    Path("/dev/full").write_text("an error that names no file")
-
-
-def _die() -> None:
-    os._exit(9)
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
 def test_a_full_disk_says_where_and_that_it_goes_on(tmp_path):
-    for run in (lambda work: work(), lambda work: ProcessPoolExecutor(1, get_context("spawn")).submit(work).result()):
+    write, pool = Path("/dev/full").write_text, ProcessPoolExecutor(1, get_context("spawn"))
+    for run in (write, lambda text: pool.submit(write, text).result()):
         words = r"out cannot be made: No space left on device; .* same command goes on"
         with pytest.raises(InputError, match=words), going_on(tmp_path / "out"):
-            run(_write_too_much)
+            run("an error that names no file")
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EROFS])
@@ -205,6 +201,20 @@ def test_a_broken_disk_is_one_sentence_too(tmp_path, number):
 def test_a_dead_worker_is_one_sentence_and_our_own_mistakes_are_not(tmp_path):
     pool = ProcessPoolExecutor(1, get_context("spawn"))
     with pytest.raises(InputError, match="A worker died.*the same command goes on"), going_on(tmp_path / "out"):
-        pool.submit(_die).result()
+        pool.submit(os._exit, 9).result()
     with pytest.raises(FileNotFoundError), going_on(tmp_path / "out"):
         (tmp_path / "none").read_text()
+
+
+def _die(*_) -> None:
+    os._exit(9)
+
+
+@pytest.mark.slow
+def test_a_dead_worker_of_prepare_photos_is_one_sentence(tmp_path, monkeypatch, capsys):
+    (tmp_path / "in").mkdir()
+    Image.new("RGBA", (40, 40), "red").save(tmp_path / "in" / "a.png")
+    monkeypatch.setattr(prepare_photos, "prepare_chunk", _die)
+    command = [str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--embedding", "none", "--workers", "2"]
+    assert prepare_photos.main(command) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: A worker died, perhaps for want of memory; ")
