@@ -63,7 +63,7 @@ notebooks: $(STAMP)  ## build notebooks/*.ipynb from notebooks/src (EXECUTE=1 al
 experiment: $(STAMP)  ## rows x seeds of a paper's table, resumable: NAME=tables-2-3 SEEDS=3
 	@$(PY) -m lib.course.experiment "$(NAME)" --seeds $(SEEDS) $(PARAMS)
 
-bench: $(STAMP)  ## time steps, renderer, encoder, data, evaluation (DEVICE=cuda where there is one)
+bench: $(STAMP)  ## time steps, renderer, encoder, data, evaluation, neighbours (or DEVICE=cuda)
 	@$(PY) -m benchmarks --device $(DEVICE)
 
 lint: $(STAMP)  ## ruff, and that each .ipynb is what its source builds

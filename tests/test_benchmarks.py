@@ -98,8 +98,18 @@ def test_neighbours_are_searched_by_the_command_too_and_rows_of_another_size_sta
     output, report = tmp_path / "results.json", tmp_path / "README.md"
     larger = neighbor_row(variant="exact, real")
     output.write_text(json.dumps([larger]))
-    monkeypatch.setattr(neighbors, "real_vectors", lambda _, count, size, __: neighbors.clustered_vectors(count, size))
-    monkeypatch.setattr(neighbors, "fresh_process", lambda options, *way: neighbors.measure(options, *way))
+    embedded = []
+
+    def embed(_paths, count, size, _cache):
+        embedded.append(count)
+        return neighbors.clustered_vectors(count, size)
+
+    def process(options, *way):
+        assert embedded  # before any process whose memory is measured
+        return neighbors.measure(options, *way)
+
+    monkeypatch.setattr(neighbors, "real_vectors", embed)
+    monkeypatch.setattr(neighbors, "fresh_process", process)
     flags = ["--threads", "1", "--machine", "a barn", "--output", str(output), "--report", str(report)]
     assert command.main(["neighbors", "--size", "600", *flags]) == 0
     rows = json.loads(output.read_text())
