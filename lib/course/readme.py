@@ -57,9 +57,12 @@ def photographs_section(path: Path = RESULTS / "eth80_neighbors.json") -> str:
     names = ["same object among 5 neighbours, %", "own object preferred after 90°, %", "neighbours' azimuth off by, °"]
     systems = {}
     for row in read_results(path):
+        if row["metric"] == "own_object_preferred" and row["protocol"] != "own object turned by 90 degrees":
+            continue
         scale, digits = metrics[row["metric"]]
         value, low, high = (f"{scale * row[key]:.{digits}f}" for key in ("value", "low", "high"))
-        systems.setdefault(row["system"], {})[row["metric"]] = f"{value} [{low}, {high}]"
+        exact = low == high  # chance, which is counted, not estimated
+        systems.setdefault(row["system"], {})[row["metric"]] = value if exact else f"{value} [{low}, {high}]"
     lines = ["| embedding | " + " | ".join(names) + " |", "|---|---|---|---|"]
     lines += [f"| {name} | {' | '.join(row.get(key, '') for key in metrics)} |" for name, row in systems.items()]
     return "\n".join(lines)
