@@ -117,6 +117,8 @@ def plan(options: argparse.Namespace) -> list[Task]:
     if not options.source.is_dir():
         raise InputError(f"There is no furniture library in {options.source}. {HOW_TO_GET}")
     entries = read_entries(options.source, options.models)
+    if not entries:
+        raise InputError(f"{options.models} lists no models; --models takes a CSV file with a model a line.")
     splits = assign_splits(entries)
     wanted = set(options.categories.split(",")) if options.categories else {entry.category for entry in entries}
     unknown = wanted - {entry.category for entry in entries}

@@ -266,6 +266,9 @@ def test_damaged_libraries_are_refused(library, tmp_path, capsys):
     pack.write_bytes(pack.read_bytes()[:-100])
     assert prepare_furniture.main(arguments(tmp_path / "tiny/models.csv", tmp_path / "out")) == 2
     assert "is not a whole Sweet Home 3D library" in capsys.readouterr().err
+    (tmp_path / "empty.csv").write_text(library.read_text().splitlines()[0] + "\n")
+    assert prepare_furniture.main([*arguments(library, tmp_path / "out"), "--models", str(tmp_path / "empty.csv")]) == 2
+    assert "empty.csv lists no models" in capsys.readouterr().err
     pack.unlink()
     with pytest.raises(InputError, match="sh3f is missing"):
         read_entries(tmp_path / "tiny", library)
