@@ -6,7 +6,7 @@ from pathlib import Path
 from lib.errors import InputError
 from lib.evaluation import read_results
 from lib.objective import ABLATIONS, IN_THE_PAPER
-from lib.paths import RESULTS
+from lib.paths import FURNITURE, RESULTS
 from lib.recipes import ALL_RECIPES, Recipe
 from lib.systems.sdf_srn_config import ABLATIONS as SDF_SRN_ABLATIONS
 
@@ -28,14 +28,18 @@ class Grid:
         In which the paper compares: ``view`` (ShapeClipper), ``raw`` (SDF-SRN, known poses).
     rows : dict
         Name -> settings of the recipe to change. The first, `FULL`, changes nothing.
+    refined : str
+        The row that trains nothing: it takes `FULL`'s networks and optimises the code of each test image; or empty.
     """
 
     title: str
     recipe: str
     protocol: str
     rows: dict[str, dict]
+    refined: str = ""
 
 
+REFINED = "w/ test-time optimization"
 GRIDS = {
     "tables-2-3": Grid(
         "ShapeClipper (CVPR 2023), Tables 2 and 3",
@@ -44,7 +48,11 @@ GRIDS = {
         {FULL: {}} | {name: ABLATIONS[name] for name in IN_THE_PAPER},
     ),
     "sdf-srn-table-3": Grid(
-        "SDF-SRN (NeurIPS 2020), Table 3", "sdf-srn-small", "raw", {FULL: {}} | dict(SDF_SRN_ABLATIONS)
+        "SDF-SRN (NeurIPS 2020), Table 3",
+        "sdf-srn-small",
+        "raw",
+        {FULL: {}} | dict(SDF_SRN_ABLATIONS) | {REFINED: {}},
+        REFINED,
     ),
     # "full" prefers other silhouettes, normalises images, gives the last sample length 0, and sees no 3D shape
     "differences": Grid(
@@ -74,6 +82,18 @@ def grid_results(name: str, folder: Path = RESULTS) -> list[dict] | None:
     """Rows of a grid that was run and kept in ``lib/results``; None where it was not."""
     path = folder / f"{name}.json"
     return read_results(path) if path.is_file() else None
+
+
+def kept_name(grid: str, dataset: str, category: str, size: str) -> str:
+    """File in ``lib/results`` of a grid's rows, without its ending; what is most usual is left out of the name.
+
+    Examples
+    --------
+    >>> kept_name("tables-2-3", "furniture", "chair", "small"), kept_name("tables-2-3", "pascal3d", "", "paper")
+    ('tables-2-3', 'tables-2-3-pascal3d-all-paper')
+    """
+    usual = {dataset: FURNITURE.name, category or "all": "chair", size: "small"}
+    return "-".join([grid, *(part for part, left_out in usual.items() if part != left_out)])
 
 
 def find_recipe(name: str) -> Recipe:

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     recipe = ALL_RECIPES[options.recipe].for_category(only_category(options.dataset, options.categories))
-    recipe = recipe.changed(**{**_settings(options.set), "seed": options.seed})
+    recipe = recipe.changed(**{**read_settings(options.set), "seed": options.seed})
     if _only_texture(recipe.system) and not recipe.training.start:
         raise InputError(f"{options.recipe} gives colours to finished shapes: say whose, --set start=FOLDER")
     system = train_recipe(recipe, options.dataset, options.run, options.categories, options.views, options.device)
@@ -136,7 +136,8 @@ def _later(best: dict | None, steps: int) -> dict | None:
     return best and best | {"step": best["step"] + steps}
 
 
-def _settings(pairs: list[str]) -> dict:
+def read_settings(pairs: list[str]) -> dict:
+    """Settings from the command line, ``NAME=VALUE`` each; a value is JSON, or text."""
     settings = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")

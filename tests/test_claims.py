@@ -12,11 +12,12 @@ from lib.evaluation import claims as c
 from lib.evaluation import read_results, write_results
 from lib.evaluation.studies import study_row
 from lib.geometry.alignment import PROTOCOLS
-from lib.grids import GRIDS, find_recipe
+from lib.grids import GRIDS, find_recipe, kept_name
 from lib.paths import RESULTS
 
 TABLE_KEYS = {"paper", "table", "section", "dataset", "protocol", "scale", "columns", "rows"}
-OF_A_GRID = {"grid", "grid_rows", "kept"}
+OURS = {"grid", "grid_rows", "category", "checkpoints", "prepared"}
+PREPARED = ("pix3d", "pascal3d", "shapenet")  # names that data_scripts give
 METRIC = re.compile(r"(chamfer_distance|accuracy|completeness|f_score(@0\.\d+)?|azimuth_error|segmentation_iou)$")
 
 
@@ -29,7 +30,7 @@ def test_tables_have_the_form_that_the_file_describes(ledger):
     seen = set()
     for table in ledger["tables"]:
         place = (table["paper"], table["table"])
-        assert TABLE_KEYS <= set(table) <= TABLE_KEYS | OF_A_GRID, place
+        assert TABLE_KEYS <= set(table) <= TABLE_KEYS | OURS, place
         assert table["paper"] in ledger["papers"] and place not in seen
         assert all(METRIC.search(column) for column in table["columns"]), place
         assert table["scale"] in (1, 10)
@@ -46,7 +47,7 @@ def test_tables_have_the_form_that_the_file_describes(ledger):
 def test_grids_and_their_rows_exist(ledger):
     for table in (table for table in ledger["tables"] if "grid" in table):
         assert table["protocol"] == GRIDS[table["grid"]].protocol and table["protocol"] in PROTOCOLS
-        assert set(table["grid_rows"]) <= set(table["rows"])
+        assert set(table["grid_rows"]) <= set(table["rows"]) and table["prepared"] in PREPARED
         assert set(table["grid_rows"].values()) == set(GRIDS[table["grid"]].rows)  # no row of ours is left out
         small = c.RECIPES[table["paper"]]["small"]
         assert small == GRIDS[table["grid"]].recipe
@@ -121,7 +122,7 @@ def test_our_value_is_the_files_number_in_the_papers_unit():
 
 def test_numbers_of_an_experiment_appear_once_its_file_does(tmp_path):
     def row(name, metric, value, seed):
-        return study_row(f"small-given: {name}", "view", metric, value, "", n=1, seed=seed)
+        return study_row(f"small-given: {name}", "view", metric, value, "", n=1, seed=seed, dataset="furniture")
 
     rows = [row(name, "chamfer_distance", v, s) for name, v, s in (("full", 0.05, None), ("full", 0.09, 0))]
     rows += [row("full", f"f_score@{t}", 0.5, None) for t in ("0.01", "0.05", "0.1")]
@@ -132,8 +133,57 @@ def test_numbers_of_an_experiment_appear_once_its_file_does(tmp_path):
     values = [c.our_value(one.ours["small"], tmp_path) for one in claims]
     assert values == pytest.approx([0.5, 0.5, 0.5, 0.5])  # the one over seeds, distances times ten
     assert c.our_value(claims[0].ours["paper"], tmp_path) is None
-    with pytest.raises(InputError, match="0 rows"):  # a kept file without a row that the ledger asks for
-        c.place_table("shapeclipper|Table 2", tmp_path)
+    assert c.place_table("shapeclipper|Table 2", tmp_path).loc["w/o normal", "10 x CD"] == "0.766"  # not run
+    write_results(tmp_path / "other" / "results" / "tables-2-3.json", rows[:2])
+    with pytest.raises(InputError, match="0 rows"):  # a system without a number that the ledger asks for
+        c.place_table("shapeclipper|Table 2", tmp_path / "other")
+
+
+@pytest.mark.parametrize(("dataset", "filled"), [("pix3d", True), ("furniture", False), ("pascal3d", False)])
+def test_numbers_of_paper_size_count_on_the_papers_dataset_only(tmp_path, dataset, filled):
+    """Whatever the file is called: its rows say what was measured."""
+    rows = [
+        study_row("paper: full", "view", metric, 0.5, "", n=1, dataset=dataset)
+        for metric in ("chamfer_distance", "f_score@0.01", "f_score@0.05", "f_score@0.1")
+    ]
+    for name in ("tables-2-3-pix3d-paper", "tables-2-3-paper", "tables-2-3-pascal3d-all-paper"):
+        write_results(tmp_path / "results" / f"{name}.json", rows)
+    table = c.summary_table(tmp_path).set_index(["paper", "where"])["ours, paper"]
+    assert (table["ShapeClipper", "Table 2"] == "4") == filled
+    assert (table["ShapeClipper", "Table 3"] == "4") == (dataset == "pascal3d")
+    assert set(table.drop([("ShapeClipper", "Table 2"), ("ShapeClipper", "Table 3")])) == {c.NOT_RUN}
+
+
+def test_table_3_is_filled_by_what_the_experiment_keeps(tmp_path):
+    """Its stand-in at small size is the furniture of every category."""
+    row = study_row("small-given: full", "view", "chamfer_distance", 0.05, "", n=1, dataset="furniture")
+    more = [row | {"metric": f"f_score@{t}"} for t in ("0.01", "0.05", "0.1")]
+    write_results(tmp_path / "results" / f"{kept_name('tables-2-3', 'furniture', '', 'small')}.json", [row, *more])
+    assert c.place_table("shapeclipper|Table 3", tmp_path).loc["ShapeClipper", "10 x CD"] == "0.693 | small 0.500"
+    assert c.place_table("shapeclipper|Table 2", tmp_path).loc["ShapeClipper", "10 x CD"] == "0.618"
+
+
+def test_table_4_is_filled_by_checkpoints_measured_under_its_protocol(tmp_path):
+    def rows(protocol, dataset, profile, value):
+        metrics = ("chamfer_distance", "f_score@0.01", "f_score@0.05", "f_score@0.1")
+        about = {"n": 1, "dataset": dataset, "profile": profile, "seed": 0}
+        return [study_row("shapeclipper", protocol, metric, value, "", **about) for metric in metrics]
+
+    def shown():
+        return c.place_table("shapeclipper|Table 4", tmp_path)["10 x CD"].to_dict()
+
+    path = tmp_path / "weights" / "one" / "results.json"
+    write_results(path, rows("view", "furniture", "small", 0.01))
+    assert shown() == {"SS3D": "0.696", "ShapeClipper": "0.572"}
+    c._rows.cache_clear()
+    small, elsewhere = rows("rotation", "furniture", "small", 0.04), rows("rotation", "furniture", "paper", 0.02)
+    write_results(path, rows("view", "furniture", "small", 0.01) + small + elsewhere)
+    assert shown() == {"SS3D": "0.696", "ShapeClipper": "0.572 | small 0.400"}
+    write_results(tmp_path / "weights" / "two" / "results.json", rows("rotation", "pascal3d", "paper", 0.03))
+    assert shown() == {"SS3D": "0.696", "ShapeClipper": "0.572 | small 0.400 | paper 0.300"}
+    write_results(tmp_path / "weights" / "three" / "results.json", small)
+    with pytest.raises(InputError, match="2 rows"):
+        shown()
 
 
 def test_summary_counts_and_says_not_run(tmp_path):

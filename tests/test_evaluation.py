@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from tiny_dataset import write_tiny_dataset
 
 from lib import evaluation
-from lib.checkpoints import save_weights
+from lib.checkpoints import load_system, save_weights
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.evaluation import Prediction, Run, evaluate, evaluate_instances, summarize, summary
@@ -21,6 +21,8 @@ from lib.evaluation.__main__ import main
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.meshes import marching_cubes
 from lib.recipes import RECIPES
+from lib.systems.sdf_srn import SDFSRN
+from lib.systems.sdf_srn_config import SDFSRNConfig
 from lib.systems.shapeclipper import ShapeClipper
 
 QUICK = {"points": 2000, "progress": False}
@@ -327,6 +329,76 @@ def test_command_line_measures_checkpoints_of_two_seeds(folder, tmp_path, capsys
     assert list(evaluation.results_table(rows).index.get_level_values("seed")) == [1, 2]
 
 
+SDF_SRN = SDFSRNConfig(
+    backbone="test_resnet",
+    backbone_weights="random",
+    image_size=32,
+    latent_size=8,
+    hyper_layers=1,
+    hyper_width=8,
+    width=8,
+    layers=2,
+    frequencies=2,
+    steps=4,
+    state_size=8,
+    rays=40,
+    eikonal_points=30,
+    distance=5.0,
+    focal=4.0,
+)
+
+
+@pytest.fixture(scope="module")
+def sdf_srn(tmp_path_factory):
+    """A checkpoint of a tiny system."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("sdf-srn")
+    save_weights(folder, SDFSRN(SDF_SRN), {"training": {"seed": 3}, "step": 7, "profile": "quick"})
+    return folder
+
+
+def test_command_line_measures_a_checkpoint_by_rotation_search_and_with_refined_codes(
+    folder, test_split, sdf_srn, tmp_path, capsys
+):
+    """One file with both, as the ledger reads it; every number is that of the function behind it."""
+    output = tmp_path / "r.json"
+    arguments = ["--dataset", folder, "--output", output, "--points", 200, "--resolution", 16, "--limit", 1]
+    arguments += ["--protocols", "raw", "rotation", "--checkpoint", sdf_srn, "--refine", 2]
+    code, printed = run_main(capsys, *arguments)
+    assert code == 0, printed.err
+    rows, system = evaluation.read_results(output), load_system(sdf_srn)
+    refined = evaluation.refined_predictor(system, 16, 2, colored=False)
+    names = {"sdf_srn (true view)": system, "sdf_srn (true view), 2 steps of test-time optimization": refined}
+    assert [row["system"] for row in rows if row["metric"] == "empty_meshes" and row["category"] == "all"] == [*names]
+    for name, predictor in names.items():
+        options = {"protocols": ("raw", "rotation"), "resolution": 16, "points": 200, "rows": [0], "progress": False}
+        expected = evaluate(predictor, test_split, **options)
+        ours = [row for row in rows if row["system"] == name]
+        for protocol in ("raw", "rotation"):
+            value = value_of(ours, "chamfer_distance", protocol)
+            assert value == pytest.approx(value_of(expected, "chamfer_distance", protocol))
+    assert {(row["profile"], row["seed"], row["steps"]) for row in rows} == {("quick", 3, 7)}
+
+
+def test_refined_codes_do_not_depend_on_the_other_images(test_split, sdf_srn):
+    predict = evaluation.refined_predictor(load_system(sdf_srn), 16, 2, colored=False)
+    plain = evaluation.system_predictor(load_system(sdf_srn), 16, colored=False)
+    with torch.no_grad():
+        both, alone = predict(test_split.batch(torch.tensor([0, 4]))), predict(test_split.batch(torch.tensor([4])))
+        before = plain(test_split.batch(torch.tensor([4])))
+    assert np.array_equal(both[1].mesh.vertices, alone[0].mesh.vertices) and len(alone[0].mesh.vertices)
+    assert both[1].mesh.vertices.shape != before[0].mesh.vertices.shape or not np.allclose(
+        both[1].mesh.vertices, before[0].mesh.vertices, atol=1e-5
+    )
+    assert np.allclose(both[1].rotation, test_split.viewpoint[4].rotation()[0].numpy()) and both[1].true_view
+
+
+def test_systems_without_test_time_optimisation_are_refused():
+    config = replace(RECIPES["small-given"].system, backbone_weights="random")
+    with pytest.raises(InputError, match="^shapeclipper has no test-time optimisation; measure a checkpoint of"):
+        evaluation.refined_predictor(ShapeClipper(config))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -347,6 +419,12 @@ def test_command_line_says_what_is_wrong_in_a_sentence(folder, tmp_path, capsys,
     assert message in printed.err
     assert printed.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_command_line_refuses_no_steps_of_refinement(folder, sdf_srn, tmp_path, capsys):
+    arguments = ["--dataset", folder, "--output", tmp_path / "r.json", "--checkpoint", sdf_srn, "--refine", 0]
+    code, printed = run_main(capsys, *arguments)
+    assert code == 2 and printed.err == "error: --refine must be at least 1 step, not 0.\n"
 
 
 def test_command_line_refuses_a_missing_dataset(tmp_path, capsys):

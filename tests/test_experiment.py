@@ -1,7 +1,7 @@
 """Experiments: two real cells through papermill (one resumed, one that fails), skipping, refusals, and the table."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +14,24 @@ from papermill.cli import NoDatesSafeLoader
 from safetensors.torch import load_file
 from tiny_dataset import write_tiny_dataset
 
-from lib.course.experiment import ABOUT, Settings, main, plan_cells, run_cells, run_experiment
-from lib.course.run import Job, _command
+from lib.checkpoints import load_system, save_weights
+from lib.course import experiment
+from lib.course.experiment import ABOUT, Settings, _parser, _settings, main, plan_cells, run_cells, run_experiment
+from lib.course.experiment_cells import about_cell
+from lib.course.experiment_report import keep_report
+from lib.course.run import Job, Result, _command
 from lib.data.loading import PreparedDataset
 from lib.data.prepared import write_metadata
 from lib.errors import InputError
-from lib.evaluation import read_results
+from lib.evaluation import evaluate_instances, read_instances, read_results, refined_predictor, write_results
 from lib.evaluation.comparison import compare_rows, comparison_table
 from lib.files import write_json
-from lib.grids import FULL, GRIDS, Grid, find_grid, find_recipe, size_of
+from lib.grids import FULL, GRIDS, REFINED, Grid, find_grid, find_recipe, kept_name, size_of
 from lib.run_log import read_log
 from lib.systems import make_system
+from lib.systems.sdf_srn_config import SDFSRNConfig
 from lib.train import choose_device
-from lib.training import train
+from lib.training import TrainingConfig, train
 
 TINY = {
     "backbone": "test_resnet",
@@ -180,6 +185,132 @@ def test_ctrl_c_stops_the_cell_and_leaves_no_process(settings, tmp_path):
     assert not cells[0].finished and not cells[1].folder.exists()
 
 
+# --- a row that trains nothing --------------------------------------------------------------------------------------
+
+SDF_SRN = {name: TINY[name] for name in TINY if name in {f.name for f in fields(SDFSRNConfig) + fields(TrainingConfig)}}
+SDF_SRN |= {"width": 8, "hyper_width": 8, "layers": 2, "hyper_layers": 1, "refine_steps": 2}
+REFINES = Grid("Another", "sdf-srn-quick", "raw", {FULL: {}, REFINED: {}}, REFINED)
+
+
+@pytest.fixture
+def refining(settings, tmp_path) -> Settings:
+    return replace(settings, output=tmp_path, changes=tuple(SDF_SRN.items()))
+
+
+def test_refined_row_measures_the_full_methods_networks(refining):
+    """Through papermill, but for the full cell's training."""
+    full, refined = plan_cells(REFINES, refining)
+    train_cell(full, full.folder)
+    write_results(full.folder / "results.json", [])
+    assert run_cells([full, refined], say=lambda line: None) == []
+    assert not (refined.folder / "weights.safetensors").exists()
+    test, about = PreparedDataset(refining.dataset, "test", ["box"]), {"protocols": ("raw",), "progress": False}
+    about |= {"resolution": 48, "points": 5_000}
+    system, values = load_system(full.folder), {}
+    for steps in (None, 1, 2):
+        predictor = system if steps is None else refined_predictor(system, 48, steps, refined.seed, colored=False)
+        values[steps] = evaluate_instances(predictor, test, **about)["value"].tolist()
+    measured = read_instances(refined.folder / "instances.parquet")
+    assert set(measured["row"]) == {REFINED}
+    measured = measured[(measured["protocol"] == "raw") | (measured["metric"] == "empty")]["value"].tolist()
+    assert measured == pytest.approx(values[2], rel=1e-6)
+    assert values[2] != pytest.approx(values[None], rel=1e-6) and values[2] != pytest.approx(values[1], rel=1e-6)
+
+
+def test_refined_row_waits_for_its_networks(refining, monkeypatch):
+    """Also where several cells run at a time and it stands first; without them it fails in a sentence."""
+    ran = []
+
+    def run_cell(cell, *_):
+        ran.append(cell.row)
+        write_results(cell.folder / "results.json", [])
+        return Result("08", "ok", 0.0, 0.0, "", {}, "", "")
+
+    monkeypatch.setattr(experiment, "run_cell", run_cell)
+    full, refined = plan_cells(REFINES, refining)
+    (failure,) = run_cells([refined], say=lambda line: None)
+    assert "the cell 'full' of this seed" in failure and ran == []
+    assert run_cells([refined, full], jobs=2, say=lambda line: None) == []
+    assert ran == [FULL, REFINED]
+
+
+def test_steps_of_refinement_are_its_rows_alone(refining):
+    """So that networks that were trained before can be refined for longer or shorter."""
+    full, refined = plan_cells(REFINES, refining)
+    assert (refined.parameters["changes"]["refine_steps"], refined.made_of["system"]["refine_steps"]) == (2, 2)
+    changed = replace(refining, changes=(*refining.changes, ("refine_steps", 7)))
+    other, longer = plan_cells(REFINES, changed)
+    assert about_cell(other) == about_cell(full) and longer.parameters["changes"]["refine_steps"] == 7
+
+
+# --- settings of all cells, and what is kept ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(settings, tmp_path) -> Path:
+    recipe = find_recipe("quick").changed(**dict(settings.changes))
+    save_weights(tmp_path / "start", make_system(recipe.system), {})
+    return tmp_path / "start"
+
+
+def options(settings: Settings, *more: str) -> list[str]:
+    pairs = [f"{name}={json.dumps(value)}" for name, value in settings.changes]
+    place = ["--dataset", str(settings.dataset), "--category", settings.category, "--output", str(settings.output)]
+    how = ["--profile", "quick", "--device", "cpu", "--recipe", "quick", "--seeds", "1"]
+    return ["tables-2-3", *how, *place, "--set", *pairs, *more]
+
+
+def test_settings_and_start_reach_every_cell_and_make_it(settings, tmp_path, checkpoint):
+    given = replace(settings, output=tmp_path / "out")
+    parsed = _settings(_parser().parse_args(options(given, "--set", "rays=17", "--start", str(checkpoint))))
+    cells = plan_cells(GRIDS["tables-2-3"], parsed)
+    for cell in cells:
+        assert cell.parameters["changes"]["rays"] == cell.made_of["system"]["rays"] == 17
+        assert cell.made_of["training"]["start"] == str(checkpoint)
+    write_json(cells[1].folder / ABOUT, about_cell(cells[1]))
+    plan_cells(GRIDS["tables-2-3"], parsed)
+    for name, value in {"start": "", "rays": 16, "learning_rate": 0.5}.items():
+        with pytest.raises(InputError, match=rf"holds a cell with changes\.{name} .* instead of .*choose"):
+            plan_cells(GRIDS["tables-2-3"], replace(parsed, changes=(*parsed.changes, (name, value))))
+
+
+@pytest.mark.parametrize("wrong", ["nowhere", "another"])
+def test_start_is_checked_before_anything_runs(settings, tmp_path, checkpoint, capsys, wrong):
+    start = tmp_path / "start" if wrong == "another" else tmp_path / wrong
+    more = ["--set", "width=24"] if wrong == "another" else []
+    given = replace(settings, output=tmp_path / "out")
+    assert main(options(given, "--start", str(start), *more)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and str(start) in said
+    assert not given.output.exists()
+
+
+@pytest.mark.parametrize("bad", ["rays", "wings=2"])
+def test_bad_setting_is_one_sentence(settings, tmp_path, capsys, bad):
+    assert main(options(replace(settings, output=tmp_path / "out"), "--set", bad)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and bad.split("=")[0] in said
+
+
+def test_whole_experiment_is_kept_where_the_ledger_looks(done, settings, tmp_path):
+    grid, said = replace(GRID, rows={FULL: {}}), []
+    run_experiment(grid, settings, say=said.append)
+    path = keep_report("tables-2-3", settings, plan_cells(grid, settings), tmp_path)
+    assert path == tmp_path / "tables-2-3-tiny-box-quick.json"
+    assert read_results(path) == read_results(settings.output / "results.json")
+    assert path.with_suffix(".png").read_bytes() == (settings.output / "instances.png").read_bytes()
+    assert "rays=16" in said[-1]  # what was changed stands above the table
+    with pytest.raises(InputError, match="--keep: 1 of 2 cells are not finished"):
+        keep_report("tables-2-3", settings, plan_cells(GRID, settings), tmp_path / "more")
+    assert not (tmp_path / "more").exists()
+
+
+def test_kept_names_leave_out_what_is_usual():
+    assert kept_name("g", "furniture", "chair", "small") == "g"
+    assert kept_name("g", "furniture", "", "quick") == "g-all-quick"
+    assert kept_name("g", "pix3d", "chair", "paper") == "g-pix3d-paper"
+
+
 @pytest.mark.parametrize(
     "arguments", ["tables-9", "tables-2-3 --seeds 0", "tables-2-3 --jobs 0", "tables-2-3 --recipe soup"]
 )
@@ -194,7 +325,11 @@ def test_every_row_of_every_grid_changes_its_recipe_and_only_there():
     for name, grid in GRIDS.items():
         assert find_grid(name) is grid and next(iter(grid.rows)) == FULL and grid.rows[FULL] == {}
         full = find_recipe(grid.recipe)
+        assert grid.refined in ("", list(grid.rows)[-1])
         for row, changes in list(grid.rows.items())[1:]:
+            if row == grid.refined:
+                assert changes == {} and hasattr(make_system(full.system), "refine")
+                continue
             changed = full.changed(**changes)
             assert changed != full, (name, row)
             have = [{**asdict(changed.system), **asdict(changed.training)}[name] for name in changes]

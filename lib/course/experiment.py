@@ -13,13 +13,14 @@ from pathlib import Path
 
 from lib.course.environment import notebook_environment
 from lib.course.experiment_cells import ABOUT, Cell, Settings, about_cell, plan_cells
-from lib.course.experiment_report import write_report
+from lib.course.experiment_report import keep_report, write_report
 from lib.course.pool import CheckStop, work_through
 from lib.course.run import Job, Report, Result, run_job, status_line
 from lib.errors import InputError, exit_code
 from lib.files import write_json
-from lib.grids import GRIDS, Grid, find_grid
+from lib.grids import FULL, GRIDS, Grid, find_grid
 from lib.paths import FURNITURE, NOTEBOOKS, RUNS
+from lib.train import read_settings
 
 NOTEBOOK = NOTEBOOKS / "08_experiment_cell.ipynb"
 
@@ -38,6 +39,8 @@ def run_cells(cells: Sequence[Cell], *, jobs: int = 1, say: Report = print, stat
 
     def run_one(cell: Cell, check_stop: CheckStop) -> str:
         label = f"[{waiting.index(cell) + 1}/{len(waiting)}] {cell.name}"
+        if cell.waits:
+            return f"{cell.name}: the cell {FULL!r} of this seed, whose networks it takes, is not finished"
         result = run_cell(cell, _watch(cell, label, check_stop, status if jobs == 1 else None), _threads(jobs))
         error = result.error or ("" if cell.finished else "wrote no results.json")
         say(f"{label}: {'failed' if error else 'finished'} after {result.seconds:.0f} s")
@@ -45,7 +48,9 @@ def run_cells(cells: Sequence[Cell], *, jobs: int = 1, say: Report = print, stat
             say(f"      {error}\n      all it printed: {cell.folder / 'cell.log'}")
         return f"{cell.name}: {error}" if error else ""
 
-    return [failure for failure in work_through(run_one, waiting, jobs) if failure]
+    trained = [cell for cell in waiting if "refine_from" not in cell.parameters]  # others take their networks
+    refined = [cell for cell in waiting if cell not in trained]
+    return [failure for some in (trained, refined) for failure in work_through(run_one, some, jobs) if failure]
 
 
 def _threads(jobs: int) -> int | None:
@@ -96,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"--jobs must be at least 1, not {options.jobs}")
         grid, settings = find_grid(options.name), _settings(options)
         failures.extend(run_experiment(grid, settings, options.jobs))
+        if options.keep and not failures:
+            print(f"kept in {keep_report(options.name, settings, plan_cells(grid, settings))}")
 
     code = exit_code(work)
     if failures:
@@ -105,12 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    changes = {"steps": options.steps, "pretrain_steps": options.pretrain_steps}
+    named = {"steps": options.steps, "pretrain_steps": options.pretrain_steps}
+    named["start"] = None if options.start is None else str(options.start.resolve())
+    changes = read_settings(options.set) | {name: value for name, value in named.items() if value is not None}
     return Settings(
         output=options.output or RUNS / "experiments" / options.name,
         seeds=options.seeds,
         recipe=options.recipe,
-        changes=tuple((name, value) for name, value in changes.items() if value is not None),
+        changes=tuple(changes.items()),
         dataset=options.dataset,
         category="" if options.category == "all" else options.category,
         profile=options.profile,
@@ -126,12 +135,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--recipe", default="", help="what is trained, e.g. paper; default: the small recipe of the experiment")
     add("--steps", type=int, help="of training; default: the recipe's")
     add("--pretrain-steps", type=int, help="default: the recipe's")
+    add("--start", type=Path, help="folder of a checkpoint whose weights every training begins with")
+    many = {"action": "extend", "nargs": "+", "default": [], "metavar": "NAME=VALUE"}
+    add("--set", **many, help="change settings of every training, as python -m lib.train does")
     add("--dataset", type=Path, default=FURNITURE, help="a prepared folder")
     add("--category", default="chair", help="what is learned and measured; all: every category")
     add("--profile", default="full", choices=["full", "quick"], help="quick: measure a few images, coarsely")
     add("--jobs", type=int, default=1, help="cells at a time")
     add("--device", default="auto", choices=["auto", "cpu", "cuda"])
     add("--output", type=Path, help="default: runs/experiments/NAME")
+    add("--keep", action="store_true", help="copy the whole table's results and figure to lib/results")
     return parser
 
 

@@ -1,19 +1,22 @@
 """The cells of an experiment: a row of a table and a seed, each in a folder of its own."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lib.checkpoints import begin_with
 from lib.course.build import slugify
 from lib.data.prepared import read_prepared
 from lib.errors import InputError
 from lib.files import read_json
-from lib.grids import SAVE_EVERY, Grid, find_recipe
+from lib.grids import FULL, SAVE_EVERY, Grid, find_recipe
 from lib.paths import FURNITURE
 from lib.run_state import first_difference, with_new_settings
+from lib.systems import make_system
+from lib.train import only_category
 
 ABOUT = "cell.json"
-NOT_OF_THE_CELL = ("data_root", "run_dir", "device")  # where and on what, not what
+NOT_OF_THE_CELL = ("data_root", "run_dir", "device", "refine_from")  # where and on what, not what
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Settings:
     ----------
     recipe : str
         Empty: the grid's own.
-    changes : dict
-        Settings of the recipe that every cell changes.
+    changes : tuple of (name, value)
+        Settings of the recipe that every cell changes; ``start`` is a checkpoint that every training begins with.
     profile : str
         "full" measures all test images; "quick" a few, coarsely.
     """
@@ -42,7 +45,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training to run: its row, its seed, its folder and what notebook 08 gets."""
+    """One training, or refinement of another's codes: its row, its seed, its folder and what notebook 08 gets."""
 
     row: str
     seed: int
@@ -58,7 +61,17 @@ class Cell:
     @property
     def finished(self) -> bool:
         """The notebook writes this file last."""
-        return (self.folder / "results.json").is_file()
+        return _is_finished(self.folder)
+
+    @property
+    def waits(self) -> bool:
+        """It measures another cell's networks, and that one is not finished."""
+        other = self.parameters.get("refine_from")
+        return other is not None and not _is_finished(Path(other))
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / "results.json").is_file()
 
 
 def plan_cells(grid: Grid, settings: Settings) -> list[Cell]:
@@ -67,8 +80,8 @@ def plan_cells(grid: Grid, settings: Settings) -> list[Cell]:
     Raises
     ------
     InputError
-        Fewer than one seed, a setting that the recipe does not have, a dataset without the category, or a folder that
-        holds a cell of another configuration.
+        Fewer than one seed, a setting that the recipe does not have, a start that is no checkpoint of its system, a
+        dataset without the category, or a folder that holds a cell of another configuration.
     """
     if settings.seeds < 1:
         raise InputError(f"SEEDS: must be at least 1, not {settings.seeds}")
@@ -78,14 +91,19 @@ def plan_cells(grid: Grid, settings: Settings) -> list[Cell]:
     cells = [_cell(grid, row, seed, settings, about.info) for seed in range(settings.seeds) for row in grid.rows]
     for cell in cells:
         _check_folder(cell)
+    recipe = find_recipe(settings.recipe or grid.recipe).changed(**dict(settings.changes))
+    if recipe.training.start:
+        begin_with(make_system(replace(recipe.system, backbone_weights="random")), Path(recipe.training.start))
     return cells
 
 
 def _cell(grid: Grid, row: str, seed: int, settings: Settings, info: dict) -> Cell:
     recipe = settings.recipe or grid.recipe
-    changes = {"save_every": SAVE_EVERY, **dict(settings.changes), **grid.rows[row]}
-    chosen = find_recipe(recipe).changed(**changes)  # says what is wrong with them
-    folder = (settings.output / "cells" / f"{slugify(row)}-{seed}").resolve()
+    shared = {name: value for name, value in settings.changes if row == grid.refined or name != "refine_steps"}
+    changes = {"save_every": SAVE_EVERY, **shared, **grid.rows[row]}
+    category = only_category(settings.dataset, [settings.category] if settings.category else None)
+    chosen = find_recipe(recipe).for_category(category).changed(**changes)  # says what is wrong with them
+    folder = _folder(settings, row, seed)
     parameters = {
         "profile": settings.profile,
         "recipe": recipe,
@@ -98,12 +116,18 @@ def _cell(grid: Grid, row: str, seed: int, settings: Settings, info: dict) -> Ce
         "seed": seed,
         "device": settings.device,
     }
+    if row == grid.refined:
+        parameters["refine_from"] = str(_folder(settings, FULL, seed))
     made_of = {
         "checksum": info["metadata_sha256"],
         "system": asdict(chosen.system),
         "training": asdict(chosen.training),
     }
     return Cell(row, seed, folder, parameters, json.loads(json.dumps(made_of)))
+
+
+def _folder(settings: Settings, row: str, seed: int) -> Path:
+    return (settings.output / "cells" / f"{slugify(row)}-{seed}").resolve()
 
 
 def about_cell(cell: Cell) -> dict:

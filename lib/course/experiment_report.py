@@ -1,16 +1,21 @@
 """What an experiment has found so far: ``results.json``, ``table.md``, ``table.csv`` and ``instances.png``."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from shutil import copyfile
 
 import pandas as pd
+from torch import nn
 
 from lib.checkpoints import load_system
 from lib.course.experiment_cells import Cell, Settings
 from lib.data.loading import PreparedDataset
-from lib.evaluation import read_instances, read_results, write_results
+from lib.errors import InputError
+from lib.evaluation import Predictor, read_instances, read_results, refined_predictor, write_results
 from lib.evaluation.comparison import compare_rows, comparison_table, markdown_table
 from lib.files import write_atomically
-from lib.grids import FULL, Grid, find_recipe
+from lib.grids import FULL, Grid, find_recipe, kept_name, size_of
+from lib.paths import RESULTS
 
 LEGEND = """
 10 x CD, accuracy and coverage are mean distances times ten: less is better. FS@5 is a share: more is better. ± is the
@@ -55,9 +60,39 @@ def _heading(grid: Grid, settings: Settings, finished: int, planned: int) -> str
     return (
         f"**{grid.title}**, our numbers: {settings.category or 'all categories'} of {settings.dataset.name}, "
         f"recipe `{name}` ({given}, {training.pretrain_steps} + {training.steps} steps, images of "
-        f"{recipe.system.image_size} pixels), profile {settings.profile}, protocol `{grid.protocol}`, "
+        f"{recipe.system.image_size} pixels{_changed(settings)}), profile {settings.profile}, "
+        f"protocol `{grid.protocol}`, "
         f"{finished} of {planned} cells"
     )
+
+
+def _changed(settings: Settings) -> str:
+    """Settings that differ from the recipe's, for all rows."""
+    return "".join(f", {name}={value}" for name, value in settings.changes if name not in ("steps", "pretrain_steps"))
+
+
+def keep_report(name: str, settings: Settings, cells: Sequence[Cell], folder: Path = RESULTS) -> Path:
+    """Copy the results and the figure of a whole experiment to where the ledger and the README look for them.
+
+    Parameters
+    ----------
+    name : str
+        Of the grid; `lib.grids.kept_name` makes the files' name of it.
+
+    Raises
+    ------
+    InputError
+        Cells are not finished.
+    """
+    missing = sum(not cell.finished for cell in cells)
+    if missing:
+        raise InputError(f"--keep: {missing} of {len(cells)} cells are not finished, so nothing was copied to {folder}")
+    about = cells[0].parameters
+    size = size_of(about["recipe"], settings.profile)
+    path = folder / f"{kept_name(name, about['dataset'], settings.category, size)}.json"
+    for source, target in (("results.json", path), ("instances.png", path.with_suffix(".png"))):
+        write_atomically(target, lambda temporary, source=source: copyfile(settings.output / source, temporary))
+    return path
 
 
 def _draw(settings: Settings, cells: Sequence[Cell]) -> None:
@@ -68,6 +103,14 @@ def _draw(settings: Settings, cells: Sequence[Cell]) -> None:
     test = PreparedDataset(settings.dataset, "test", categories)
     chosen = {cell.row: cell for cell in sorted(cells, key=lambda cell: -cell.seed)}
     rows = {cell.row: chosen[cell.row] for cell in cells}  # in the order of the table
-    systems = {row: load_system(cell.folder) for row, cell in rows.items()}
+    systems = {row: _measured(cell) for row, cell in rows.items()}
     figure = side_by_side(systems, test, instance_rows(len(test)))
     write_atomically(settings.output / "instances.png", lambda path: figure.savefig(path, dpi=110, format="png"))
+
+
+def _measured(cell: Cell) -> nn.Module | Predictor:
+    """What a cell measured: its own networks, or another's with codes that are optimised for each image."""
+    other = cell.parameters.get("refine_from")
+    if other is None:
+        return load_system(cell.folder)
+    return refined_predictor(load_system(other), 80, cell.made_of["system"]["refine_steps"], cell.seed)

@@ -16,6 +16,7 @@ from lib.evaluation.instances import (
     system_predictor,
     validation_chamfer_distance,
 )
+from lib.evaluation.refinement import refined_predictor
 from lib.evaluation.results import (
     RESULT_COLUMNS,
     commit,
@@ -44,6 +45,7 @@ __all__ = [
     "measure_viewpoint",
     "read_instances",
     "read_results",
+    "refined_predictor",
     "results_table",
     "summarize",
     "system_predictor",

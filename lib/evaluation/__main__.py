@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from lib.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError, exit_code
 from lib.evaluation.instances import DEFAULT_PROTOCOLS, DEFAULT_THRESHOLDS, evaluate_instances
+from lib.evaluation.refinement import refined_predictor
 from lib.evaluation.results import results_table, write_instances, write_results
 from lib.evaluation.summary import Run, summarize
 from lib.files import read_json
@@ -40,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--resolution", type=int, default=100, help="samples an axis of marching cubes")
     add("--points", type=int, default=100_000, help="drawn from each surface")
     add("--profile", default="custom", help="written to each row of a checkpoint: quick, small, full ...")
+    add("--refine", type=int, metavar="STEPS", help="also measure with each code optimised so long (sdf_srn)")
     add("--limit", type=int, help="measure only so many samples, spread evenly")
     add("--seed", type=int, default=0, help="of the drawn points and the bootstrap")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, mps ...")
@@ -50,7 +53,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.checkpoint is None and options.baselines is None:
         raise InputError("Nothing to measure: give --checkpoint, --baselines, or both.")
     _check_output(options)
-    jobs = [_checkpoint_job(folder, options) for folder in options.checkpoint or ()]
+    jobs = [job for folder in options.checkpoint or () for job in _checkpoint_jobs(folder, options)]
     dataset = PreparedDataset(options.dataset, options.split, options.categories)
     if options.baselines is not None:
         jobs += _baseline_jobs(options, dataset)
@@ -82,7 +85,7 @@ def _rows(options: argparse.Namespace, size: int) -> list[int] | None:
     return torch.linspace(0, size - 1, min(options.limit, size)).round().long().tolist()
 
 
-def _checkpoint_job(folder: Path, options: argparse.Namespace) -> tuple[Run, torch.nn.Module]:
+def _checkpoint_jobs(folder: Path, options: argparse.Namespace) -> list:
     try:
         device = torch.device(options.device)
         torch.zeros(1, device=device)
@@ -92,7 +95,16 @@ def _checkpoint_job(folder: Path, options: argparse.Namespace) -> tuple[Run, tor
     about = read_json(folder / "config.json")
     training = about.get("training") or {}
     name = about["system"] + (" (true view)" if getattr(system.config, "viewpoint", None) == "given" else "")
-    return Run(name, about.get("profile", options.profile), about.get("step"), training.get("seed")), system
+    run = Run(name, about.get("profile", options.profile), about.get("step"), training.get("seed"))
+    if options.refine is None:
+        return [(run, system)]
+    if options.refine < 1:
+        raise InputError(f"--refine must be at least 1 step, not {options.refine}.")
+    predictor = refined_predictor(system, options.resolution, options.refine, options.seed, colored=False)
+    return [
+        (run, system),
+        (replace(run, system=f"{name}, {options.refine} steps of test-time optimization"), predictor),
+    ]
 
 
 def _baseline_jobs(options: argparse.Namespace, dataset: PreparedDataset) -> list:

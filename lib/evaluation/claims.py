@@ -1,7 +1,9 @@
 """The claims ledger: what the five papers print (``lib/claims.yaml``) beside what our runs measured.
 
-Our side comes from files of results alone: ``lib/results/<experiment>.json`` (``-quick`` and ``-paper`` for the other
-sizes) and the shipped checkpoints' ``results.json``. What has no file was not run.
+Our side comes from files of results alone: those of experiments in ``lib/results`` (`lib.grids.kept_name`; written by
+``python -m lib.course.experiment NAME --keep``) and the ``results.json`` of checkpoints in ``lib/weights``. Quick and
+small runs are on the built-in furniture; a number of paper size counts only where it was measured on the paper's
+dataset. What has no such rows was not run.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +16,8 @@ import yaml
 
 from lib.errors import InputError
 from lib.evaluation.results import read_results
-from lib.paths import RESULTS
+from lib.grids import kept_name
+from lib.paths import FURNITURE, RESULTS
 
 LEDGER = Path(__file__).parent.parent / "claims.yaml"
 SIZES = ("quick", "small", "paper")
@@ -29,11 +32,24 @@ TITLES = {"chamfer_distance": "CD", "completeness": "coverage", "azimuth_error":
 
 @dataclass(frozen=True)
 class Reference:
-    """Where our number stands: a file below ``lib/``, the values of columns that pick one row, and a factor."""
+    """Where our number stands.
+
+    Attributes
+    ----------
+    file : str
+        Below ``lib/``; with ``*`` several.
+    row : tuple of (column, value)
+        They pick one row.
+    scale : float
+        From our number to the paper's unit.
+    subject : tuple of str
+        Columns of `row` that say whose number it is, and of what: where no row has these values it was not run.
+    """
 
     file: str
     row: tuple[tuple[str, object], ...]
     scale: float = 1.0
+    subject: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,24 +97,40 @@ def _table_claims(table: dict) -> Iterable[Claim]:
     about = {name: table[name] for name in ("paper", "section", "dataset", "protocol")}
     for row, values in table["rows"].items():
         for column, value in zip(table["columns"], values, strict=True):
-            ours = _grid_references(table, row, column)
+            ours = _grid_references(table, row, column) | _checkpoint_references(table, row, column)
             yield Claim(where=where, row=row, column=_title(column, table["scale"]), value=value, ours=ours, **about)
 
 
 def _grid_references(table: dict, row: str, column: str) -> dict[str, Reference]:
     if row not in table.get("grid_rows", {}):
         return {}
-    kept, ours = table.get("kept", table["grid"]), table["grid_rows"][row]
-    scale = table["scale"] if column in LENGTHS else 1
-    keys = {"metric": column, "protocol": table["protocol"], "category": "all", "seed": None}
-    return {
-        size: Reference(
-            f"results/{kept}{'' if size == 'small' else '-' + size}.json",
-            (("system", f"{recipe}: {ours}"), *keys.items()),
-            scale,
-        )
-        for size, recipe in RECIPES[table["paper"]].items()
-    }
+    references, category = {}, table.get("category", "chair")
+    for size, recipe in RECIPES[table["paper"]].items():
+        about = {"system": f"{recipe}: {table['grid_rows'][row]}", "dataset": _dataset(table, size)}
+        file = f"results/{kept_name(table['grid'], about['dataset'], category, size)}.json"
+        references[size] = _reference(file, table, column, about, {"seed": None})
+    return references
+
+
+def _checkpoint_references(table: dict, row: str, column: str) -> dict[str, Reference]:
+    if row not in table.get("checkpoints", {}):
+        return {}
+    references = {}
+    for size in SIZES:
+        about = {"system": table["checkpoints"][row], "dataset": _dataset(table, size), "profile": size}
+        about["protocol"] = table["protocol"]
+        references[size] = _reference("weights/*/results.json", table, column, about)
+    return references
+
+
+def _reference(file: str, table: dict, column: str, about: dict, more: dict | None = None) -> Reference:
+    keys = {"metric": column, "protocol": table["protocol"], "category": "all"} | about | (more or {})
+    return Reference(file, tuple(keys.items()), table["scale"] if column in LENGTHS else 1, tuple(about))
+
+
+def _dataset(table: dict, size: str) -> str:
+    """Name of the prepared dataset that a run of this size is on."""
+    return table["prepared"] if size == "paper" else FURNITURE.name
 
 
 def _statement(entry: dict) -> Claim:
@@ -122,21 +154,24 @@ def _title(column: str, scale: float) -> str:
 
 
 def our_value(reference: Reference, folder: Path = RESULTS.parent) -> float | None:
-    """Our number in the paper's unit; None where the file does not exist, that is, where it was not run.
+    """Our number in the paper's unit; None where no file, or no row of its `subject`, exists: where it was not run.
 
     Raises
     ------
     InputError
-        The file has no such row, or several.
+        There is no such row, or several.
     """
-    path = folder / reference.file
-    if not path.is_file():
-        return None
     wanted = dict(reference.row)
-    rows = [row for row in _rows(path) if wanted.items() <= row.items()]
-    if len(rows) != 1:
-        raise InputError(f"{path} has {len(rows)} rows with {wanted}, and claims.yaml asks for one; correct either")
-    return reference.scale * rows[0]["value"]
+    subject = {name: wanted[name] for name in reference.subject}
+    rows = [row for path in sorted(folder.glob(reference.file)) for row in _rows(path)]
+    rows = [row for row in rows if subject.items() <= row.items()]
+    if not rows:
+        return None
+    found = [row for row in rows if wanted.items() <= row.items()]
+    if len(found) != 1:
+        path = folder / reference.file
+        raise InputError(f"{path} has {len(found)} rows with {wanted}, and claims.yaml asks for one; correct either")
+    return reference.scale * found[0]["value"]
 
 
 @cache

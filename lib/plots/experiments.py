@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lib.data.loading import PreparedDataset
-from lib.evaluation import Prediction, system_predictor
+from lib.evaluation import Prediction, Predictor, system_predictor
 from lib.plots.results import Case, make_case, view_of_rotation
 from lib.plots.shapes import draw_mesh, facing
 from lib.plots.style import image_grid
@@ -27,14 +27,17 @@ def instance_rows(size: int, count: int = 4) -> list[int]:
 
 
 def predictions_of(
-    system: nn.Module, dataset: PreparedDataset, rows: Sequence[int], resolution: int = 80
+    system: nn.Module | Predictor, dataset: PreparedDataset, rows: Sequence[int], resolution: int = 80
 ) -> list[Prediction]:
-    """What a system makes of some samples."""
+    """What a system makes of some samples; a predictor has its own resolution."""
+    predict = system_predictor(system, resolution) if isinstance(system, nn.Module) else system
     with torch.no_grad():
-        return system_predictor(system, resolution)(dataset.batch(torch.as_tensor(list(rows))))
+        return predict(dataset.batch(torch.as_tensor(list(rows))))
 
 
-def cases_of(system: nn.Module, dataset: PreparedDataset, rows: Sequence[int], resolution: int = 80) -> list[Case]:
+def cases_of(
+    system: nn.Module | Predictor, dataset: PreparedDataset, rows: Sequence[int], resolution: int = 80
+) -> list[Case]:
     """Predictions beside the truth, for `lib.plots.results.case_sheet`."""
     made = predictions_of(system, dataset, rows, resolution)
     return [
@@ -44,7 +47,7 @@ def cases_of(system: nn.Module, dataset: PreparedDataset, rows: Sequence[int], r
 
 
 def side_by_side(
-    systems: Mapping[str, nn.Module],
+    systems: Mapping[str, nn.Module | Predictor],
     dataset: PreparedDataset,
     rows: Sequence[int],
     turn: float = 60.0,

@@ -22,28 +22,32 @@ dataset: str = "furniture"  # name of the prepared data
 data_root: str = ""  # a prepared folder; empty: the one that comes with the course
 category: str = "chair"  # what is learned and measured; empty: every category
 run_dir: str = ""  # where to write; empty: runs/<profile>/08_experiment_cell, begun anew in the quick profile
+refine_from: str = ""  # folder of a finished cell: train nothing, optimise its code for each image (SDF-SRN's Table 3)
 seed: int = 0  # of the first weights and of everything drawn
 device: str = "auto"  # auto | cpu | cuda
 
 # %%
 import shutil
+from pathlib import Path
 
 import torch
 
+from lib.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.grids import find_recipe, size_of
 from lib.paths import prepared_folder, run_folder
 from lib.run_log import read_log
 from lib.systems import make_system
-from lib.train import choose_device, validation_images
+from lib.train import choose_device, only_category, validation_images
 from lib.training import train
 
 run = run_folder("08_experiment_cell", profile, run_dir)
 if not run_dir and profile == "quick":
     shutil.rmtree(run)
-chosen = find_recipe(recipe).changed(**{**changes, "seed": seed})
 folder, categories = prepared_folder(dataset, data_root), [category] if category else None
-data, test = (PreparedDataset(folder, split, categories) for split in ("train", "test"))
+chosen = find_recipe(recipe).for_category(only_category(folder, categories)).changed(**{**changes, "seed": seed})
+data = PreparedDataset(folder, "train", categories, chosen.views)
+test = PreparedDataset(folder, "test", categories)
 validation = validation_images(folder, categories)
 print(f"{recipe}, row '{row}', seed {seed}: {changes or 'nothing'} changed; {len(data)} training images")
 
@@ -54,13 +58,19 @@ print(f"{recipe}, row '{row}', seed {seed}: {changes or 'nothing'} changed; {len
 # row differs from the full method in its switch and in nothing else. Training goes on where the run folder stopped, and
 # refuses a folder of another configuration. The weights that stay are those that explain the validation *images* best,
 # or the last ones where a dataset has none; no true shape has a say.
+#
+# One row of SDF-SRN's Table 3 trains nothing, "w/ test-time optimization": it takes the full method's networks and,
+# where a held-out image is measured, first descends on the training's losses over that image's code (notebook `10`).
 
 # %% tags=["train"]
 accelerator = choose_device(device, chosen.training.mixed_precision)
 torch.manual_seed(seed)
-system = make_system(chosen.system)
-system = train(system, chosen.training, data, run, validation=validation, accelerator=accelerator)
-log = read_log(run / "log.jsonl")
+if refine_from:
+    system = load_system(refine_from, str(accelerator.device))
+else:
+    system = make_system(chosen.system)
+    system = train(system, chosen.training, data, run, validation=validation, accelerator=accelerator)
+log = read_log(Path(refine_from or run) / "log.jsonl")
 
 # %% tags=["curves"] alt="Weighted losses over the steps of this cell's training, one panel a term"
 from lib.plots.training import loss_figure
@@ -77,14 +87,17 @@ figure = loss_figure(log)
 # %% tags=["measure"]
 import time
 
-from lib.evaluation import Run, evaluate_instances, results_table, summarize, write_instances, write_results
+from lib.evaluation import Run, evaluate_instances, refined_predictor, results_table, summarize
+from lib.evaluation import write_instances, write_results
 
 quick = profile == "quick"
 count, resolution, points = (12, 48, 5_000) if quick else (len(test), 100, 100_000)
 rows = torch.linspace(0, len(test) - 1, min(count, len(test))).round().long().tolist()
 options = {"protocols": ("raw", "view"), "resolution": resolution, "points": points, "rows": rows}
+steps = chosen.system.refine_steps if refine_from else None
+measured = refined_predictor(system, resolution, steps, seed, colored=False) if refine_from else system
 start = time.perf_counter()
-instances = evaluate_instances(system, test, progress=False, **options)
+instances = evaluate_instances(measured, test, progress=False, **options)
 about = Run(f"{recipe}: {row}", size_of(recipe, profile), chosen.training.pretrain_steps + chosen.training.steps, seed)
 results = summarize(instances, test, about, seconds=time.perf_counter() - start)
 write_instances(run / "instances.parquet", instances.assign(row=row, seed=seed))
@@ -98,7 +111,9 @@ write_instances(run / "instances.parquet", instances.assign(row=row, seed=seed))
 from lib.plots.experiments import cases_of, instance_rows
 from lib.plots.results import case_sheet
 
-figure = case_sheet(cases_of(system, test, instance_rows(len(test)), resolution=48 if quick else 80))
+fine = 48 if quick else 80
+shown = refined_predictor(system, fine, steps, seed) if refine_from else system
+figure = case_sheet(cases_of(shown, test, instance_rows(len(test)), resolution=fine))
 
 # %% [markdown]
 # ## Write down
@@ -108,7 +123,7 @@ figure = case_sheet(cases_of(system, test, instance_rows(len(test)), resolution=
 #
 # ```bash
 # make experiment NAME=tables-2-3 SEEDS=3                         # ShapeClipper's Tables 2 and 3, 12 cells
-# python -m lib.course.experiment sdf-srn-table-3 --seeds 3       # SDF-SRN's Table 3, 15 cells; see --help
+# python -m lib.course.experiment sdf-srn-table-3 --seeds 3       # SDF-SRN's Table 3, 18 cells; see --help
 # papermill notebooks/08_experiment_cell.ipynb out.ipynb --cwd notebooks -p row "w/o SSC" \
 #   -y '{changes: {semantic_weight: 0.0}, recipe: small-given, profile: full, run_dir: /somewhere}'
 # ```
