@@ -53,6 +53,8 @@ class Cad:
         `CadFile.axes`.
     center, scale : array, shape (3,), and float
         Point of the file = scale * turn^T @ point of the world + center.
+    name : str
+        Of the file.
     """
 
     mesh: trimesh.Trimesh
@@ -60,6 +62,7 @@ class Cad:
     turn: Float[np.ndarray, "3 3"]
     center: Float[np.ndarray, "3"]
     scale: float
+    name: str
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def load_cad(file: CadFile) -> Cad:
     low, high = turned[faces].min(axis=(0, 1)), turned[faces].max(axis=(0, 1))
     scale = float((high - low).max())
     unit = (turned - (low + high) / 2) / scale
-    return Cad(outer_surface(unit, faces), whole, turn, (low + high) / 2 @ turn, scale)
+    return Cad(outer_surface(unit, faces), whole, turn, (low + high) / 2 @ turn, scale, file.path.name)
 
 
 def outer_surface(vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]) -> trimesh.Trimesh:
@@ -149,6 +152,24 @@ def read_mesh(path: Path) -> trimesh.Trimesh:
     return mesh
 
 
+def check_camera(cad: Cad, camera: Camera) -> None:
+    """Refuse a camera that does not have the whole CAD model in front of it, and say which of them is wrong.
+
+    Raises
+    ------
+    InputError
+        If the camera stands in the model, or nearer than the model is long, the two are not in the same units; if it
+        looks away from the whole of it, the annotation errs.
+    """
+    points = np.asarray(cad.whole.vertices, dtype=np.float64)[np.unique(cad.whole.faces)]
+    away = float(np.linalg.norm(camera.translation))
+    depth = points @ camera.rotation[2] + camera.translation[2]
+    if depth.min() <= 0 and (depth.max() > 0 or cad.scale > away):
+        raise InputError(f"The CAD model {cad.name} is {cad.scale:.3g} long, and the annotated camera {away:.3g} away "
+                         "from its origin: the two are not in the same units.")  # fmt: skip
+    camera.project(points)  # says what else is wrong
+
+
 def crop_viewpoint(cad: Cad, camera: Camera, box: tuple[int, int, int]) -> tuple[dict[str, float], float]:
     """The viewpoint of a square crop: columns of the prepared format, and how far it errs.
 
@@ -166,6 +187,7 @@ def crop_viewpoint(cad: Cad, camera: Camera, box: tuple[int, int, int]) -> tuple
     InputError
         If the camera does not see the object.
     """
+    check_camera(cad, camera)
     left, top, side = box
     points = sample_surface(cad.mesh, FITTED).astype(np.float64)
     pixels = (camera.project(cad.scale * points @ cad.turn + cad.center) - (left, top)) / side

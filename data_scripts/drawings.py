@@ -11,6 +11,7 @@ import trimesh
 from PIL import Image
 
 from data_scripts.cad_models import CadFile, outer_surface, read_mesh, write_mesh
+from data_scripts.cad_sizes import extents
 from data_scripts.instances import draw_light, generator, oversampling
 from data_scripts.raycasting import Look, TexturedCaster, render
 from data_scripts.sweethome import TexturedMesh, _corner_uv, _texture
@@ -54,14 +55,13 @@ def draw(job: list[Drawing], folder: Path, size: int) -> dict[str, list]:
 
 
 def load_textured(file: CadFile) -> TexturedMesh:
-    """A CAD model with its textures, in the world frame, centred, longest side 1.
+    """A CAD model that `read_mesh` can read, with its textures, in the world frame, centred, longest side 1.
 
     Raises
     ------
     InputError
-        If the file is missing, cannot be read, or holds no surface.
+        If its materials cannot be read.
     """
-    read_mesh(file.path)  # says what is wrong
     logging.getLogger("trimesh").setLevel(logging.ERROR)  # it warns of each missing texture
     try:
         scene = trimesh.load(file.path, process=False, force="scene")
@@ -84,12 +84,13 @@ def load_textured(file: CadFile) -> TexturedMesh:
 def _draw_model(drawing: Drawing, folder: Path, size: int) -> list[dict[str, Any]]:
     if drawing.texture:
         _check_texture(drawing.texture)
+    sizes = extents(read_mesh(drawing.file.path))  # says what is wrong with the file
     mesh = load_textured(drawing.file)
     caster = TexturedCaster(mesh)
     relative = f"meshes/{drawing.category}/{drawing.model}.ply"
     rows = [_draw_view(drawing, caster, view, folder, size) for view in range(drawing.views)]
     write_mesh(outer_surface(mesh.vertices, mesh.faces), folder / relative)
-    return [{**row, "mesh": relative, "caption": drawing.caption} for row in rows]
+    return [{**row, "mesh": relative, "caption": drawing.caption, **sizes} for row in rows]
 
 
 def _check_texture(path: Path) -> None:

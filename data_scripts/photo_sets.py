@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from data_scripts.cad_models import CadFile, Camera, crop_viewpoint, load_cad, overlap, write_mesh
+from data_scripts.cad_sizes import apparent_size, check_apparent_size, extents
 from data_scripts.jobs import Work, prepare_jobs, split_of_models
 from data_scripts.photo_folder import DETAIL, reduced, straight
 from data_scripts.sources import add_common_options
@@ -61,6 +62,8 @@ class Photo:
         The image is a rendering that is used as it is, not cut out.
     box : tuple of float, optional
         Annotated left, top, right, bottom in pixels of the photo; only checked, the crop follows the mask.
+    visible : bool
+        Nothing hides a part of the object, so the CAD model appears as large as the box.
     """
 
     id: str
@@ -75,6 +78,7 @@ class Photo:
     camera: Camera | None = None
     box: tuple[float, float, float, float] | None = None
     whole: bool = False
+    visible: bool = False
 
 
 @dataclass(frozen=True)
@@ -244,9 +248,14 @@ def _check_box(photo: Photo, mask: UInt8[np.ndarray, "height width"]) -> None:
 def _shape(photo: Photo, mask: np.ndarray, small: np.ndarray, folder: Path) -> dict[str, Any]:
     """Viewpoint of the crop and mesh of a photo, with the measures that tell how well they fit the mask."""
     cad = load_cad(photo.cad)
-    columns, measures = dict(photo.about), {}
+    columns, measures = dict(photo.about), extents(cad.whole)
     if photo.camera:
         columns, measures["error"] = crop_viewpoint(cad, photo.camera, crop_box(mask))
+        if photo.box:
+            cut_off = None if photo.visible else mask.shape[::-1]
+            measures["apparent_size"] = apparent_size(cad, photo.camera, photo.box, cut_off)
+            if photo.visible:
+                check_apparent_size(measures["apparent_size"], cad.name)
     if "focal_length" in columns:
         measures["overlap"] = overlap(cad.mesh, columns, small)
     relative = f"meshes/{photo.category}/{photo.group or photo.model}.ply"

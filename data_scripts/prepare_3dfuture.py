@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
 from data_scripts.cad_models import CadFile
+from data_scripts.cad_sizes import even_size_notes
 from data_scripts.drawings import Drawing, draw
 from data_scripts.jobs import Work, prepare_jobs
 from data_scripts.options import positive
@@ -78,7 +79,7 @@ def prepare(options: argparse.Namespace) -> None:
 
     def count(rows: list[dict]) -> list[str]:
         few = f"model_info.json names {len(models)} models, the first full release {MODELS}; is the download partial?"
-        return [few] if len(models) < MODELS else []
+        return even_size_notes(rows) + ([few] if len(models) < MODELS else [])
 
     work = Work(partial(draw, size=options.image_size), "model", processes=True, notes=count)
     prepare_jobs(jobs, work, options, FUTURE.info(views=options.views), rejected)

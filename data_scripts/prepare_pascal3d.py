@@ -25,7 +25,8 @@ from jaxtyping import UInt8
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
 from data_scripts.archives import Checksum
-from data_scripts.cad_models import CadFile, Camera, load_cad, silhouette
+from data_scripts.cad_models import CadFile, Camera, check_camera, load_cad, silhouette
+from data_scripts.cad_sizes import apparent_size_notes
 from data_scripts.jobs import count_notes
 from data_scripts.photo_sets import Photo, prepare_photo_set, stored_mask, with_article
 from data_scripts.sources import Collection, check_source, chosen, command_line, safe_name
@@ -211,12 +212,14 @@ def camera_of(viewpoint: Any) -> Camera:
 
 def projected_mask(photo: Photo, rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width"]:
     """What the CAD model covers in a photo."""
-    return silhouette(load_cad(photo.cad).whole, photo.camera, rgb.shape[1], rgb.shape[0])
+    cad = load_cad(photo.cad)
+    check_camera(cad, photo.camera)
+    return silhouette(cad.whole, photo.camera, rgb.shape[1], rgb.shape[0])
 
 
 def count(rows: list[dict]) -> list[str]:
-    """Notes where the numbers of samples are not the papers'."""
-    notes, totals = count_notes(rows, PAPER), Counter(row["split"] for row in rows)
+    """Notes where the numbers of samples are not the papers', or CAD models not of the annotations' size."""
+    notes, totals = apparent_size_notes(rows) + count_notes(rows, PAPER), Counter(row["split"] for row in rows)
     if {row["category"] for row in rows} == set(CATEGORIES):
         notes += [
             f"all categories, {split}: {totals[split]} samples; ShapeClipper has {wanted}."

@@ -195,6 +195,7 @@ def make_photos(source: Path, pairs: list[tuple[Annotation, str]], rejected: Rej
             cad=CadFile(source / row["model"], AXES),
             camera=camera,
             box=box,
+            visible=True,
         )
 
 

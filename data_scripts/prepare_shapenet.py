@@ -27,6 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
 from data_scripts.cad_models import CadFile, angles_of
+from data_scripts.cad_sizes import unit_cube_notes
 from data_scripts.drawings import FOCAL, Drawing, draw
 from data_scripts.instances import generator
 from data_scripts.jobs import Work, prepare_jobs
@@ -118,7 +119,11 @@ def prepare_renderings(options: argparse.Namespace, synsets: list[str]) -> None:
     for synset in synsets:
         if NAMES[synset] in wanted:
             jobs |= list_renderings(options.source / synset, options.views, options.models, rejected)
-    work = Work(partial(take_renderings, look=Look.of(options)), "image", options.models is not None, count_models)
+
+    def notes(rows: list[dict]) -> list[str]:
+        return unit_cube_notes(rows, centred=bool(options.models) and is_v1(options.models)) + count_models(rows)
+
+    work = Work(partial(take_renderings, look=Look.of(options)), "image", options.models is not None, notes)
     info = SHAPENET.info(kind="renderings", views=options.views, shapes=options.models is not None)
     prepare_jobs(jobs, work, options, info | normals_info(options), rejected)
 
@@ -225,7 +230,8 @@ def prepare_drawings(options: argparse.Namespace, synsets: list[str]) -> None:
 
     def count(rows: list[dict]) -> list[str]:
         full = len({row["category"] for row in rows}) == 55 and options.most == MOST and len(rows) != ALL_55
-        return [f"55 categories: {len(rows)} samples; Cat3D has {ALL_55}."] if full else []
+        sizes = unit_cube_notes(rows, centred=is_v1(options.source))
+        return sizes + ([f"55 categories: {len(rows)} samples; Cat3D has {ALL_55}."] if full else [])
 
     work = Work(partial(draw, size=options.image_size), "model", processes=True, notes=count)
     prepare_jobs(jobs, work, options, SHAPENET.info(kind="drawn", most=options.most), rejected)
@@ -263,6 +269,11 @@ def read_taxonomy(source: Path, synsets: list[str]) -> dict[str, str]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{source / 'taxonomy.json'} is damaged; unpack ShapeNet again.") from error
     return {synset: NAMES.get(synset) or names.get(synset, synset) for synset in synsets}
+
+
+def is_v1(cores: Path) -> bool:
+    """Whether CAD models are ShapeNetCore.v1's, which promises a cube about the origin; v2's is elsewhere."""
+    return any(cores.glob("*/*/model.obj"))
 
 
 def _folders(place: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from tiny_cad import (
     photograph,
     projected,
     rejected,
+    resize,
     save,
     write_obj,
 )
@@ -271,6 +272,26 @@ def test_models_that_do_not_load_cost_their_photos_only(source, tmp_path, conten
     found = rejected(tmp_path / "out")
     assert set(found) == {"1000.png", "1001.jpg", "1002.png"}
     assert all(words in reason for reason in found.values())
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        (100, "long, and the annotated camera"),
+        (3, "times as large as the annotated box"),
+        (0.2, "times as large as the annotated box"),
+    ],
+)
+def test_models_in_other_units_than_their_cameras_are_refused_for_that(source, tmp_path, scale, words):
+    shutil.copytree(source, tmp_path / "in")
+    resize(tmp_path / "in/model/chair/IKEA_BÖRJE/börje.obj", scale)
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    found = rejected(tmp_path / "out")
+    assert set(found) == {"1000.png", "1001.jpg", "1002.png"}
+    for reason in found.values():
+        assert reason.startswith("The CAD model börje.obj ")
+        assert words in reason
+        assert "not in the same units." in reason
 
 
 def test_masks_of_another_size_are_refused(source, tmp_path):

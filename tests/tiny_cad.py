@@ -40,6 +40,16 @@ def write_obj(mesh: trimesh.Trimesh, path: Path, turn: np.ndarray) -> np.ndarray
     return vertices
 
 
+def resize(path: Path, scale: float, shift: float = 0.0) -> None:
+    """Scale and shift the vertices of an OBJ or OFF file that has one on each line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        kind, numbers = ("v ", line.split()[1:]) if line.startswith("v ") else ("", line.split())
+        if len(numbers) == 3 and all("." in word for word in numbers):
+            lines[number] = kind + " ".join(f"{scale * float(word) + shift:.6f}" for word in numbers)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def photograph(
     vertices: np.ndarray, faces: np.ndarray, ray: Callable[[np.ndarray, np.ndarray], tuple], size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
