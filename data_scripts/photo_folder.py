@@ -7,9 +7,7 @@ written last, is there.
 import hashlib
 import json
 import math
-import os
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -19,6 +17,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from data_scripts.photo_copies import SIDE, signature
+from data_scripts.photo_names import Item
 from lib.checkpoints import write_json
 from lib.data.images import INSIDE, crop_to_mask, write_normals
 from lib.data.normals import NormalEstimator, load_estimator, unit
@@ -31,26 +31,6 @@ DETAIL = 128  # normals are estimated at no less than this, then reduced
 CHUNK = 32
 THUMBNAIL = 112
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-
-
-@dataclass(frozen=True)
-class Item:
-    """A file of the folder and what its sample will be called.
-
-    Attributes
-    ----------
-    file : str
-        Path below the folder, with forward slashes.
-    id, category, model : str
-    twin : str
-        An earlier file that has the same id; empty for none.
-    """
-
-    file: str
-    id: str
-    category: str
-    model: str
-    twin: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,38 +58,6 @@ class Settings:
     allow: tuple[str, ...] = ()
 
 
-def list_items(folder: Path, category: str = "", separator: str = "") -> list[Item]:
-    """All files of a folder and the folders in it, but hidden ones, sorted by path.
-
-    Parameters
-    ----------
-    category : str
-        Of all photos; without it, the name of the folder (in `folder`) that a photo is in, else "photo".
-    separator : str
-        Photos of one folder whose names agree up to this character show one object; without it, each its own.
-
-    Raises
-    ------
-    InputError
-        The folder is missing, cannot be listed, or is empty.
-    """
-    if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}; give the folder with the photos.")
-    files = sorted(_files(folder))
-    if not files:
-        raise InputError(f"The folder {folder} holds no files; give the folder with the photos.")
-    items, first = [], {}
-    for file in files:
-        path = PurePosixPath(file)
-        name = _safe("-".join((*path.parts[:-1], path.stem)))
-        prefix = path.stem.split(separator)[0] if separator else path.stem
-        kind = category or (_safe(path.parts[0]) if len(path.parts) > 1 else "photo")
-        model = _safe("-".join((*path.parts[:-1], prefix)))
-        items.append(Item(file, name, kind, model, first.get(name.casefold(), "")))
-        first.setdefault(name.casefold(), file)
-    return items
-
-
 def chunks(items: list[Item], size: int = CHUNK) -> list[list[Item]]:
     """Items in lists of at most `size`."""
     return [items[start : start + size] for start in range(0, len(items), size)]
@@ -120,8 +68,15 @@ def part_path(work: Path, number: int) -> Path:
     return work / "parts" / f"{number:06d}.json"
 
 
-def prepare_chunk(items: list[Item], number: int, settings: Settings, work: Path) -> None:
-    """Write the files of a chunk, then ``{"rows": [...], "rejected": [[file, reason], ...]}``."""
+def signatures_path(work: Path, number: int) -> Path:
+    """Where the signatures of its samples are, if it has any."""
+    return part_path(work, number).with_suffix(".npy")
+
+
+def prepare_chunk(
+    items: list[Item], number: int, settings: Settings, work: Path, count: Callable[[int], object] = lambda more: None
+) -> None:
+    """Write the files of a chunk, then ``{"rows": [...], "rejected": [[file, reason], ...]}``; `count` each photo."""
     silhouettes, normals = tools(settings)
     taken, crops, rejected = [], [], []
     for item in items:
@@ -130,11 +85,13 @@ def prepare_chunk(items: list[Item], number: int, settings: Settings, work: Path
             taken.append(item)
         except InputError as error:
             rejected.append([item.file, str(error)])
+        count(1)
     if taken:
         images, masks = (np.stack(arrays) for arrays in zip(*[crop[0] for crop in crops], strict=True))
         guessed = normals.estimate(images, masks)
-        for item, (_, (rgb, mask)), normal in zip(taken, crops, guessed, strict=True):
+        for item, (_, (rgb, mask), _), normal in zip(taken, crops, guessed, strict=True):
             write_sample(work, item, rgb, mask, reduced(normal, mask))
+        np.save(signatures_path(work, number), np.stack([crop[2] for crop in crops]))
     rows = [sample_row(item) for item in taken]
     write_json(part_path(work, number), {"rows": rows, "rejected": rejected})
 
@@ -156,16 +113,18 @@ def _networks(silhouettes: str, normals: str, convention: str) -> tuple[Silhouet
 Crop = tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"]]
 
 
-def prepare_photo(item: Item, settings: Settings, silhouettes: SilhouetteModel, work: Path) -> tuple[Crop, Crop]:
-    """The square crop of a photo, with its mask, at the size for normals and at the size to keep.
+def prepare_photo(
+    item: Item, settings: Settings, silhouettes: SilhouetteModel, work: Path
+) -> tuple[Crop, Crop, UInt8[np.ndarray, " values"]]:
+    """The square crop of a photo, with its mask, at the size for normals and at the size to keep; its signature.
 
     Raises
     ------
     InputError
         Why this photo cannot be used.
     """
-    if item.twin:
-        raise InputError(f"duplicate name: {item.twin} would have the same id {item.id!r}; rename one of them")
+    if item.trouble:
+        raise InputError(item.trouble)
     photo = read_photo_file(Path(settings.folder) / item.file)
     silhouette = silhouette_of(photo, item, settings, silhouettes)
     failed = [name for name in silhouette.problems if name not in settings.allow]
@@ -177,7 +136,7 @@ def prepare_photo(item: Item, settings: Settings, silhouettes: SilhouetteModel, 
     coarse = crop_to_mask(photo.rgb, silhouette.mask, MARGIN, settings.image_size)
     if not (coarse[1] >= INSIDE).any():
         raise InputError(f"thin: no pixel of the crop of {settings.image_size} pixels a side is mostly object")
-    return fine, coarse
+    return fine, coarse, signature(photo)
 
 
 def silhouette_of(photo: Photo, item: Item, settings: Settings, model: SilhouetteModel) -> Silhouette:
@@ -229,40 +188,32 @@ def write_thumbnail(path: Path, rgb: UInt8[np.ndarray, "height width 3"], mask: 
 
 
 def assign_splits(rows: Iterable[dict[str, Any]], shares: dict[str, float], seed: int) -> list[dict[str, Any]]:
-    """Rows with their split: of each category, rounded shares of the models, drawn by seed and name."""
+    """Rows with their split: of each category, rounded shares of the models, drawn by seed and name.
+
+    A model that is in several categories counts in the first.
+    """
     rows = list(rows)
-    models: dict[str, set[str]] = {}
+    home: dict[str, str] = {}
     for row in rows:
-        models.setdefault(row["category"], set()).add(row["model"])
-    splits = {}
+        home[row["model"]] = min(row["category"], home.get(row["model"], row["category"]))
+    models: dict[str, list[str]] = {}
+    for model, category in home.items():
+        models.setdefault(category, []).append(model)
+    splits: dict[str, str] = {}
     for category, names in models.items():
         order = sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{category}/{name}".encode()).digest())
         bounds = np.rint(np.cumsum(list(shares.values())) * len(order)).astype(int)
         for split, low, high in zip(shares, [0, *bounds], bounds, strict=False):
-            splits |= {(category, name): split for name in order[low:high]}
-    return [row | {"split": splits[row["category"], row["model"]]} for row in rows]
+            splits |= dict.fromkeys(order[low:high], split)
+    return [row | {"split": splits[row["model"]]} for row in rows]
 
 
-def read_parts(work: Path, count: int) -> tuple[list[dict[str, Any]], list[list[str]]]:
-    """Rows and rejected files of all chunks, in order."""
+def read_parts(work: Path, count: int) -> tuple[list[dict[str, Any]], list[list[str]], UInt8[np.ndarray, "rows size"]]:
+    """Rows and rejected files of all chunks, in order, and the signatures of the rows."""
     parts = [json.loads(part_path(work, number).read_text()) for number in range(count)]
-    return [row for part in parts for row in part["rows"]], [pair for part in parts for pair in part["rejected"]]
-
-
-def _files(folder: Path) -> Iterable[str]:
-    def stop(error: OSError):
-        raise InputError(f"The folder {error.filename} cannot be read ({error.strerror}); change its permissions.")
-
-    for place, folders, names in os.walk(folder, onerror=stop):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if not name.startswith("."):
-                yield (Path(place) / name).relative_to(folder).as_posix()
-
-
-def _safe(name: str) -> str:
-    """Letters, digits, point, dash and underscore, for names of files and in web addresses."""
-    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
+    rows, rejected = ([entry for part in parts for entry in part[key]] for key in ("rows", "rejected"))
+    known = [np.load(signatures_path(work, number)) for number, part in enumerate(parts) if part["rows"]]
+    return rows, rejected, np.concatenate([np.zeros((0, 3 * SIDE**2), np.uint8), *known])
 
 
 def _given_mask(photo: Photo, item: Item, folder: Path) -> np.ndarray:

@@ -3,13 +3,13 @@
     python data_scripts/prepare_photos.py FOLDER --output OUT
 
 Look at OUT/contact_sheet/index.html before you train on it. Photos that cannot be used are listed in OUT/rejected.csv
-with the reason, and the rest goes on. Unfinished work is kept in ``OUT.partial``: the same command goes on where a
-killed one was, and gives the same result. Masks come from a folder of masks, else from a photo's own transparency,
-else from a salient-object network; normals are a small network's guesses.
+with the reason, and the rest goes on; copies of one photo are listed in OUT/duplicates.csv and kept. Unfinished work is
+kept in ``OUT.partial``: the same command goes on where a killed one was, and gives the same result. Masks come from a
+folder of masks, else from a photo's own transparency, else from a salient-object network; normals are a small network's
+guesses.
 """
 
 import argparse
-import csv
 import shutil
 import signal
 import sys
@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
+import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -27,18 +28,24 @@ from data_scripts.contact_sheet import write_contact_sheet
 from data_scripts.jobs import give_up
 from data_scripts.options import positive
 from data_scripts.output import check_output, going_on, partial_of, publish, take_up
+from data_scripts.photo_copies import (
+    DUPLICATES,
+    NEAR_DUPLICATE,
+    called_alike,
+    merge_copies,
+    write_duplicates,
+    write_table,
+)
 from data_scripts.photo_folder import (
-    Item,
     Settings,
     assign_splits,
     chunks,
-    list_items,
     part_path,
     prepare_chunk,
     read_parts,
     tools,
 )
-from lib.checkpoints import write_atomically
+from data_scripts.photo_names import Item, list_items, safe
 from lib.data.normals import CONVENTIONS, NORMALS
 from lib.data.prepared import write_metadata
 from lib.data.silhouettes import U2NETP
@@ -46,6 +53,7 @@ from lib.errors import InputError
 
 SPLITS = ("train", "val", "test")
 REJECTED = "rejected.csv"
+CHECKS = ("all_foreground", "large", "small", "truncated", "several_parts")  # without an object there is no crop
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,7 +85,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--normals", type=Path, default=NORMALS, help="normal network: folder, TorchScript or ONNX")
     add("--convention", choices=sorted(CONVENTIONS), default="ours", help="how it writes normals")
     add("--embedding", default="efficientnet_lite0", help="model for neighbours, or none (default: %(default)s)")
+    add("--weights", type=Path, help="a local checkpoint of that model")
+    add("--allow-download", action="store_true", help="fetch weights that are not at hand")
     add("--count", type=positive, default=5, help="neighbours of a photo (default: %(default)s)")
+    add("--near-duplicate", type=_correlation, default=NEAR_DUPLICATE, help="photos that correlate more are copies: "
+        "views of one object; 1 looks for none (default: %(default)s)")  # fmt: skip
     add("--limit", type=positive, help="take the first so many files only")
     add("--workers", type=positive, default=1, help="processes (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the split")
@@ -97,17 +109,22 @@ def prepare(options: argparse.Namespace) -> None:
     parts = chunks(items)
     _open_work(work, settings, items)
     prepare_all(parts, settings, work, options.workers)
-    rows, rejected = read_parts(work, len(parts))
-    write_rejected(work / REJECTED, rejected)
+    rows, rejected, signatures = read_parts(work, len(parts))
+    write_table(work / REJECTED, ("file", "reason"), rejected)
     if not rows:
         raise InputError(f"None of the {len(items)} files can be used{give_up(options.output, rejected)}")
+    rows, copies = merge_copies(signatures, rows, options.near_duplicate)
+    copies = called_alike(items, rows) + copies
+    write_duplicates(work / DUPLICATES, items, copies)
     write_metadata(work, assign_splits(rows, options.split, options.seed), describe(options, settings))
     if options.embedding != "none":
-        add_neighbors(work, options.embedding, options.count)
+        add_neighbors(work, options)
     write_contact_sheet(work, options.embedding, rejected)
     publish(work, options.output)
     shutil.rmtree(options.output / "parts")
     print(f"{len(rows)} samples in {options.output}, {len(rejected)} files rejected ({REJECTED})")
+    if copies:
+        print(f"{len({name for name, _ in copies})} samples are called like others or copies of others ({DUPLICATES})")
     print(f"look at {options.output / 'contact_sheet' / 'index.html'}")
 
 
@@ -117,13 +134,17 @@ def plan(options: argparse.Namespace) -> tuple[Settings, list[Item]]:
     check_output(options.output, folder, options.masks)
     if options.masks and not options.masks.is_dir():
         raise InputError(f"There is no folder of masks {options.masks}; leave --masks out to have them guessed.")
+    if options.category and options.category != safe(options.category):
+        raise InputError(
+            f"--category {options.category!r} cannot name a folder; take {safe(options.category)!r}, for example."
+        )
     items = list_items(folder, options.category, options.model_separator)[: options.limit]
     masks = str(options.masks.resolve()) if options.masks else ""
     networks = str(options.silhouettes), str(options.normals), options.convention
     settings = Settings(str(folder), masks, options.image_size, *networks, options.allow)
     tools(settings)  # says now what is wrong with a network
     if options.embedding != "none":
-        _embedder(options.embedding)
+        _embedder(options)
     return settings, items
 
 
@@ -135,8 +156,7 @@ def prepare_all(parts: list[list[Item]], settings: Settings, work: Path, workers
         if workers == 1:
             _start_worker(keep_interrupt=True)
             for number in todo:
-                prepare_chunk(parts[number], number, settings, work)
-                bar.update(len(parts[number]))
+                prepare_chunk(parts[number], number, settings, work, bar.update)
             return
         # Fresh processes behave alike on every system; forking a process with threads does not.
         pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
@@ -149,21 +169,33 @@ def prepare_all(parts: list[list[Item]], settings: Settings, work: Path, workers
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def add_neighbors(folder: Path, name: str, count: int) -> None:
+def add_neighbors(folder: Path, options: argparse.Namespace) -> None:
     """Embed the samples and write the neighbours of each among other models of its split and category."""
     from lib.data.embeddings import embed_dataset, read_embeddings
     from lib.data.neighbors import find_neighbors, save_neighbors
     from lib.data.prepared import read_prepared
 
-    table = read_prepared(folder).metadata
-    embed_dataset(folder, _embedder(name))
+    name, table = options.embedding, read_prepared(folder).metadata
+    embed_dataset(folder, _embedder(options))
     embeddings = read_embeddings(folder, name)
     groups = (table["split"] + " " + table["category"]).to_numpy()
-    found = find_neighbors(embeddings.vectors, count, groups=groups, exclude=table["model"].to_numpy(), fill=True)
+    models = table["model"].to_numpy()
+    found = find_neighbors(embeddings.vectors, options.count, groups=groups, exclude=models, fill=True)
     save_neighbors(folder / "neighbors" / f"{name}.parquet", table["id"], found, name, embeddings.checksum)
-    few = int((found.index < 0).any(dim=1).sum())
-    if few:
-        print(f"note: {few} of {len(table)} samples have fewer than {count} neighbours in their split and category")
+    short = (found.index < 0).any(dim=1).numpy()
+    if short.any():
+        print(few_neighbors(table[short], options.count), file=sys.stderr)
+
+
+def few_neighbors(short: pd.DataFrame, count: int) -> str:
+    """What samples with fewer than K neighbours mean for a training."""
+    where = ", ".join(
+        f"{category} ({split})" for category, split in sorted(set(zip(short.category, short.split, strict=True)))
+    )
+    return (
+        f"note: {len(short)} samples have fewer than {count} neighbours, for there are not {count} photos of other "
+        f"objects in {where}; train with --categories that have them, or prepare with a smaller --count"
+    )
 
 
 def describe(options: argparse.Namespace, settings: Settings) -> dict:
@@ -182,20 +214,10 @@ def describe(options: argparse.Namespace, settings: Settings) -> dict:
     }
 
 
-def write_rejected(path: Path, rejected: list[list[str]]) -> None:
-    """CSV with the columns file and reason."""
-
-    def write(temporary: Path):
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([["file", "reason"], *rejected])
-
-    write_atomically(path, write)
-
-
-def _embedder(name: str):
+def _embedder(options: argparse.Namespace):
     from lib.data.embeddings import make_embedder
 
-    return make_embedder(name)
+    return make_embedder(options.embedding, options.weights, options.allow_download)
 
 
 def _open_work(work: Path, settings: Settings, items: list[Item]) -> None:
@@ -227,7 +249,17 @@ def _shares(text: str) -> dict[str, float]:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(sorted(name for name in text.split(",") if name))
+    names = sorted(name for name in text.split(",") if name)
+    if unknown := [name for name in names if name not in CHECKS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no check; known are {', '.join(CHECKS)}")
+    return tuple(names)
+
+
+def _correlation(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return value
 
 
 def _fail(sentence: str, code: int) -> int:

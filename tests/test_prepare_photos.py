@@ -19,7 +19,9 @@ from safetensors.torch import load, save_file
 
 from data_scripts import photo_folder, prepare_photos
 from data_scripts.contact_sheet import PER_PAGE, write_contact_sheet
-from data_scripts.photo_folder import assign_splits, list_items, reduced, straight
+from data_scripts.photo_copies import merge_copies, signature
+from data_scripts.photo_folder import assign_splits, reduced, straight
+from data_scripts.photo_names import list_items, unique_names
 from lib.checkpoints import write_json
 from lib.data.images import check_normals, on_white, read_sample_images
 from lib.data.loading import PreparedDataset
@@ -80,8 +82,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def reasons(output: Path) -> dict[str, str]:
-    with (output / "rejected.csv").open(encoding="utf-8") as file:
+def reasons(output: Path, name: str = "rejected.csv") -> dict[str, str]:
+    with (output / name).open(encoding="utf-8") as file:
         return {row["file"]: row["reason"] for row in csv.DictReader(file)}
 
 
@@ -247,6 +249,33 @@ def test_names_categories_and_models(tmp_path):
     assert len({item.model for item in list_items(tmp_path)}) == 4
 
 
+def test_what_lies_beside_a_photo_does_not_take_its_name(network, tmp_path):
+    """Phones write IMG_1.AAE beside IMG_1.JPG; an animation or a print may have the name of a good photo."""
+    (tmp_path / "in").mkdir()
+    photo, _ = ellipse()
+    for index in range(3):
+        rgba(box=(10 + 9 * index, 8, 50, 40 + index)).save(tmp_path / "in" / f"IMG_{index}.PNG")
+        (tmp_path / "in" / f"IMG_{index}.AAE").write_text("<plist>")
+    rgba(box=(5, 5, 70, 30)).save(tmp_path / "in" / "anim.webp", lossless=True)
+    frames = [Image.fromarray(photo), Image.fromarray(photo[::-1].copy())]
+    frames[0].save(tmp_path / "in" / "anim.gif", save_all=True, append_images=frames[1:])
+    assert prepare_photos.main(arguments(tmp_path / "in", tmp_path / "out", network)) == 0
+    assert read_prepared(tmp_path / "out").metadata["id"].tolist() == ["IMG_0", "IMG_1", "IMG_2", "anim.webp"]
+    assert reasons(tmp_path / "out").keys() == {"IMG_0.AAE", "IMG_1.AAE", "IMG_2.AAE", "anim.gif"}
+    listed = reasons(tmp_path / "out", "duplicates.csv")
+    assert listed.keys() == {"anim.webp"}
+    assert "duplicate name: anim.gif is called alike" in listed["anim.webp"]
+
+
+def test_ids_are_unique_and_independent_of_the_order():
+    files = ["a.png", "a.webp", "a.png.jpg", "b c.png", "b_c.png", "B.jpg", "b.jpeg", "x/y-z.png", "x-y/z.png", "a"]
+    names = unique_names(files)
+    assert len({name.casefold() for name in names}) == len(files)
+    assert unique_names(files[::-1]) == names[::-1]
+    assert dict(zip(files, names, strict=True))["a.webp"] == "a.webp"
+    assert unique_names(["a.png", "c/a.webp", "d.tar.jpg"]) == ["a", "c-a", "d.tar"]
+
+
 def test_splits_keep_models_together_and_shares(tmp_path):
     rows = [{"category": "a", "model": f"m{n // 3}"} for n in range(60)]
     split = assign_splits(rows, {"train": 0.7, "val": 0.1, "test": 0.2}, 0)
@@ -255,6 +284,71 @@ def test_splits_keep_models_together_and_shares(tmp_path):
     assert table.groupby("split")["model"].nunique().to_dict() == {"train": 14, "val": 2, "test": 4}
     assert assign_splits(rows[::-1], {"train": 0.7, "val": 0.1, "test": 0.2}, 0)[::-1] == split
     assert assign_splits(rows, {"train": 0.7, "val": 0.1, "test": 0.2}, 1) != split
+
+
+def landscape(seed: int) -> np.ndarray:
+    """Smooth colours, as of a photo: noise of few pixels, enlarged."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(noise).resize((240, 180), Image.Resampling.BICUBIC))
+
+
+def signatures(folder: Path, pictures: dict[str, Image.Image], **how) -> np.ndarray:
+    for name, picture in pictures.items():
+        picture.save(folder / name, **(how if name.endswith("jpg") else {}))
+    return np.stack([signature(read_photo_file(folder / name)) for name in pictures])
+
+
+def test_near_duplicates_become_one_model_along_chains(tmp_path):
+    a, b = (Image.fromarray(landscape(seed)) for seed in range(2))
+    pictures = {"a.png": a, "b.png": b, "small.jpg": a.resize((160, 120)), "a.webp": a, "b.jpg": b, "grey.png": a}
+    pictures["grey.png"] = Image.new("RGB", (40, 40), (90, 90, 90))
+    rows = [{"id": name, "model": model} for name, model in zip(pictures, "qrstub", strict=True)]
+    known = signatures(tmp_path, pictures, quality=40)
+    merged, listed = merge_copies(known, rows)
+    assert [row["model"] for row in merged] == ["q", "r", "q", "q", "r", "b"]
+    assert [name for name, _ in listed] == ["a.png", "b.png", "small.jpg", "a.webp", "b.jpg"]
+    assert listed[1][1].endswith("with 'b.jpg'; both count as views of one object, 'r'")
+    x = known[[1, 4]].astype(np.float64)
+    assert f"correlation {np.corrcoef(x)[0, 1]:.4f}" in listed[1][1]
+    assert merge_copies(known, rows, 1) == (rows, [])
+
+
+def test_chains_of_copies_are_one_model():
+    """Against union of all pairs, one at a time: rows along a line, of which only neighbours are alike enough."""
+    angle = np.arange(12) * 0.05
+    angle[6:] += 1
+    wave = np.linspace(0, 2 * np.pi, 300, endpoint=False)
+    known = np.uint8(np.rint(127 + 120 * np.sin(wave + angle[:, None])))
+    order = np.random.default_rng(0).permutation(12)
+    rows = [{"id": str(i), "model": f"m{i:02d}"} for i in order]
+    merged, _ = merge_copies(known[order], rows, np.cos(0.07))
+    assert [row["model"] for row in merged] == ["m00" if i < 6 else "m06" for i in order]
+
+
+def test_copies_share_a_split_and_are_no_neighbours(network, tmp_path):
+    (tmp_path / "in").mkdir()
+    for index in range(12):
+        box = (40 + 16 * (index % 3), 32, 200 + 8 * index, 120 + 8 * index)
+        image = rgba(width=320, height=240, box=box, colour=(20 * index, 99, 200))
+        image.save(tmp_path / "in" / f"{index:02d}.png")
+        image.resize((160, 120), Image.Resampling.LANCZOS).save(tmp_path / "in" / f"copy{index:02d}.webp", quality=90)
+    command = arguments(tmp_path / "in", tmp_path / "out", network, "--split", "0.5,0,0.5")
+    assert prepare_photos.main(command) == 0
+    table = read_prepared(tmp_path / "out").metadata.set_index("id")
+    near = pd.read_parquet(tmp_path / "out" / "neighbors" / "pixels.parquet")
+    assert len(table) == 24 and len(near) == 48
+    for index in range(12):
+        pair = table.loc[[f"{index:02d}", f"copy{index:02d}"]]
+        assert pair["split"].nunique() == pair["model"].nunique() == 1
+    assert not (table.loc[near["id"], "model"].to_numpy() == table.loc[near["neighbor"], "model"].to_numpy()).any()
+    assert reasons(tmp_path / "out", "duplicates.csv").keys() >= {f"copy{index:02d}.webp" for index in range(12)}
+
+
+def test_models_of_several_categories_have_one_split():
+    rows = [{"category": kind, "model": f"m{n}"} for n in range(40) for kind in ("b", "a")]
+    table = pd.DataFrame(assign_splits(rows, {"train": 0.5, "val": 0.2, "test": 0.3}, 0))
+    assert (table.groupby("model")["split"].nunique() == 1).all()
+    assert table.groupby("split")["model"].nunique().to_dict() == {"train": 20, "val": 8, "test": 12}
 
 
 def test_masks_from_a_folder(network, tmp_path):
@@ -298,7 +392,6 @@ def write_bad(folder: Path) -> dict[str, str]:
     """Files that cannot be used, with what the reason must say."""
     good, (photo, inside) = rgba(), ellipse()
     good.save(folder / "a.png")
-    good.save(folder / "a.webp", lossless=True)
     (folder / "notes.txt").write_text("no photo")
     (folder / "fake.jpg").write_bytes(b"\x89PNG but not really")
     (folder / "empty.png").write_bytes(b"")
@@ -321,7 +414,6 @@ def write_bad(folder: Path) -> dict[str, str]:
     Image.fromarray(np.dstack([photo, alpha])).save(folder / "frame.png")
     (folder / "link.png").symlink_to(folder / "nowhere.png")
     return {
-        "a.webp": "duplicate name: a.png",
         "notes.txt": "no image",
         "fake.jpg": "no image",
         "empty.png": "empty (0 bytes)",
@@ -426,6 +518,10 @@ def test_one_sentence_for_each_mistake(network, tmp_path, capsys):
         "no ONNX file": arguments(folder, output, network, "--silhouettes", str(tmp_path / "none.onnx")),
         "no normal estimator": arguments(folder, output, tmp_path / "none"),
         "'clip' is unknown": arguments(folder, output, network, "--embedding", "clip"),
+        "--category '../x' cannot name a folder": arguments(folder, output, network, "--category", "../x"),
+        "none.pt is not a file": arguments(
+            folder, output, network, "--embedding", "open_clip-ViT-B-32", "--weights", str(tmp_path / "none.pt")
+        ),
     }
     for sentence, command in mistakes.items():
         assert prepare_photos.main(command) == 2, sentence
@@ -436,15 +532,37 @@ def test_one_sentence_for_each_mistake(network, tmp_path, capsys):
     assert "no image" in (tmp_path / "out.rejected.csv").read_text()  # nothing is lost
 
 
-def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
-    (tmp_path / "in" / "secret").mkdir(parents=True)
+@pytest.mark.parametrize("option", [("--allow", "truncated,nonsense"), ("--near-duplicate", "2")])
+def test_values_that_mean_nothing_are_refused(option, network, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        prepare_photos.main(arguments(tmp_path, tmp_path / "out", network, *option))
+    assert stop.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+@pytest.fixture
+def secret(monkeypatch) -> None:
+    """No folder named secret can be listed; the tests may run as root, whom no permission stops."""
     scandir = os.scandir
 
     def refused(path):
-        if Path(path).name == "secret":
+        if not isinstance(path, int) and Path(path).name == "secret":
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refused)  # the tests may run as root, whom no permission stops
+    monkeypatch.setattr(os, "scandir", refused)
+
+
+def test_a_folder_that_cannot_be_listed_is_rejected_and_the_rest_goes_on(network, tmp_path, secret):
+    write_good(tmp_path / "in", 4)
+    (tmp_path / "in" / "cups" / "secret").mkdir()
+    assert prepare_photos.main(arguments(tmp_path / "in", tmp_path / "out", network)) == 0
+    why = "the folder cannot be read (Permission denied); change its permissions"
+    assert reasons(tmp_path / "out") == {"cups/secret/": why}
+    assert len(read_prepared(tmp_path / "out").metadata) == 4
+
+
+def test_the_folder_itself_must_be_readable(tmp_path, secret):
+    (tmp_path / "secret").mkdir()
     with pytest.raises(InputError, match=r"secret cannot be read \(Permission denied\)"):
-        list_items(tmp_path / "in")
+        list_items(tmp_path / "secret")
