@@ -110,13 +110,13 @@ class PreparedDataset:
         device: torch.device | str = "cpu",
     ) -> Batch:
         """Samples by row, each with the neighbour at row `neighbor` if given; they become floats on the device."""
-        rows, device = index.to(self.rgb.device), torch.device(device)
+        rows, device = sent(index, self.rgb.device), torch.device(device)
         return Batch(
-            sent(index, device),
+            sent(rows, device),
             fractions(self.rgb[rows], device),
             fractions(self.mask[rows], device),
             None if self.normal is None else sent(self.normal[rows], device).float(),
-            None if self.viewpoint is None else self.viewpoint[index.to(self.viewpoint.distance.device)].to(device),
+            None if self.viewpoint is None else self.viewpoint[rows].to(device),
             sent(self.ray_weights[rows], device),
             None if neighbor is None else self.batch(neighbor, device=device),
         )
