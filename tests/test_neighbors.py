@@ -203,8 +203,11 @@ def test_two_threads_find_what_one_finds():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"count": 10}, "the set has fewer than 10 other images; ask for at most 9"),
-        ({"exclude": [0] * 10}, "the set has fewer than 5 images of other models; leave it out"),
+        (
+            {"count": 10},
+            r"the set has fewer than 10 other images; ask for at most 9 \(--count\) or accept fewer \(--fill\)",
+        ),
+        ({"exclude": [0] * 10}, r"the set has fewer than 5 images of other models; accept fewer \(--fill\)"),
         ({"groups": ["a"] * 7 + ["b"] * 3}, "group 'b' has fewer than 5 other images; ask for at most 2"),
         ({"groups": ["a"] * 3}, "groups has 3 labels for 10 images"),
         ({"method": "annoy"}, "no method 'annoy'"),
@@ -322,6 +325,23 @@ def test_written_neighbours_are_the_nearest_features_within_split_and_category(p
     assert rows.shape == (8, 3)
 
 
+def test_a_category_too_small_for_its_neighbours_is_named_with_the_way_out(prepared, tmp_path):
+    metadata = PreparedDataset(prepared, "train").metadata  # ten samples: two views of five objects
+    small = metadata["model"].isin(metadata["model"].unique()[:2])
+    metadata = metadata.assign(category=np.where(small, "few", "many"))
+    groups = metadata["split"] + " " + metadata["category"]
+    found = find_neighbors(unit_features(0, 10), 4, groups=groups, exclude=metadata["model"], fill=True)
+    save_neighbors(tmp_path / "neighbors" / "out.parquet", metadata["id"], found)
+    sentence = "others have 4, for category 'few' has 4 train samples, 2 of other objects; leave .* --count 2$"
+    with pytest.raises(InputError, match=sentence):
+        read_neighbors(tmp_path, metadata, "out")
+    many = metadata[~small].reset_index(drop=True)
+    assert read_neighbors(tmp_path, many, "out").shape == (6, 4)  # what the sentence says helps
+    fewer = find_neighbors(unit_features(0, 10), 2, groups=groups, exclude=metadata["model"])
+    save_neighbors(tmp_path / "neighbors" / "out.parquet", metadata["id"], fewer)
+    assert read_neighbors(tmp_path, metadata, "out").shape == (10, 2)
+
+
 def test_saved_neighbours_come_back_with_gaps_only_when_allowed(prepared):
     metadata = PreparedDataset(prepared, "train").metadata
     index = torch.tensor([[(i + 1) % 10, (i + 2) % 10] for i in range(10)])
@@ -329,7 +349,7 @@ def test_saved_neighbours_come_back_with_gaps_only_when_allowed(prepared):
     index[7] = -1
     save_neighbors(prepared / "neighbors" / "gaps.parquet", metadata["id"], Neighbors(index, torch.ones(10, 2)))
     assert torch.equal(read_neighbors(prepared, metadata, "gaps", fill=True), index)
-    with pytest.raises(InputError, match=repr(metadata["id"][3])):
+    with pytest.raises(InputError, match=f"sample {metadata['id'][7]!r} has 0 neighbours, others have 2; write"):
         read_neighbors(prepared, metadata, "gaps")
 
 
@@ -383,6 +403,12 @@ def test_command_line_searches_the_folders_embeddings(tmp_path, capsys):
     metadata = PreparedDataset(folder).metadata
     rows = read_neighbors(folder, metadata, "out", ("made-up", "abc"))
     assert torch.equal(rows, find_neighbors(vectors, 3, groups=metadata["split"], exclude=metadata["model"]).index)
-    assert main([*command[:3], "--count", "7"]) == 2 and "fewer than 7" in capsys.readouterr().err
+    assert main([*command[:3], "--count", "7"]) == 2
+    assert "fewer than 7 images of other models; ask for at most 6 (--count) or accept fewer (--fill)" in (
+        capsys.readouterr().err
+    )
+    for method in ("exact", "random"):  # what the sentence says helps
+        assert main([*command[:3], "--count", "7", "--fill", "--name", "filled", "--method", method]) == 0
+        assert read_neighbors(folder, metadata, "filled").shape == (16, 6)
     assert main([*command, "--method", "random"]) == 0
     assert read_neighbors(folder, metadata, "out").shape == (16, 3)

@@ -83,23 +83,25 @@ def find_neighbors(
     )
 
 
-def random_neighbors(groups: Labels | None, exclude: Labels, count: int, seed: int) -> Neighbors:
+def random_neighbors(groups: Labels | None, exclude: Labels, count: int, seed: int, fill: bool = False) -> Neighbors:
     """K different random others of the same group and of another label: what neighbours are held against.
 
     Raises
     ------
     InputError
-        A group has too few.
+        A group has too few, and `fill` does not ask for -1 in their last places.
     """
     label = _codes(exclude, len(exclude), "exclude", None)
     group = _codes(groups, len(exclude), "groups", np.zeros(len(exclude), int))
-    _check_counts(group, label, count, groups, exclude)
+    if not fill:
+        _check_counts(group, label, count, groups, exclude)
     generator = torch.Generator().manual_seed(seed)
     index = torch.full((len(label), count), -1)
     for rows in _members(group):
         for row in rows:
             others = rows[label[rows] != label[row]]
-            index[row] = others[torch.randperm(len(others), generator=generator)[:count]]
+            chosen = others[torch.randperm(len(others), generator=generator)[:count]]
+            index[row, : len(chosen)] = chosen
     return Neighbors(index, torch.full(index.shape, float("nan")))
 
 
@@ -209,7 +211,8 @@ def _check_counts(group: Tensor, label: Tensor, count: int, groups: Labels | Non
         row = int(candidates.argmin())
         whole = "the set" if groups is None else f"group {str(np.asarray(groups)[row])!r}"
         kind = "other images" if exclude is None else "images of other models"
-        advice = f"ask for at most {candidates.min()}" if candidates.min() else "leave it out"
+        most = f"ask for at most {candidates.min()} (--count) or " if candidates.min() else ""
+        advice = f"{most}accept fewer (--fill)"
         raise InputError(f"neighbours: {whole} has fewer than {count} {kind}; {advice}")
 
 

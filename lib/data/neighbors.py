@@ -165,8 +165,7 @@ def read_neighbors(
         raise InputError(f"{path} names the neighbour {unknown[0]!r}, which is no sample of this selection")
     counts = table.groupby("id").size().reindex(metadata["id"])
     if not fill and (counts.isna().any() or counts.nunique() != 1):
-        row = int((counts.isna() | (counts != counts.max())).to_numpy().argmax())
-        raise InputError(f"{path} lacks neighbours of sample {metadata['id'].iloc[row]!r}; write it again")
+        raise InputError(f"{path}: {_lacking(metadata, counts.fillna(0).to_numpy(dtype=int))}")
     place = table.groupby("id").cumcount().to_numpy()
     result = torch.full((len(metadata), int(place.max(initial=-1)) + 1), -1)
     rows, others = (torch.tensor(row_of.loc[table[name]].to_numpy()) for name in ("id", "neighbor"))
@@ -176,6 +175,20 @@ def read_neighbors(
 
 def _path(folder: Path | str, name: str) -> Path:
     return Path(folder) / "neighbors" / f"{name}.parquet"
+
+
+def _lacking(metadata: pd.DataFrame, counts: Int[np.ndarray, " samples"]) -> str:
+    """Why samples have fewer neighbours than others, and what to do: often there are no more."""
+    row = int(counts.argmin())
+    sample, most = metadata.iloc[row], counts.max()
+    inside = metadata[(metadata["split"] == sample["split"]) & (metadata["category"] == sample["category"])]
+    others = int((inside["model"] != sample["model"]).sum())
+    told = f"sample {sample['id']!r} has {counts[row]} neighbours, others have {most}"
+    if counts[row] < others:
+        return f"{told}; write the file again, without limits to similarity"
+    why = f"category {sample['category']!r} has {len(inside)} {sample['split']} samples, {others} of other objects"
+    fewer = f", or find neighbours again (python -m lib.data.neighbors) with --count {others}" if others else ""
+    return f"{told}, for {why}; leave that category out (--categories){fewer}"
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -222,7 +235,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--min-similarity", type=float, default=-1.0, help="leave out neighbours less similar than this"
     )
-    parser.add_argument("--near-duplicate", type=float, help="skip images more similar than this, e.g. 0.999")
+    parser.add_argument("--near-duplicate", type=float, help="skip images more similar than this, e.g. 0.999; "
+        "copies that prepare_photos.py found count as one object and need no such limit")  # fmt: skip
     parser.add_argument("--across-categories", action="store_true", help="neighbours of any category of the split")
     parser.add_argument("--same-model", action="store_true", help="allow other views of the image's own object")
     parser.add_argument("--fill", action="store_true", help="accept images that have fewer candidates than asked for")
@@ -240,7 +254,7 @@ def write_found(options: argparse.Namespace) -> Path:
     groups = table["split"] if options.across_categories else table["split"] + " " + table["category"]
     exclude = np.arange(len(table)) if options.same_model else table["model"]
     if options.method == "random":
-        found = random_neighbors(groups, exclude, options.count, options.seed)
+        found = random_neighbors(groups, exclude, options.count, options.seed, options.fill)
     else:
         limits = {"min_similarity": options.min_similarity, "near_duplicate": options.near_duplicate}
         asked = {"groups": groups, "exclude": exclude, "method": options.method, "seed": options.seed}
