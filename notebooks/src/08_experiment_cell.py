@@ -124,6 +124,8 @@ figure = case_sheet(cases_of(shown, test, instance_rows(len(test)), resolution=f
 # ```bash
 # make experiment NAME=tables-2-3 SEEDS=3                         # ShapeClipper's Tables 2 and 3, 12 cells
 # python -m lib.course.experiment sdf-srn-table-3 --seeds 3       # SDF-SRN's Table 3, 18 cells; see --help
+# # ShapeClipper's Table 3 begins with weights from ShapeNet; --keep copies a whole table to where the ledger looks:
+# python -m lib.course.experiment tables-2-3 --recipe paper --dataset PASCAL3D --category all --start SHAPENET_RUN --keep
 # papermill notebooks/08_experiment_cell.ipynb out.ipynb --cwd notebooks -p row "w/o SSC" \
 #   -y '{changes: {semantic_weight: 0.0}, recipe: small-given, profile: full, run_dir: /somewhere}'
 # ```
