@@ -84,7 +84,7 @@ def prepare_chunk(
             crops.append(prepare_photo(item, settings, silhouettes, work))
             taken.append(item)
         except InputError as error:
-            rejected.append([item.file, str(error)])
+            rejected.append([printable(item.file), printable(str(error))])
         count(1)
     if taken:
         images, masks = (np.stack(arrays) for arrays in zip(*[crop[0] for crop in crops], strict=True))
@@ -94,6 +94,11 @@ def prepare_chunk(
         np.save(signatures_path(work, number), np.stack([crop[2] for crop in crops]))
     rows = [sample_row(item) for item in taken]
     write_json(part_path(work, number), {"rows": rows, "rejected": rejected})
+
+
+def printable(text: str) -> str:
+    """Names of files need not be text in UTF-8: other bytes of them as they are written in code."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def tools(settings: Settings) -> tuple[SilhouetteModel, NormalEstimator]:

@@ -188,14 +188,13 @@ def add_neighbors(folder: Path, options: argparse.Namespace) -> None:
 
 
 def few_neighbors(short: pd.DataFrame, count: int) -> str:
-    """What samples with fewer than K neighbours mean for a training."""
-    where = ", ".join(
-        f"{category} ({split})" for category, split in sorted(set(zip(short.category, short.split, strict=True)))
-    )
-    return (
-        f"note: {len(short)} samples have fewer than {count} neighbours, for there are not {count} photos of other "
-        f"objects in {where}; train with --categories that have them, or prepare with a smaller --count"
-    )
+    """What samples with fewer than K neighbours mean for a training, which reads those of its own split only."""
+    places = sorted(set(zip(short["category"], short["split"], strict=True)))
+    where = ", ".join(f"{category} ({split})" for category, split in places)
+    told = f"note: {len(short)} samples have fewer than {count} neighbours: too few photos of other objects in {where}"
+    if "train" not in set(short["split"]):
+        return f"{told}; a training does not need those"
+    return f"{told}; train with --categories that have enough, or prepare with a smaller --count"
 
 
 def describe(options: argparse.Namespace, settings: Settings) -> dict:

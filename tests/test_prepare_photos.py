@@ -25,6 +25,7 @@ from data_scripts.photo_names import list_items, unique_names
 from lib.checkpoints import write_json
 from lib.data.images import check_normals, on_white, read_sample_images
 from lib.data.loading import PreparedDataset
+from lib.data.neighbors import read_neighbors
 from lib.data.normal_network import NormalNetwork, NormalNetworkConfig, describe
 from lib.data.photos_reading import read_photo_file
 from lib.data.png import write_png16
@@ -149,6 +150,21 @@ def test_neighbours_are_of_other_objects_of_the_category(prepared):
     assert len(near) == 6 * 2
     assert (table.loc[near["id"], "category"].to_numpy() == table.loc[near["neighbor"], "category"].to_numpy()).all()
     assert (near["id"] != near["neighbor"]).all()
+
+
+def test_too_few_photos_for_their_neighbours_are_named(network, tmp_path, capsys):
+    write_good(tmp_path / "in", 5)  # three pots, two cups
+    assert prepare_photos.main(arguments(tmp_path / "in", tmp_path / "out", network)) == 0
+    note = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("note: "))
+    assert note.startswith(
+        "note: 2 samples have fewer than 2 neighbours: too few photos of other objects in cups (train);"
+    )
+    assert "--categories" in note
+    data = PreparedDataset(tmp_path / "out", "train")
+    with pytest.raises(InputError, match="category 'cups' has 2 train samples, 1 of other objects; leave"):
+        read_neighbors(tmp_path / "out", data.metadata, "pixels")
+    pots = PreparedDataset(tmp_path / "out", "train", categories=["pots"])
+    assert read_neighbors(tmp_path / "out", pots.metadata, "pixels").shape == (3, 2)
 
 
 def test_the_contact_sheet_shows_everything_without_a_network(prepared):
@@ -413,6 +429,7 @@ def write_bad(folder: Path) -> dict[str, str]:
     alpha[20:40, 20:40] = 0
     Image.fromarray(np.dstack([photo, alpha])).save(folder / "frame.png")
     (folder / "link.png").symlink_to(folder / "nowhere.png")
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).write_bytes(b"named on another system")
     return {
         "notes.txt": "no image",
         "fake.jpg": "no image",
@@ -431,6 +448,7 @@ def write_bad(folder: Path) -> dict[str, str]:
         "wall.png": "no_foreground",
         "frame.png": "touches the border (left, top, right, bottom)",
         "link.png": "No such file",
+        "caf\\udce9.png": "no image",
     }
 
 
