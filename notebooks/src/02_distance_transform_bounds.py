@@ -207,7 +207,8 @@ figure = plots.failure_figure(by_pixels, spoiled)
 # %% [markdown]
 # And the corner cases of a data set: an empty silhouette has infinite $D$ and proves that nothing is in front of the
 # camera ($b = z$); a full one proves nothing. Both have weight 0 in Eq. 4, so that no NaN leaves the loss;
-# `lib.geometry.distance_transform.count_unusable` counts them.
+# `lib.geometry.distance_transform.count_unusable` counts them, and a training of SDF-SRN writes the counts into its log.
+# Where crops cut objects, train with `--set beyond=unknown`.
 #
 # ## Questions
 #

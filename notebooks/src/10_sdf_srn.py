@@ -263,7 +263,7 @@ if not pairs[1].is_file():
 # its 95 % interval over test objects leaves out 0; without the mark, do not believe it.
 #
 # ```bash
-# python -m lib.course.experiment sdf-srn-table-3 --seeds 3
+# python -m lib.course.experiment sdf-srn-table-3 --seeds 3 --steps 400     # 250 + 400 steps a cell
 # ```
 
 # %% tags=["ablations"] alt="Accuracy, coverage and Chamfer distance of each ablation, with the spread over seeds"
@@ -305,10 +305,11 @@ print(f"                     after {steps:3} steps of Adam:", [round(v, 2) for v
 # - **A surface far behind the scene.** Eq. 7 asks for a negative value at the end of the march, wherever that is: with two
 #   of three seeds our marcher ran away to a surface ten units behind the object, and the scene stayed empty. *Ours*, in
 #   the recipes `sdf-srn-small` and `-quick` (`cube_weight`): objects are known to lie in the unit cube, so no marched
-#   point may be nearer to the surface than to the cube. The paper's recipes do without, and so did the shipped checkpoint.
+#   point may be nearer to the surface than to the cube. The paper's recipes do without.
 # - **Silhouettes without an outline.** An image that is all object, or none, has no $D$: such pixels have weight 0 in
-#   Eq. 4 and no NaN leaves a loss; an object that touches the border is cut, and beyond the border counts as unknown only
-#   if you ask for it (notebook 02).
+#   Eq. 4 and no NaN leaves a loss; an object that touches the border is cut, and what lies beyond the border is taken for
+#   background unless the setting `beyond` is `"unknown"` (notebook 02). The training log counts all three:
+#   `silhouettes_empty`, `silhouettes_full`, `silhouettes_cut`.
 # - **The ray starts inside.** With a camera nearer than the recipe's, $z^{(0)}$ may lie in the object: such rays are
 #   counted as "inside" and have no surface.
 # - **Wrong viewpoints.** Everything above believes them. With viewpoints that are off by a few degrees bounds carve into
@@ -328,6 +329,9 @@ print(f"                     after {steps:3} steps of Adam:", [round(v, 2) for v
 # ```bash
 # python -m lib.train sdf-srn-small --categories chair --run runs/sdf-srn                # the real training
 # python -m lib.train sdf-srn-small --categories chair --run runs/occupancy --set field=occupancy      # a row of Table 3
+# python -m lib.train sdf-srn --dataset SHAPENET --categories airplane --run runs/airplane      # the paper's ShapeNet setting
+# python -m lib.train sdf-srn-single-view --dataset SHAPENET --categories chair --run runs/one  # one view of each model
+# python -m lib.train sdf-srn-pascal3d --dataset PASCAL3D --categories car --run runs/pascal    # photographs
 # ```
 
 # %% tags=["nbval-check-output"]
