@@ -233,7 +233,7 @@ def _publish(
 
 def write_rejected(path: Path, rejected: list[list[str]]) -> None:
     """CSV with the columns file and reason, sorted."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:  # names may be no text
         csv.writer(file, lineterminator="\n").writerows([["file", "reason"], *sorted(rejected)])
 
 

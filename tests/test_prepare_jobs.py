@@ -14,7 +14,7 @@ from test_prepare_eth80 import write_eth80
 from tiny_cad import contents
 
 from data_scripts import photo_sets
-from data_scripts.jobs import Work, count_notes, prepare_jobs, split_of_models, with_splits
+from data_scripts.jobs import Work, count_notes, prepare_jobs, split_of_models, with_splits, write_rejected
 from data_scripts.prepare_3dfuture import FUTURE
 from data_scripts.prepare_openimages import OPENIMAGES
 from data_scripts.prepare_pascal3d import PASCAL3D
@@ -195,3 +195,10 @@ def test_names_are_made_safe_and_categories_checked():
     assert chosen("b, a", ["a", "b"]) == ["b", "a"]
     with pytest.raises(InputError, match="no category 'c' here; --categories takes a, b"):
         chosen("c", ["a", "b"])
+
+
+def test_names_that_are_no_text_are_listed_all_the_same(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")  # Latin-1 in a UTF-8 world
+    write_rejected(tmp_path / "rejected.csv", [[name, "no image"], ["b.jpg", "empty"]])
+    lines = (tmp_path / "rejected.csv").read_text(encoding="utf-8").splitlines()
+    assert lines == ["file,reason", "b.jpg,empty", "caf\\udce9.jpg,no image"]
