@@ -211,10 +211,21 @@ def camera_of(viewpoint: Any) -> Camera:
 
 
 def projected_mask(photo: Photo, rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width"]:
-    """What the CAD model covers in a photo."""
+    """What the CAD model covers in a photo.
+
+    Raises
+    ------
+    InputError
+        If it covers all of it, or the camera does not see it.
+    """
     cad = load_cad(photo.cad)
     check_camera(cad, photo.camera)
-    return silhouette(cad.whole, photo.camera, rgb.shape[1], rgb.shape[0])
+    mask = silhouette(cad.whole, photo.camera, rgb.shape[1], rgb.shape[0])
+    if mask.all():
+        away = np.linalg.norm(photo.camera.translation)
+        raise InputError(f"The CAD model {cad.name} covers the whole photo: it is {cad.scale:.3g} long, and the "
+                         f"annotated camera {away:.3g} away; are the two in the same units?")  # fmt: skip
+    return mask
 
 
 def count(rows: list[dict]) -> list[str]:

@@ -254,12 +254,16 @@ def test_models_that_do_not_load_cost_their_photos_only(damaged, tmp_path, conte
     assert all("01.off" in reason for reason in found.values())
 
 
-def test_models_longer_than_their_camera_is_far_away_are_refused_for_that(damaged, tmp_path):
-    resize(damaged / "CAD/chair/01.off", 100)
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [(100, "are the two in the same units?"), (300, "the two are not in the same units.")],  # before and around cameras
+)
+def test_models_in_other_units_than_their_cameras_are_refused_for_that(damaged, tmp_path, scale, words):
+    resize(damaged / "CAD/chair/01.off", scale)
     assert run(damaged, tmp_path / "out") == 0
     found = rejected(tmp_path / "out")
     assert set(found) == {"n01_1.JPEG", "n01_3.JPEG"}
-    assert all("01.off is" in reason and "not in the same units" in reason for reason in found.values())
+    assert all(reason.startswith("The CAD model 01.off ") and words in reason for reason in found.values())
 
 
 @pytest.mark.parametrize("scale", [2.5, 0.3])
