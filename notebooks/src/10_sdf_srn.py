@@ -263,7 +263,7 @@ if not pairs[1].is_file():
 # its 95 % interval over test objects leaves out 0; without the mark, do not believe it.
 #
 # ```bash
-# python -m lib.course.experiment sdf-srn-table-3 --seeds 3 --steps 400     # 250 + 400 steps a cell
+# python -m lib.course.experiment sdf-srn-table-3 --seeds 3 --steps 400 --set refine_steps=100    # 250 + 400 steps a cell
 # ```
 
 # %% tags=["ablations"] alt="Accuracy, coverage and Chamfer distance of each ablation, with the spread over seeds"
