@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -385,10 +386,14 @@ def test_neighbours_that_ship_are_written_again_alike(tmp_path):
     some = metadata[(metadata["split"] == "val") & metadata["category"].isin(["lamp", "table"])]
     (tmp_path / "images").symlink_to(FURNITURE / "images")
     some.to_parquet(tmp_path / "metadata.parquet")
-    written = pd.read_parquet(write_neighbors(tmp_path))
+    path = write_neighbors(tmp_path)
+    written, note = pd.read_parquet(path), pq.read_schema(path).metadata
     expected = shipped[shipped["id"].isin(some["id"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(written.drop(columns="score"), expected.drop(columns="score"))
     np.testing.assert_allclose(written["score"], expected["score"], atol=1e-5)
+    before = pq.read_schema(FURNITURE / "neighbors" / f"{NEIGHBOR_FILE}.parquet").metadata
+    assert all(note[key] == before[key] for key in (b"embedding", b"embedding_sha256"))  # whose features they are
+    assert note[b"embedding"].decode() == NEIGHBOR_FILE and len(note[b"embedding_sha256"]) == 64
 
 
 def test_command_line_searches_the_folders_embeddings(tmp_path, capsys):
