@@ -3,7 +3,8 @@
     python data_scripts/prepare_furniture.py --output lib/data/furniture
 
 Everything random depends on seed, model, variant and view only: the same command gives the same bytes with
-any number of workers, and after any number of interruptions. Unfinished work is kept in
+any number of workers, and after any number of interruptions. (Only the last digit of the neighbours' scores depends
+on the processor and its threads; which images are neighbours does not.) Unfinished work is kept in
 ``<output>.partial`` and taken up again; the output appears when it is whole.
 """
 
