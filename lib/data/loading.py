@@ -82,6 +82,8 @@ class PreparedDataset:
         The folder or an image is not what the format asks for, or nothing is selected.
     """
 
+    home = torch.device("cpu")  # where the images lie; see `near`
+
     def __init__(
         self,
         folder: Path | str,
@@ -110,16 +112,22 @@ class PreparedDataset:
         device: torch.device | str = "cpu",
     ) -> Batch:
         """Samples by row, each with the neighbour at row `neighbor` if given; they become floats on the device."""
-        rows, device = sent(index, self.rgb.device), torch.device(device)
+        rows, device = sent(index, self.home), torch.device(device)
+        rgb, mask, normal, weights = self.stored(rows)
         return Batch(
             sent(rows, device),
-            fractions(self.rgb[rows], device),
-            fractions(self.mask[rows], device),
-            None if self.normal is None else sent(self.normal[rows], device).float(),
+            fractions(rgb, device),
+            fractions(mask, device),
+            None if normal is None else sent(normal, device).float(),
             None if self.viewpoint is None else self.viewpoint[rows].to(device),
-            sent(self.ray_weights[rows], device),
+            sent(weights, device),
             None if neighbor is None else self.batch(neighbor, device=device),
         )
+
+    def stored(self, rows: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Images, masks, normals and ray weights by row, as they are kept at `home`."""
+        normal = None if self.normal is None else self.normal[rows]
+        return self.rgb[rows], self.mask[rows], normal, self.ray_weights[rows]
 
     def near(self, device: torch.device) -> "PreparedDataset":
         """The dataset with its images on an accelerator; itself on the CPU, and where `FREE_SHARE` is too little."""
@@ -128,6 +136,7 @@ class PreparedDataset:
         if sum(values.nbytes for values in held.values()) > FREE_SHARE * free_memory(device):
             return self
         moved = copy(self)
+        moved.home = device
         for name, values in held.items():
             setattr(moved, name, values.to(device))
         moved.viewpoint = None if self.viewpoint is None else self.viewpoint.to(device)

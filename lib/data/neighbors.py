@@ -79,7 +79,7 @@ def nearest(
 
 def write_neighbors(folder: Path | str, count: int = 5) -> Path:
     """Find the neighbours of a prepared folder's images and write them to ``neighbors/efficientnet_lite0.parquet``."""
-    from lib.data.embedders import make_embedder
+    from lib.data.embedders import lite0_checksum
     from lib.data.images import read_sample_images
 
     folder = Path(folder)
@@ -87,8 +87,7 @@ def write_neighbors(folder: Path | str, count: int = 5) -> Path:
     images = [read_sample_images(folder / row.image, row.mask and folder / row.mask)[0] for row in table.itertuples()]
     groups = table["split"] + " " + table["category"]
     found = find_neighbors(image_features(np.stack(images)), count, groups=groups, exclude=table["model"])
-    checksum = make_embedder(NEIGHBOR_FILE).checksum
-    return save_neighbors(_path(folder, NEIGHBOR_FILE), table["id"], found, NEIGHBOR_FILE, checksum)
+    return save_neighbors(_path(folder, NEIGHBOR_FILE), table["id"], found, NEIGHBOR_FILE, lite0_checksum())
 
 
 def save_neighbors(

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib.data.loading import CAMERA, Batch, PreparedDataset, fractions, select_rows, sent, viewpoints_of
+from lib.data.loading import CAMERA, PreparedDataset, select_rows, viewpoints_of
 from lib.data.prepared import INFO, METADATA, Prepared, sha256
 from lib.errors import InputError
 from lib.files import read_json
@@ -167,24 +167,12 @@ class ShardedDataset(PreparedDataset):
         """Refused: shards hold what training needs."""
         raise InputError(f"{self.prepared.folder} has no meshes, sample {row} among them; use the prepared folder")
 
-    def batch(
-        self,
-        index: Int[Tensor, " batch"],
-        neighbor: Int[Tensor, " batch"] | None = None,
-        device: torch.device | str = "cpu",
-    ) -> Batch:
-        """Samples by row, each with the neighbour at row `neighbor` if given; they become floats on the device."""
-        samples, device = self._read(index, WHOLE[: 3 if self.layout.normals else 2]), torch.device(device)
+    def stored(self, rows: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Images, masks, normals and ray weights by row, read from the shards where they are not at hand."""
+        samples = self._read(rows, WHOLE[: 3 if self.layout.normals else 2])
+        weights = torch.from_numpy(np.stack([ray_weights(mask > 127) for mask in samples["mask"]]))
         whole = {name: torch.from_numpy(values) for name, values in samples.items()}
-        return Batch(
-            sent(index, device),
-            fractions(whole["rgb"], device),
-            fractions(whole["mask"], device),
-            sent(whole["normal"], device).float() if self.layout.normals else None,
-            None if self.viewpoint is None else self.viewpoint[index].to(device),
-            sent(torch.from_numpy(np.stack([ray_weights(m > 127) for m in samples["mask"]])), device),
-            None if neighbor is None else self.batch(neighbor, device=device),
-        )
+        return whole["rgb"], whole["mask"], whole.get("normal"), weights
 
     def near(self, device: torch.device) -> "ShardedDataset":
         """Itself: images are read as batches ask."""
