@@ -241,6 +241,40 @@ def test_half_precision_networks_do_not_blur_the_normals():
         assert torch.equal(render_rays_fast(*given).normal, exact.normal)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_normals_that_nobody_wants_are_left_out_and_nothing_else_changes(monkeypatch, compiled):
+    monkeypatch.setattr(torch._inductor, "compile", lambda program, *_: program)
+    scene = make_scene(torch.float64, rays=33)
+    wanted = torch.rand(2, 33, generator=torch.Generator().manual_seed(0)) > 0.6
+    maps, whole = fast(scene, chunk=64, wanted=wanted, compiled=compiled), fast(scene, chunk=64)
+    for name in ("rgb", "mask", "depth"):
+        assert relative_error(getattr(maps, name), getattr(whole, name)) < 1e-12
+    assert relative_error(maps.normal[wanted], whole.normal[wanted]) < 1e-12
+    last_chunk = 5  # a chunk of rays has normals if its first one is wanted, and these come first
+    assert (maps.normal[~wanted] == 0).all(dim=-1).sum() >= (~wanted).sum() - 2 * last_chunk
+    leaves = scene.all_leaves()
+    found, expected = (
+        torch.autograd.grad(m.rgb.sum() + m.normal[wanted].square().sum() + m.normal[wanted][:, 0].sum(), leaves)
+        for m in (maps, whole)
+    )
+    assert all(relative_error(a, b) < 1e-9 for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_side_by_side_gives_the_same_numbers_on_any_number_of_threads(no_programs, monkeypatch, threads):
+    monkeypatch.setattr(torch._inductor, "compile", lambda program, *_: program)
+    scene, before = make_scene(rays=48), torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            maps = fast(scene, chunk=16 * 12, compiled=True)
+            results.append([maps.rgb.detach(), maps.normal.detach(), *gradients(scene, maps)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_fields_that_encode_differently_are_refused():
     scene = make_scene()
     other = TextureField(code_size=8, width=24, feature_size=24, frequencies=3)
@@ -258,7 +292,7 @@ def no_programs(monkeypatch):
 
 
 def test_traced_programs_render_the_same_and_are_made_once_a_shape(no_programs, monkeypatch, capsys):
-    monkeypatch.setattr(torch, "compile", lambda program, **_: program)
+    monkeypatch.setattr(torch._inductor, "compile", lambda program, *_: program)
     scene = make_scene(rays=40)
     assert_same(scene, 3e-5, 3e-5, 1e-4, chunk=16 * 12, compiled=True)  # 3 of 12 rays and one of 4
     made = len(compiling._programs)
@@ -280,14 +314,14 @@ def test_without_a_compiler_one_sentence_is_said_and_rendering_goes_on(no_progra
     def broken(*_, **__):
         raise OSError("no compiler")
 
-    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(torch._inductor, "compile", broken)
     assert_same(make_scene(), 3e-5, 3e-5, 1e-4, compiled=True)
     assert capsys.readouterr().err.count("could not be compiled") == 1
 
 
 @pytest.mark.parametrize("path", ["fast", "compiled"])
 def test_each_path_is_the_renderer_that_it_names(no_programs, monkeypatch, path):
-    monkeypatch.setattr(torch, "compile", lambda program, **_: program)
+    monkeypatch.setattr(torch._inductor, "compile", lambda program, *_: program)
     scene = make_scene(rays=10)
     maps, expected = by_path(path, scene), fast(scene)
     assert torch.equal(maps.mask, expected.mask)

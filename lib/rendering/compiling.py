@@ -6,13 +6,16 @@ starts within seconds.
 """
 
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_structure, tree_unflatten
 
 from lib.errors import InputError
 
@@ -22,6 +25,7 @@ LARGE_STEP = 200_000  # points rendered in a step: above, the plain renderer nee
 
 _programs: dict[tuple, Callable] = {}  # what has been compiled in this process
 _broken = False  # compiling failed in this process
+_one_at_a_time = threading.Lock()
 
 
 def choose_render_path(setting: str, points: float = 0, steps: int = 1, device: str = "cpu") -> RenderPath:
@@ -66,31 +70,42 @@ def can_compile(device: str = "cpu") -> bool:
 
 def run_compiled(function: Callable, layout, with_normals: bool, *inputs) -> tuple:
     """`function(layout, with_normals, *inputs)` by its compiled form, which is made where it is not at hand yet."""
-    global _broken
-    if _broken:
-        return function(layout, with_normals, *inputs)
     example = inputs[2]  # depths: the other shapes follow from it and the layout
     key = (function, layout, with_normals, tuple(example.shape), example.dtype, example.device)
-    if key in _programs:
-        return _programs[key](*inputs)
+    if key not in _programs:
+        with _one_at_a_time:
+            if key not in _programs:
+                _programs[key] = _made(partial(function, layout, with_normals), inputs)
+    return _programs[key](*inputs)
+
+
+def _made(function: Callable, inputs: tuple) -> Callable:
+    """The compiled form, or the function itself where one could not be compiled."""
+    global _broken
+    if _broken:
+        return function
     try:
-        _programs[key], result = _compile(lambda *given: function(layout, with_normals, *given), inputs)
-        return result
+        return _compile(function, inputs)
     except Exception as error:  # compilers fail in many ways, none of which is a reason not to train
         _broken = True
         print(f"The renderer could not be compiled ({type(error).__name__}); it goes on without.", file=sys.stderr)
-        return function(layout, with_normals, *inputs)
+        return function
 
 
-def _compile(function: Callable, inputs: tuple) -> tuple[Callable, tuple[Tensor, ...]]:
-    """The compiled form of a function of tensors, and its result for these inputs."""
+def _compile(function: Callable, inputs: tuple) -> Callable[..., tuple[Tensor, ...]]:
+    """The compiled form of a function of tensors, tried with these."""
+    from torch._inductor import compile as compile_graph
     from torch.fx.experimental.proxy_tensor import make_fx
 
     print("compiling a part of the renderer (at most a minute; kept for later runs) ...", file=sys.stderr, flush=True)
     started = time.perf_counter()
+    flat, given = tree_flatten(inputs)
+    found = tree_structure(function(*inputs))
+    trace = make_fx(lambda *tensors: tuple(tree_leaves(function(*tree_unflatten(tensors, given)))), tracing_mode="fake")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.compile(make_fx(function)(*inputs), dynamic=False)
-        result = program(*inputs)
+        # C++ from end to end leaves Python's lock to the other threads
+        program = compile_graph(trace(*flat), flat, {"cpp_wrapper": flat[0].device.type == "cpu"})
+        program(*flat)
     print(f"... done in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-    return program, result
+    return lambda *tensors: tree_unflatten(program(*tree_leaves(tensors)), found)

@@ -6,8 +6,9 @@ What `lib.rendering.volume.render_rays` computes, with
 - each point encoded once, and the encoding multiplied at once for all layers that see it;
 - the shape feature's layer and the texture's first one, between which there is no activation, as one matrix;
 - rays in chunks that fit a processor's cache, computed again in the backward pass instead of being kept;
-- no gradient of normals where the loss has none (rays that miss the object, outliers that were dropped);
-- the chunk's functions compiled, where that is asked for and a compiler is at hand.
+- no normals of rays that miss the object, and no gradient of normals that were dropped as outliers;
+- the chunk's functions compiled, where that is asked for and a compiler is at hand;
+- compiled chunks side by side on a processor's cores, each on one thread.
 
 `benchmarks/README.md` says what each gives.
 """
@@ -15,10 +16,10 @@ What `lib.rendering.volume.render_rays` computes, with
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lib.fields.sdf import SDFField
@@ -29,10 +30,13 @@ from lib.rendering.chunk import Layout, Weights, fold, render_chunk
 from lib.rendering.compiling import RenderPath, run_compiled
 from lib.rendering.skipping import Skip, render_rays_skipping
 from lib.rendering.volume import LastInterval, RenderedMaps, check_width, render_rays
+from lib.threads import in_parallel
 
 POINTS = 2048  # of a chunk on a processor: 64 numbers each are half a megabyte
 DEVICE_POINTS = 2**17  # elsewhere: launches cost more than memory
+AT_A_TIME = 2  # chunks of an image that one thread works at: their gradients are added up before they are kept
 Program = Callable[..., tuple[Tensor, ...]]
+Outcome = TypeVar("Outcome")
 NONE = Skip()
 
 
@@ -46,6 +50,7 @@ def render_rays_fast(
     beta: float | Tensor,
     last_interval: LastInterval = "zero",
     *,
+    wanted: Bool[Tensor, "batch rays"] | None = None,
     chunk: int | None = None,
     compiled: bool = False,
 ) -> RenderedMaps:
@@ -57,6 +62,8 @@ def render_rays_fast(
         Without it everything is white.
     rays, depths, beta, last_interval
         As in `render_rays`.
+    wanted : Tensor, optional
+        Rays whose normal is asked for; that of the others may be 0. All without it.
     chunk : int, optional
         Points computed at once.
     compiled : bool
@@ -76,7 +83,9 @@ def render_rays_fast(
         beta = torch.as_tensor(beta, dtype=dtype, device=depths.device)
         chunk = chunk or (POINTS if depths.device.type == "cpu" else DEVICE_POINTS)
         plan = (layout, _rays_of_chunk(*depths.shape[1:], chunk), compiled)
-        mask, depth, *color, normal = _Render.apply(plan, rays.origins, rays.directions, depths, beta, *weights.flat())
+        wanted = torch.ones_like(depths[..., 0], dtype=torch.bool) if wanted is None else wanted
+        given = (rays.origins, rays.directions, depths, beta)
+        mask, depth, *color, normal = _Render.apply(plan, wanted, *given, *weights.flat())
     return RenderedMaps(color[0] if color else torch.ones_like(normal), mask, normal, depth)
 
 
@@ -91,6 +100,7 @@ def render_fields(
     beta: float | Tensor,
     last_interval: LastInterval = "zero",
     skip: Skip = NONE,
+    wanted: Bool[Tensor, "batch rays"] | None = None,
 ) -> RenderedMaps:
     """The maps of both fields by the way that `choose_render_path` chose; the arguments are `render_rays_fast`'s.
 
@@ -101,7 +111,7 @@ def render_fields(
         return _skipping(*given, rays, depths, beta, skip.weight, last_interval)
     if path == "plain":
         return render_rays(colored_field(*given), rays, depths, beta, last_interval)
-    return render_rays_fast(*given, rays, depths, beta, last_interval, compiled=path == "compiled")
+    return render_rays_fast(*given, rays, depths, beta, last_interval, wanted=wanted, compiled=path == "compiled")
 
 
 def _skipping(sdf_field, texture_field, shape_code, texture_code, rays, depths, beta, weight, last_interval):
@@ -122,26 +132,35 @@ def _distance(sdf_field: SDFField, code: Tensor, points: Tensor) -> Tensor:
     return sdf_field(points, code)[0]
 
 
+class _Chunk(NamedTuple):
+    """Some rays of one image, by number."""
+
+    image: int
+    rays: Tensor
+    with_normals: bool
+    compiled: bool
+
+
 class _Render(torch.autograd.Function):
-    """Images and chunks of rays, one after the other; the backward pass starts from the rays again."""
+    """Chunks of rays of every image; the backward pass starts from the rays again."""
 
     @staticmethod
-    def forward(ctx, plan, origins, directions, depths, beta, *weights):
+    def forward(ctx, plan, wanted, origins, directions, depths, beta, *weights):
         ctx.plan = plan
-        layout, size, compiled = plan
-        batch, count = depths.shape[:2]
         ctx.save_for_backward(origins, directions, depths, beta, *weights)
+        layout = plan[0]
         shapes = [()] * 2 + [(3,)] * (1 + layout.textured)
-        maps = [depths.new_empty(batch, count, *shape) for shape in shapes]
+        maps = [depths.new_zeros(*depths.shape[:2], *shape) for shape in shapes]
         weights = Weights.of(layout, [w.contiguous() for w in weights])
-        for image in range(batch):
-            own = weights._replace(encoding=weights.encoding[image])
-            for start in range(0, count, size):
-                part = (image, slice(start, start + size))
-                given = [t[part].contiguous() for t in (origins, directions, depths)]
-                program = _program("maps", layout, True, compiled and len(given[0]) == size)
-                for whole, piece in zip(maps, program(*given, beta, own), strict=True):
-                    whole[part] = piece
+
+        def work(group: list[_Chunk]) -> None:
+            for chunk in group:
+                given = [t[chunk.image][chunk.rays] for t in (origins, directions, depths)]
+                pieces = _program("maps", layout, chunk)(*given, beta, _of_image(weights, chunk.image))
+                for whole, piece in zip(maps, pieces, strict=chunk.with_normals):  # the normals are the last map
+                    whole[chunk.image].index_copy_(0, chunk.rays, piece)
+
+        _work_through(work, wanted, plan)
         return tuple(maps)
 
     @staticmethod
@@ -150,40 +169,60 @@ class _Render(torch.autograd.Function):
             raise RuntimeError(
                 "the fast renderer can be differentiated once only; set render_path to 'plain' for second derivatives"
             )
-        layout, size, compiled = ctx.plan
+        layout = ctx.plan[0]
         origins, directions, depths, beta, *flat = ctx.saved_tensors
         weights = Weights.of(layout, [w.contiguous() for w in flat])
         to_rays = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (origins, directions, depths)]
         to_beta, to_weights = torch.zeros_like(beta), [torch.zeros_like(w) for w in weights.flat()]
-        for image in range(len(depths)):
-            own = weights._replace(encoding=weights.encoding[image])
-            order, with_normals = _by_normal(upstream[-1][image])
-            to_own = [to_weights[0][image], *to_weights[1:]]
-            for start in range(0, len(order), size):
-                part = order[start : start + size]
-                needed = start < with_normals
-                given = [t[image][part] for t in (origins, directions, depths)]
-                wanted = tuple(t[image][part] for t in (upstream if needed else upstream[:-1]))
-                program = _program("gradients", layout, needed, compiled and len(part) == size)
-                *of_rays, of_beta, of_weights = program(*given, beta, own, wanted)
+
+        def work(group: list[_Chunk]) -> tuple[int, list[Tensor]]:
+            total = None
+            for chunk in group:
+                given = [t[chunk.image][chunk.rays] for t in (origins, directions, depths)]
+                known = upstream if chunk.with_normals else upstream[:-1]
+                known = tuple(t[chunk.image][chunk.rays] for t in known)
+                program = _program("gradients", layout, chunk)
+                *of_rays, of_beta, of_weights = program(*given, beta, _of_image(weights, chunk.image), known)
                 for whole, piece in zip(to_rays, of_rays, strict=True):
-                    whole[image].index_copy_(0, part, piece)
-                to_beta += of_beta
-                for total, piece in zip(to_own, of_weights.flat(), strict=True):
-                    total += piece
-        return None, *to_rays, to_beta, *to_weights
+                    whole[chunk.image].index_copy_(0, chunk.rays, piece)
+                found = [of_beta, *of_weights.flat()]
+                total = found if total is None else list(torch._foreach_add(total, found))
+            return group[0].image, total
+
+        for image, (of_beta, of_encoding, *others) in _work_through(work, (upstream[-1] != 0).any(dim=-1), ctx.plan):
+            to_beta += of_beta
+            to_weights[0][image] += of_encoding
+            torch._foreach_add_(to_weights[1:], others)
+        return None, None, *to_rays, to_beta, *to_weights
+
+
+def _of_image(weights: Weights, image: int) -> Weights:
+    return weights._replace(encoding=weights.encoding[image])
+
+
+def _work_through(work: Callable[[list[_Chunk]], Outcome], with_normals: Tensor, plan: tuple) -> list[Outcome]:
+    """Divide the rays into chunks, those with normals first, and work at a few chunks of one image at a time.
+
+    Compiled ones are worked at side by side on a processor's cores: Python would hold up the others.
+    """
+    _, size, compiled = plan
+    groups, rest = [], []
+    for image, needed in enumerate(with_normals):
+        order, count = torch.argsort(~needed, stable=True), int(needed.sum())
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        chunks = [_Chunk(image, r, i * size < count, compiled and len(r) == size) for i, r in enumerate(parts)]
+        whole = [chunk for chunk in chunks if chunk.compiled]
+        groups += [whole[i : i + AT_A_TIME] for i in range(0, len(whole), AT_A_TIME)]
+        rest += [[chunk] for chunk in chunks if not chunk.compiled]
+    groups.sort(key=lambda group: not group[0].with_normals)  # what takes longest begins first
+    side_by_side = in_parallel if with_normals.device.type == "cpu" else map
+    return [*side_by_side(work, groups), *map(work, rest)]
 
 
 def _rays_of_chunk(rays: int, samples: int, points: int) -> int:
     """Rays a chunk: as many chunks as needed, all of one size if that comes out even."""
     chunks = -(-rays * samples // max(points, samples))
     return -(-rays // max(chunks, 1)) or 1
-
-
-def _by_normal(upstream: Float[Tensor, "rays 3"]) -> tuple[Tensor, int]:
-    """Rays in an order that begins with those whose normal the loss depends on, and how many those are."""
-    needed = (upstream != 0).any(dim=-1)
-    return torch.argsort(~needed, stable=True), int(needed.sum())
 
 
 def _gradients(layout: Layout, with_normals: bool, origins, directions, depths, beta, weights, upstream):
@@ -194,9 +233,9 @@ def _gradients(layout: Layout, with_normals: bool, origins, directions, depths, 
     return pull(upstream)
 
 
-def _program(name: Literal["maps", "gradients"], layout: Layout, with_normals: bool, compiled: bool) -> Program:
+def _program(name: Literal["maps", "gradients"], layout: Layout, chunk: _Chunk) -> Program:
     function = {"maps": render_chunk, "gradients": _gradients}[name]
-    return partial(run_compiled if compiled else _run, function, layout, with_normals)
+    return partial(run_compiled if chunk.compiled else _run, function, layout, chunk.with_normals)
 
 
 def _run(function: Callable, *inputs):

@@ -216,8 +216,10 @@ class ShapeClipper(nn.Module):
         """Render some rays of the target image and compare (Eq. 5)."""
         config = self.config
         index = sample_pixels(target.ray_weights, rays, generator)
-        maps = self._render(shape_code, texture_code, viewpoint, index, target.rgb.shape[1], generator)
         mask = values_at(target.mask, index)
+        wanted = (mask > 0.5) & (config.normal_weight > 0)
+        size = target.rgb.shape[1]
+        maps = self._render(shape_code, texture_code, viewpoint, index, size, generator, wanted=wanted)
         losses = {
             "rgb": config.rgb_weight * rgb_loss(maps.rgb, values_at(target.rgb, index)),
             "mask": config.mask_weight * mask_loss(maps.mask, mask),
@@ -230,14 +232,24 @@ class ShapeClipper(nn.Module):
         return losses
 
     def _render(
-        self, shape_code: Tensor, texture_code: Tensor | None, viewpoint, index, image_size, generator, samples=None
+        self,
+        shape_code: Tensor,
+        texture_code: Tensor | None,
+        viewpoint,
+        index,
+        image_size,
+        generator,
+        samples=None,
+        wanted=None,
     ) -> RenderedMaps:
         rays = camera_rays(viewpoint, index_to_pixel(index, image_size))
         near, far = viewpoint.distance - self.config.depth_range, viewpoint.distance + self.config.depth_range
         depths = sample_depths(near, far, index.shape[1], samples or self.config.samples, generator)
         fields = (self.sdf_field, self.texture_field, shape_code, texture_code)
         skip = Skip(self.config.skip_weight, self.config.skip_beta)
-        return render_fields(self.render_path, *fields, rays, depths, self.beta(), self.config.last_interval, skip)
+        return render_fields(
+            self.render_path, *fields, rays, depths, self.beta(), self.config.last_interval, skip, wanted
+        )
 
     def _eikonal(self, shape_code: Tensor, generator) -> Tensor:
         """Half of the points anywhere in [-1, 1]^3, half in the unit cube; the code is detached, as in the released
