@@ -83,10 +83,10 @@ def view_normalized(points: Cloud, rotation: Matrix) -> Cloud:
 
     A cloud without extent (the stand-in for an empty mesh) is only centred.
     """
-    turned = points @ rotation.T.astype(points.dtype)
-    turned = (turned - turned.mean(0, dtype=np.float64)).astype(points.dtype)
-    extent = np.ptp(turned[:, :2], axis=0).max()
-    return turned / extent if extent > 0 else turned
+    turned = rotation.astype(points.dtype) @ points.T  # rows of one coordinate each, which are quick to add up
+    turned -= turned.mean(1, dtype=np.float64, keepdims=True)
+    extent = np.ptp(turned[:2], axis=1).max()
+    return np.ascontiguousarray((turned / extent if extent > 0 else turned).T)
 
 
 def rms_radius(points: Cloud) -> float:

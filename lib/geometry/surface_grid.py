@@ -1,5 +1,7 @@
 """The values of a signed distance on a grid, asked for only where marching cubes will look."""
 
+from functools import reduce
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -74,9 +76,10 @@ def _values_at(
 def _over_blocks(values: np.ndarray, corners: np.ndarray, axes: tuple[int, ...] = (0, 1, 2)):
     """Smallest and largest value of each block, its faces included."""
     low = high = values
-    for axis in axes:
-        low = np.minimum(np.minimum.reduceat(low, corners[:-1], axis), low.take(corners[1:], axis))
-        high = np.maximum(np.maximum.reduceat(high, corners[:-1], axis), high.take(corners[1:], axis))
+    steps = [np.minimum(corners[:-1] + k, corners[1:]) for k in range(1 + np.diff(corners).max())]
+    for axis in axes:  # a few whole planes at a time: `reduceat` takes ten times as long
+        low = reduce(np.minimum, (low.take(step, axis) for step in steps))
+        high = reduce(np.maximum, (high.take(step, axis) for step in steps))
     return low, high
 
 
