@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from lib.geometry.distance_transform import distance_transform
 from lib.plots import bounds as plots
 from lib.studies.bounds import Verdict, ball, bound_scene, carve, near_camera
+from lib.studies.easel import CAMERAS, SOLIDS, scene_of
 from lib.studies.silhouette_fit import fit_silhouette
 from lib.widgets import bounds as controls
 
@@ -82,21 +83,12 @@ def test_failure_figure_draws_every_mask():
     assert [label.get_text() for label in figure.axes[1].get_yticklabels()] == ["a", "b"]
 
 
-@pytest.mark.parametrize("solid", controls.SOLIDS)
-@pytest.mark.parametrize("camera", controls.CAMERAS)
+@pytest.mark.parametrize("solid", SOLIDS)
+@pytest.mark.parametrize("camera", CAMERAS)
 def test_every_solid_and_camera_draws(solid, camera):
-    assert isinstance(controls.draw_bound(solid, camera, 0, 63, 1.2), Figure)
+    assert isinstance(plots.bound_figure(scene_of(solid, camera), 0, 63, 1.2), Figure)
 
 
 def test_controls_fit_what_they_call():
     values = {name: control.value for name, control in controls.bound_controls(3, 4, 1.8).items()}
-    assert values == {"solid": "chair of boxes", "camera": "perspective", "column": 3, "row": 4, "depth": 1.8}
-    painted = {name: control.value for name, control in controls.paint_controls().items()}
-    assert isinstance(controls.draw_painted(**painted), Figure)
-
-
-def test_brush_paints_and_erases_a_disc():
-    disc = controls.painted("nothing", "paint", 0.5, 0.5, 0.25)
-    assert int(disc.sum()) == pytest.approx(np.pi * 16**2, rel=0.03)
-    erased = controls.painted("ball", "erase", 0.5, 0.5, 0.1)
-    assert not bool(erased[32, 32]) and bool(controls.painted("ball", "paint", 0.0, 0.0, 0.0)[32, 32])
+    assert values == {"scene": "chair of boxes", "camera": "perspective", "column": 3, "row": 4, "depth": 1.8}

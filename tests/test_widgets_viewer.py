@@ -72,6 +72,19 @@ def test_a_first_figure_that_fails_is_the_cells_error(shown):
         controlled(lambda n: 1 / n, n=slider("n", 0, 0, 9, 1))
 
 
+def test_a_later_input_error_is_one_sentence(shown, capsys):
+    def draw(n):
+        if n > 3:
+            raise InputError("n is too large; take less.")
+        return n
+
+    control = slider("n", 2, 0, 9, 1)
+    controlled(draw, n=control)
+    control.value = 5
+    assert shown[1:] == [2]
+    assert capsys.readouterr().out.endswith("error: n is too large; take less.\n")
+
+
 def test_sliders_keep_their_kind():
     assert isinstance(slider("n", 1, 0, 2, 1), ipywidgets.IntSlider)
     assert isinstance(slider("d", 0.1, 0, 1, 0.1), ipywidgets.FloatSlider)

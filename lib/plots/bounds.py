@@ -5,10 +5,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lib.geometry.distance_transform import distance_transform
 from lib.geometry.meshes import marching_cubes
 from lib.plots.shapes import PLAIN, draw_mesh, viewpoint_at
 from lib.plots.style import BLUE, GREEN, GREY, MAGNITUDE, ORANGE, RED, plain, styled
-from lib.studies.bounds import BoundScene, Carving, Verdict
+from lib.studies.bounds import BoundScene, Carving, Solid, Verdict
 from lib.studies.silhouette_fit import SilhouetteFit
 
 TURN = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])  # camera axes (right, down, forward) to (right, forward, up)
@@ -65,18 +66,17 @@ def silhouette_figure(mask: Tensor, distance: Tensor):
 
 
 def cone_scene(scene: BoundScene, column: int, row: int, depth: float):
-    """The same cone to turn with the mouse: camera, picture, cone, ball and solid; a plotly go.Figure."""
+    """The same cone to turn with the mouse: picture, cone, ball, and the solid or its rays; a plotly go.Figure."""
     import plotly.graph_objects as go
 
     parts = _cone_parts(scene, column, row, depth)
     figure = go.Figure()
-    vertices = parts["vertices"]
-    light = {"ambient": 0.6, "diffuse": 0.6}
-    i, j, k = np.asarray(scene.solid.mesh.faces).T
-    color = f"rgb{tuple(int(255 * c) for c in PLAIN)}"
-    figure.add_mesh3d(
-        **dict(zip("xyz", vertices.T, strict=True)), i=i, j=j, k=k, color=color, flatshading=True, lighting=light
-    )
+    if scene.solid is None:
+        x, y, z = np.pad(parts["rays"], [(0, 0), (0, 1), (0, 0)], constant_values=np.nan).reshape(-1, 3).T  # gaps
+        line = {"color": BLUE, "width": 1}
+        figure.add_scatter3d(x=x, y=y, z=z, mode="lines", opacity=0.4, line=line, name="the object is in here")
+    else:
+        figure.add_trace(_solid_trace(scene.solid, parts["vertices"]))
     for name, opacity, tint in (("cone", 0.25, ORANGE), ("ball", 0.55, RED)):
         x, y, z = np.moveaxis(parts[name], -1, 0)
         scale = [[0, tint], [1, tint]]
@@ -88,6 +88,15 @@ def cone_scene(scene: BoundScene, column: int, row: int, depth: float):
     figure.update_scenes(xaxis=hidden, yaxis=hidden, zaxis=hidden, aspectmode="data", camera_eye=eye)
     figure.update_layout(height=420, margin={"l": 0, "r": 0, "t": 10, "b": 0}, showlegend=False)
     return figure
+
+
+def _solid_trace(solid: Solid, vertices: np.ndarray):
+    import plotly.graph_objects as go
+
+    x, y, z = vertices.T
+    i, j, k = np.asarray(solid.mesh.faces).T
+    color, light = f"rgb{tuple(int(255 * c) for c in PLAIN)}", {"ambient": 0.6, "diffuse": 0.6}
+    return go.Mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, color=color, flatshading=True, lighting=light)
 
 
 @styled()
@@ -211,7 +220,7 @@ def _sampler(fit: SilhouetteFit):
 
 
 def _cone_parts(scene: BoundScene, column: int, row: int, depth: float) -> dict[str, np.ndarray]:
-    """Cone, ball, outline and mesh, in axes (right, forward, up) with the camera at the origin."""
+    """Cone, ball, outline, and mesh or rays, in axes (right, forward, up) with the camera at the origin."""
     middle, perspective = float(scene.viewpoint.distance), scene.viewpoint.projection == "perspective"
     u, radius = scene.pixels[row, column].numpy(), float(scene.distance[row, column])
     angle = np.linspace(0, 2 * np.pi, 41)
@@ -226,21 +235,35 @@ def _cone_parts(scene: BoundScene, column: int, row: int, depth: float) -> dict[
     plane = 0.35 * middle  # the picture hangs between the camera and the solid
     outline = scene.pixels[scene.mask].numpy() * (plane if perspective else middle)
     outline = np.concatenate([outline, np.full((len(outline), 1), plane)], 1)
-    rotation = scene.viewpoint.rotation()[0].numpy()
-    vertices = np.asarray(scene.solid.mesh.vertices) @ rotation.T + [0, 0, middle]
-    parts = {"cone": cone, "ball": at + limit * ball, "outline": outline, "vertices": vertices, "point": at[None]}
+    parts = {"cone": cone, "ball": at + limit * ball, "outline": outline, "point": at[None]}
+    if scene.solid is None:
+        parts["rays"] = _outline_rays(scene, np.array([plane, middle + 0.6]))
+    else:
+        rotation = scene.viewpoint.rotation()[0].numpy()
+        parts["vertices"] = np.asarray(scene.solid.mesh.vertices) @ rotation.T + [0, 0, middle]
     return {name: part @ TURN.T for name, part in parts.items()}
 
 
+def _outline_rays(scene: BoundScene, ends: np.ndarray, most: int = 60) -> np.ndarray:
+    """Rays of the silhouette's outermost pixels, (rays, 2, 3), camera axes: an unknown object lies between them."""
+    edge = scene.pixels[scene.mask & (distance_transform(~scene.mask) < 1.5)].numpy()
+    edge = edge[:: -(-len(edge) // most)]
+    spread = ends if scene.viewpoint.projection == "perspective" else np.full(2, float(scene.viewpoint.distance))
+    return np.concatenate([edge[:, None] * spread[:, None], np.tile(ends[:, None], (len(edge), 1, 1))], axis=-1)
+
+
 def _draw_cone(axis, scene: BoundScene, column: int, row: int, depth: float) -> None:
-    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+    from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
 
     parts = _cone_parts(scene, column, row, depth)
     axis.plot_surface(*np.moveaxis(parts["cone"], -1, 0), color=ORANGE, alpha=0.3, lw=0)
     axis.plot_surface(*np.moveaxis(parts["ball"], -1, 0), color=RED, lw=0)
     axis.plot(*parts["outline"].T, "s", ms=0.7, color=BLUE, alpha=0.6)
-    faces = parts["vertices"][scene.solid.mesh.faces]
-    axis.add_collection3d(Poly3DCollection(faces, facecolor=PLAIN, edgecolor=(0.4, 0.45, 0.5, 0.5), lw=0.15))
+    if scene.solid is None:
+        axis.add_collection3d(Line3DCollection(parts["rays"], colors=BLUE, lw=0.5, alpha=0.4))
+    else:
+        faces = parts["vertices"][scene.solid.mesh.faces]
+        axis.add_collection3d(Poly3DCollection(faces, facecolor=PLAIN, edgecolor=(0.4, 0.45, 0.5, 0.5), lw=0.15))
     axis.plot([0], [0], [0], "k^", ms=5)
     axis.set_axis_off()
     axis.patch.set_alpha(0)
@@ -249,19 +272,24 @@ def _draw_cone(axis, scene: BoundScene, column: int, row: int, depth: float) -> 
     axis.set_box_aspect((1, 2.2, 1), zoom=1.15)
     axis.set(xlim=(-0.55, 0.55), ylim=(0, 2.42), zlim=(-0.55, 0.55))
     axis.view_init(elev=22, azim=-38)
-    axis.figure.text(0.37, 0.945, "camera, silhouette, cone of free space", ha="center", fontsize=9.5)
+    title = "camera, silhouette, cone of free space" if scene.solid else "the object: between the blue rays"
+    axis.figure.text(0.37, 0.945, title, ha="center", fontsize=9.5)
 
 
 def _draw_along_ray(axis, scene: BoundScene, column: int, row: int, depth: float) -> None:
     middle = float(scene.viewpoint.distance)
     depths = torch.linspace(middle - 0.7, middle + 0.7, 200)
-    truth, limit = scene.truth(depths)[row, column], scene.bound(depths)[row, column]
-    axis.fill_between(depths, limit, truth, color=GREY, alpha=0.2, lw=0)
-    axis.plot(depths, truth, color="black", label="true distance f")
+    limit = scene.bound(depths)[row, column]
+    lowest = 0.0
+    if scene.solid is not None:  # else nobody knows the true distance
+        truth = scene.truth(depths)[row, column]
+        axis.fill_between(depths, limit, truth, color=GREY, alpha=0.2, lw=0)
+        axis.plot(depths, truth, color="black", label="true distance f")
+        lowest = min(0, float(truth.min()))
     axis.plot(depths, limit, color=RED, label="bound b")
     axis.axvline(depth, color=ORANGE, lw=1, ls="--")
     value = float(scene.bound(torch.tensor([depth]))[row, column, 0])
     axis.plot([depth], [value], "o", color=RED)
-    axis.set(xlabel="depth z (world units)", ylabel="world units", ylim=(min(0, float(truth.min())), None))
+    axis.set(xlabel="depth z (world units)", ylabel="world units", ylim=(lowest, None))
     axis.set_title(f"b = {value:.3f} at z = {depth:.2f}")
     axis.legend()

@@ -1,8 +1,8 @@
 """Which way to render, and the renderer's chunks compiled for the machine at hand.
 
 A chunk's function is traced once for each shape (`make_fx`: the tensor operations alone, with the differentiation
-already written out) and handed to `torch.compile`, which keeps what it has compiled on disk, so that the next run
-starts within seconds.
+already written out) and handed to the compiler behind `torch.compile`, without what that does at every call: chunks
+are short. What has been compiled is kept on disk, so that the next run starts at once.
 """
 
 import sys

@@ -67,7 +67,7 @@ def render_rays_fast(
     chunk : int, optional
         Points computed at once.
     compiled : bool
-        Compile the chunk's functions the first time a shape of chunk is met (half a minute to a minute each, kept on
+        Compile the chunk's functions the first time a shape of chunk is met (about ten seconds each, kept on
         disk). Where that fails, one sentence says so and the rest of the process does without.
 
     Returns

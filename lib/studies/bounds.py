@@ -38,6 +38,8 @@ class BoundScene:
 
     Attributes
     ----------
+    solid : Solid or None
+        None where only the silhouette is known.
     viewpoint : Viewpoint
         One camera, "perspective" or "weak_perspective".
     mask : Tensor, shape (H, H), bool
@@ -47,7 +49,7 @@ class BoundScene:
         D on that plane.
     """
 
-    solid: Solid
+    solid: Solid | None
     viewpoint: Viewpoint
     mask: Bool[Tensor, "height height"]
     pixels: Float[Tensor, "height height 2"]
@@ -72,7 +74,7 @@ class BoundScene:
         return (points - shift) @ self.viewpoint.rotation()[0]
 
     def truth(self, depths: Float[Tensor, " depths"]) -> Float[Tensor, "height height depths"]:
-        """The solid's signed distance at `points`."""
+        """The solid's signed distance at `points`; there must be a solid."""
         return self.solid.distance(self.to_world(self.points(depths)))
 
 
@@ -89,7 +91,7 @@ def silhouette(solid: Solid, viewpoint: Viewpoint, size: int) -> Bool[Tensor, "s
 
 
 def bound_scene(
-    solid: Solid,
+    solid: Solid | None,
     viewpoint: Viewpoint,
     size: int = 64,
     *,
@@ -97,7 +99,7 @@ def bound_scene(
     beyond: Beyond = "background",
     margin: float = HALF_DIAGONAL,
 ) -> BoundScene:
-    """Look at a solid, or be given a mask of it that may be wrong."""
+    """Look at a solid, or be given a mask: of it, perhaps wrong, or of something unknown (no solid)."""
     mask = silhouette(solid, viewpoint, size) if mask is None else mask
     pixels = (pixel_centers(size) - viewpoint.center) / viewpoint.focal[:, None]
     distance = distance_transform(mask, "image", beyond, margin) / viewpoint.focal

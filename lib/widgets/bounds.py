@@ -1,30 +1,99 @@
-"""Controls of notebook 02: which solid, seen by which camera, which pixel and depth; and a silhouette to paint."""
+"""Controls of notebook 02: a silhouette to paint or load; which solid or silhouette, camera, pixel and depth."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import ipywidgets
-import torch
-from torch import Tensor
+from IPython.display import display
 
+from lib.data.silhouette_files import read_silhouette
+from lib.errors import InputError
 from lib.geometry.distance_transform import distance_transform
+from lib.photos import save_upload
 from lib.plots.bounds import bound_figure, silhouette_figure
-from lib.studies.bounds import BoundScene, Solid, ball, bound_scene, box_chair, near_camera, ring, silhouette
-from lib.widgets.viewer import dropdown, slider
+from lib.studies.bounds import BoundScene
+from lib.studies.easel import CAMERAS, FILE, SOLIDS, Brush, Easel, scene_of
+from lib.widgets.viewer import controlled, dropdown, slider
 
-SOLIDS = {"chair of boxes": box_chair, "ball": ball, "ring": ring}
-CAMERAS = {"perspective": "perspective", "parallel rays": "weak_perspective"}
-START = (40.0, 25.0)  # azimuth and elevation of every scene, degrees
-
-
-def scene_of(solid: str, camera: str, size: int = 64) -> BoundScene:
-    """One of `SOLIDS` before one of `CAMERAS`."""
-    made: Solid = SOLIDS[solid]()
-    side = (0.0, 0.0) if solid == "ring" else START  # into the hole
-    return bound_scene(made, near_camera(*side, CAMERAS[camera]), size)
+OWN = "your silhouette"
 
 
-def bound_controls(column: int, row: int, depth: float, size: int = 64) -> dict[str, ipywidgets.Widget]:
-    """Solid, camera, pixel and depth."""
+def paint_controls(easel: Easel) -> dict[str, ipywidgets.ValueWidget]:
+    """A silhouette to start from, and a brush; off where a file is shown, which should be seen as it is."""
     return {
-        "solid": dropdown("solid", list(SOLIDS)),
+        "start": dropdown("start", easel.starts(), easel.start),
+        "brush": dropdown("brush", ["paint", "erase", "off"], "off" if easel.start == FILE else "paint"),
+        "x": slider("x", 0.78, 0.0, 1.0, 0.02),
+        "y": slider("y", 0.26, 0.0, 1.0, 0.02),
+        "radius": slider("radius", 0.06, 0.0, 0.5, 0.02),
+    }
+
+
+def draw_painted(easel: Easel) -> Callable[..., Any]:
+    """A function of the values of `paint_controls` that paints and draws the `silhouette_figure`."""
+
+    def draw(start: str, brush: str, x: float, y: float, radius: float):
+        easel.paint(start, Brush(brush, x, y, radius))
+        mask = easel.mask()
+        return silhouette_figure(mask, distance_transform(mask))
+
+    return draw
+
+
+def load_upload(easel: Easel, files: tuple[dict, ...], folder: Path) -> str:
+    """What the upload button does: give the easel the file's silhouette; one sentence of what was read or wrong."""
+    try:
+        path = save_upload(files, folder, "silhouette")
+        if path is None:
+            return "Choose an image with transparent background, or a black and white one."
+        easel.given, source = read_silhouette(path, easel.size)
+        return f"The silhouette was read from the image's {source}."
+    except InputError as error:
+        return f"error: {error}"
+
+
+def easel_control(easel: Easel, folder: Path) -> Callable[[], None]:
+    """Show buttons and `paint_controls` over the painting; returns what draws it again.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets the uploaded image.
+    """
+    controls, said = paint_controls(easel), ipywidgets.Output()
+    upload = ipywidgets.FileUpload(accept="image/*", description="load a file")
+    keep, clear = (ipywidgets.Button(description=name) for name in ("keep this touch", "clear touches"))
+    display(ipywidgets.VBox([ipywidgets.HBox([upload, keep, clear]), said]))
+    redraw = controlled(draw_painted(easel), **controls)
+
+    def load(_=None) -> None:
+        before = easel.given
+        said.clear_output()
+        with said:
+            print(load_upload(easel, upload.value, folder))
+        if easel.given is not before:
+            easel.kept.clear()
+            controls["brush"].value = "off"
+            controls["start"].options = easel.starts()  # chooses the first, so that what follows is a change
+            controls["start"].value = FILE
+
+    def wipe(_=None) -> None:
+        easel.kept.clear()
+        redraw()
+
+    upload.observe(load, names="value")
+    keep.on_click(lambda _: easel.kept.append(easel.brush))
+    clear.on_click(wipe)
+    return redraw
+
+
+def bound_controls(
+    column: int, row: int, depth: float, size: int = 64, scene: str = "chair of boxes"
+) -> dict[str, ipywidgets.ValueWidget]:
+    """Solid or own silhouette, camera, pixel and depth."""
+    return {
+        "scene": dropdown("scene", [*SOLIDS, OWN], scene),
         "camera": dropdown("camera", list(CAMERAS)),
         "column": slider("column", column, 0, size - 1, 1),
         "row": slider("row", row, 0, size - 1, 1),
@@ -32,32 +101,22 @@ def bound_controls(column: int, row: int, depth: float, size: int = 64) -> dict[
     }
 
 
-def draw_bound(solid: str, camera: str, column: int, row: int, depth: float):
-    """`bound_figure` for the values of the controls."""
-    return bound_figure(scene_of(solid, camera), column, row, depth)
+def chosen_scene(easel: Easel, scene: str, camera: str) -> BoundScene:
+    """The scene that the first two of `bound_controls` name."""
+    return easel.scene(camera) if scene == OWN else scene_of(scene, camera, easel.size)
 
 
-def paint_controls() -> dict[str, ipywidgets.Widget]:
-    """A silhouette to start from, and a brush: its place and radius in shares of the picture."""
-    return {
-        "start": dropdown("start", [*SOLIDS, "nothing"]),
-        "brush": dropdown("brush", ["paint", "erase"]),
-        "x": slider("x", 0.78, 0.0, 1.0, 0.02),
-        "y": slider("y", 0.26, 0.0, 1.0, 0.02),
-        "radius": slider("radius", 0.06, 0.0, 0.5, 0.02),
-    }
+def bound_explorer(easel: Easel, controls: dict[str, ipywidgets.ValueWidget]) -> Callable[[], None]:
+    """Show `bound_controls` over the `bound_figure`, which follows the easel too; returns what draws it again."""
 
+    def draw(scene: str, camera: str, column: int, row: int, depth: float):
+        return bound_figure(chosen_scene(easel, scene, camera), column, row, depth)
 
-def painted(start: str, brush: str, x: float, y: float, radius: float, size: int = 64) -> Tensor:
-    """The mask under the brush, (size, size) bool."""
-    empty = torch.zeros(size, size, dtype=torch.bool)
-    mask = empty if start == "nothing" else silhouette(SOLIDS[start](), near_camera(*START), size)
-    axis = (torch.arange(size) + 0.5) / size
-    disc = torch.hypot(axis[None] - x, axis[:, None] - y) < radius
-    return mask | disc if brush == "paint" else mask & ~disc
+    redraw = controlled(draw, **controls)
 
+    def follow() -> None:
+        if controls["scene"].value == OWN:
+            redraw()
 
-def draw_painted(start: str, brush: str, x: float, y: float, radius: float):
-    """`silhouette_figure` of `painted`."""
-    mask = painted(start, brush, x, y, radius)
-    return silhouette_figure(mask, distance_transform(mask))
+    easel.changed.append(follow)
+    return redraw

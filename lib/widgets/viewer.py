@@ -9,6 +9,7 @@ import trimesh
 from IPython.display import display
 
 from lib.data.loading import PreparedDataset
+from lib.errors import InputError
 from lib.plots.maps import on_white_normals, sample_sheet
 from lib.plots.shapes import draw_mesh, viewpoint_at
 from lib.plots.style import image_grid
@@ -41,7 +42,10 @@ def controlled(draw: Callable[..., Any], **controls: ipywidgets.ValueWidget) -> 
     def redraw(change: Any = None) -> None:
         errors.clear_output()
         with errors:
-            handle.update(closed(draw(**values_of(controls))))
+            try:
+                handle.update(closed(draw(**values_of(controls))))
+            except InputError as error:  # what a reader can mend is one sentence, the rest a traceback
+                print(f"error: {error}")
 
     for control in controls.values():
         control.observe(redraw, names="value")

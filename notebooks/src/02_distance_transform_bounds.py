@@ -20,6 +20,7 @@ profile: str = "quick"  # quick | full: size of the grids and length of the fits
 dataset: str = "furniture"  # name of the prepared data
 data_root: str = ""  # a prepared folder; empty: the one that comes with the course
 model: str = "scopia-armchair"  # which object is carved
+silhouette_file: str = ""  # a silhouette of your own: an image with alpha, or black and white; empty: none
 run_dir: str = ""  # where results go; empty: runs/<profile>/02_distance_transform_bounds
 seed: int = 0  # of the fits
 device: str = "cpu"  # cpu: nothing large is trained here
@@ -30,6 +31,7 @@ import time
 import torch
 
 from lib.data.prepared import load_mesh, read_prepared
+from lib.data.silhouette_files import read_silhouette
 from lib.errors import InputError
 from lib.geometry.distance_transform import distance_transform, sdf_lower_bound
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
@@ -37,13 +39,14 @@ from lib.paths import prepared_folder, run_folder
 from lib.plots import bounds as plots
 from lib.plots.source import show_source
 from lib.studies import bounds as study
+from lib.studies.easel import Easel, open_pixel, scene_of
 from lib.widgets import bounds as controls
-from lib.widgets.viewer import controlled
+from lib.widgets.viewer import values_of
 
 begin = time.perf_counter()
 run = run_folder("02_distance_transform_bounds", profile, run_dir)
-scene = controls.scene_of("chair of boxes", "perspective")
-parallel = controls.scene_of("chair of boxes", "parallel rays")
+scene = scene_of("chair of boxes", "perspective")
+parallel = scene_of("chair of boxes", "parallel rays")
 
 # %% [markdown]
 # ## The picture first
@@ -59,11 +62,19 @@ figure = plots.bound_figure(scene, 16, 22, 1.8)
 # %% [markdown]
 # ## Make a silhouette
 #
-# Paint on one or erase from it. A single painted pixel far away darkens half the picture: $D$ is a minimum, so one
-# wrong pixel speaks for all its surroundings. Remember that for the end.
+# Paint on one or erase from it; "keep this touch" leaves the brush's mark and lets you go on. Or load your own, here
+# or with the parameter `silhouette_file`: an image whose background is transparent, or a black and white one. The
+# object is what the alpha channel says; without one, brightness decides, and the border is background. A single
+# painted pixel far away darkens half the picture: $D$ is a minimum, so one wrong pixel speaks for all its
+# surroundings. Remember that for the end.
 
-# %% tags=["control"] alt="A painted silhouette, its distance transform and the importance weight"
-redraw_paint = controlled(controls.draw_painted, **controls.paint_controls())
+# %% tags=["control"] alt="A painted or loaded silhouette, its distance transform and the importance weight"
+given = None
+if silhouette_file:
+    given, source = read_silhouette(silhouette_file)
+    print(f"{silhouette_file}: the silhouette was read from its {source}.")
+easel = Easel(given)
+redraw_paint = controls.easel_control(easel, run)
 
 # %% [markdown]
 # ## The formula, and the code that is the formula
@@ -106,15 +117,25 @@ for dtype in (torch.float32, torch.float64):
 #
 # Move the pixel outwards: the ball grows. Move the depth: in perspective the ball grows with $z$. Change to parallel
 # rays: the ball keeps its size. Look through the hole of the ring, at the principal point.
+#
+# Choose "your silhouette", which follows what you paint or load above. If it was loaded, nobody knows the object: it
+# is somewhere between the blue rays, and the bound holds for all that fit there. Or start from the chair, erase its
+# back, and put the pixel there: $b$ rises above $f$, for the proof believes the silhouette.
 
-# %% tags=["control"] alt="The cone, its ball and the bound for a chosen solid, camera, pixel and depth"
-redraw_bound = controlled(controls.draw_bound, **controls.bound_controls(27, 50, 1.6))
+# %% tags=["control"] alt="The cone, its ball and the bound for a chosen scene, camera, pixel and depth"
+pixel = (27, 50) if given is None else open_pixel(easel.scene())
+shown = controls.OWN if silhouette_file else "chair of boxes"
+chosen = controls.bound_controls(*pixel, 1.6, scene=shown)
+redraw_bound = controls.bound_explorer(easel, chosen)
 
 # %% [markdown]
-# The same to turn with the mouse (readers without scripts have the figure above):
+# The same to turn with the mouse, for what is chosen above when the cell is run (readers without scripts have the
+# figure):
 
 # %%
-plots.cone_scene(scene, 16, 22, 1.8)
+values = values_of(chosen)
+turned = controls.chosen_scene(easel, values["scene"], values["camera"])
+plots.cone_scene(turned, values["column"], values["row"], values["depth"])
 
 # %% [markdown]
 # ## Where the bound is the whole truth

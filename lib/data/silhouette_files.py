@@ -1,0 +1,78 @@
+"""A silhouette from an image file: the object's pixels, square and small."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from PIL import Image
+from torch import Tensor
+
+from lib.data.images import INSIDE
+from lib.data.photos_reading import Photo, read_photo_file
+from lib.errors import InputError
+
+GREY = np.array([0.299, 0.587, 0.114])  # brightness of red, green and blue (ITU-R BT.601)
+
+
+def read_silhouette(path: Path | str, size: int = 64) -> tuple[Bool[Tensor, "size size"], str]:
+    """The silhouette in an image file, in the middle of a square of background, its aspect ratio kept.
+
+    The object is what is at least half opaque. If that is nothing or everything, there is no alpha channel to speak
+    of, and brightness decides: the border's is the background's, so both white on black and black on white will do.
+
+    Parameters
+    ----------
+    path : path
+        An image with alpha, or black and white.
+    size : int
+        Pixels a side of the result; each is the object's if at least half of its area is.
+
+    Returns
+    -------
+    Tensor, shape (size, size), bool
+    str
+        Which it was: "alpha channel", "brightness (bright on dark)" or "brightness (dark on bright)".
+
+    Raises
+    ------
+    InputError
+        One sentence: no such file, no image, or a silhouette that is empty or all foreground.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no silhouette file {path}; give the path of an image.")
+    try:
+        photo = read_photo_file(path)
+    except InputError as error:
+        raise InputError(f"The silhouette file {path} cannot be used: {error}.") from error
+    inside, source = _object_of(photo)
+    found = f"in {path} the {source} marks" if inside.any() else f"all of {path} has one brightness and marks"
+    _check(inside, found)
+    small = _squared(inside, size)
+    _check(small, f"in {path} the {source} marks, at {size} x {size} pixels,")
+    return torch.from_numpy(small), source
+
+
+def _object_of(photo: Photo) -> tuple[Bool[np.ndarray, "height width"], str]:
+    if photo.alpha is not None:
+        opaque = photo.alpha >= INSIDE
+        if opaque.any() and not opaque.all():
+            return opaque, "alpha channel"
+    bright = photo.rgb @ GREY >= INSIDE
+    border = np.concatenate([bright[0], bright[-1], bright[1:-1, 0], bright[1:-1, -1]])
+    return (~bright, "brightness (dark on bright)") if border.mean() > 0.5 else (bright, "brightness (bright on dark)")
+
+
+def _check(inside: Bool[np.ndarray, "height width"], found: str) -> None:
+    if inside.all() or not inside.any():
+        every = "every pixel" if inside.all() else "no pixel"
+        raise InputError(f"A silhouette needs object and background, but {found} {every}; give another image.")
+
+
+def _squared(inside: Bool[np.ndarray, "height width"], size: int) -> Bool[np.ndarray, "size size"]:
+    height, width = inside.shape
+    side = max(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = Image.fromarray(np.uint8(inside) * 255).crop((left, top, left + side, top + side))  # 0 beyond the border
+    return np.asarray(square.resize((size, size), Image.Resampling.BOX)) >= INSIDE
