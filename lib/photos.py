@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from lib.data.images import crop_to_mask, read_sample_images
+from lib.data.photos_reading import MODES
 from lib.errors import InputError
 from lib.files import write_atomically
 
@@ -62,7 +63,7 @@ def save_upload(files: Sequence[dict], folder: Path, name: str) -> Path | None:
     Raises
     ------
     InputError
-        The file is not an image that can be read.
+        The file is not an image that can be read, or its colours are those of print.
     """
     if not files:
         return None
@@ -74,6 +75,8 @@ def save_upload(files: Sequence[dict], folder: Path, name: str) -> Path | None:
             upright = ImageOps.exif_transpose(image)  # phones store how they were held beside the pixels
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{given['name']} is truncated or not an image; upload another file.") from error
+    if upright.mode not in MODES:
+        raise InputError(f"The colours of {given['name']} are {upright.mode}; convert it to RGB and upload it again.")
     path = folder / f"{name}.png"
     write_atomically(path, lambda temporary: upright.save(temporary, "PNG"))
     return path

@@ -244,6 +244,14 @@ def test_an_upload_stays_in_its_folder_and_is_turned_upright(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["photo.png", "run"]
 
 
+def test_an_upload_in_the_colours_of_print_is_refused_by_that(tmp_path):
+    held = io.BytesIO()
+    Image.new("CMYK", (20, 20)).save(held, "JPEG")
+    with pytest.raises(InputError, match=r"^The colours of a.jpg are CMYK; convert it to RGB"):
+        save_upload(uploaded("a.jpg", held.getvalue()), tmp_path, "photo")
+    assert not list(tmp_path.iterdir())
+
+
 def test_glb_stands_upright(tmp_path):
     mesh = trimesh.creation.box((0.2, 0.4, 1.0))  # z is up
     mesh.visual.vertex_colors = np.tile(np.uint8([10, 200, 30, 255]), (len(mesh.vertices), 1))
