@@ -207,9 +207,9 @@ def _work_through(work: Callable[[list[_Chunk]], Outcome], with_normals: Tensor,
     """
     _, size, compiled = plan
     groups, rest = [], []
-    for image, needed in enumerate(with_normals):
-        order, count = torch.argsort(~needed, stable=True), int(needed.sum())
-        parts = [order[start : start + size] for start in range(0, len(order), size)]
+    orders = torch.argsort(~with_normals, dim=1, stable=True)
+    for image, (order, count) in enumerate(zip(orders, with_normals.sum(dim=1).tolist(), strict=True)):
+        parts = order.split(size)
         chunks = [_Chunk(image, r, i * size < count, compiled and len(r) == size) for i, r in enumerate(parts)]
         whole = [chunk for chunk in chunks if chunk.compiled]
         groups += [whole[i : i + AT_A_TIME] for i in range(0, len(whole), AT_A_TIME)]
