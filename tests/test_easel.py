@@ -1,6 +1,5 @@
 """The reader's own silhouette: painted, loaded, and in the view of the bound."""
 
-import datetime
 import io
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lib.errors import InputError
+from lib.photos import SUFFIXES
 from lib.plots import bounds as plots
 from lib.studies.bounds import silhouette, verdict
 from lib.studies.easel import CAMERAS, FILE, NOTHING, SOLIDS, Brush, Easel, camera_of, open_pixel, scene_of
@@ -53,6 +53,17 @@ def uploaded(array: np.ndarray, name: str = "mine.png") -> tuple[dict, ...]:
     stream = io.BytesIO()
     Image.fromarray(array).save(stream, "PNG")
     return ({"name": name, "content": memoryview(stream.getvalue())},)
+
+
+def choose_file(upload, files: tuple[dict, ...]) -> None:
+    """What a browser sends when a file is chosen."""
+    about = {"type": "image/png", "size": 1, "last_modified": 1700000000000}
+    upload.set_state({"value": [file | about for file in files]})
+
+
+def said(capsys) -> str:
+    """What was printed, without the marks that clear a terminal's line."""
+    return capsys.readouterr().out.replace("\033[2K\r", "").strip()
 
 
 def white_box() -> np.ndarray:
@@ -157,6 +168,22 @@ def test_rays_of_the_outline_pass_through_its_pixels():
     assert radius.min() > 14 and radius.max() < 16
 
 
+def test_panels_keep_to_their_places_and_a_pixel_inside_is_explained():
+    dot = torch.zeros(64, 64, dtype=torch.bool)
+    dot[2, 60] = True
+    scene = Easel(dot).scene("parallel rays")
+    figure = plots.bound_figure(scene, 3, 60, 1.6)
+    assert figure.axes[0].get_xlim() == (-0.5, 63.5) and figure.axes[0].get_ylim() == (63.5, -0.5)
+    figure.draw_without_rendering()
+    cone = next(axis for axis in figure.axes if axis.name == "3d")
+    along = next(axis for axis in figure.axes if axis.get_xlabel().startswith("depth"))
+    left, right = figure.axes[0].get_tightbbox(), along.get_tightbbox()
+    for artist in (*cone.collections, *cone.lines):
+        assert left.x1 < artist.get_clip_box().x0 and artist.get_clip_box().x1 < right.x0
+    titles = [axis.get_title() for axis in plots.bound_figure(scene, 60, 2, 1.6).axes]
+    assert "D = 0 at (60, 2), inside" in titles and "b = 0: inside, nothing is bounded" in titles
+
+
 # its controls
 
 
@@ -176,10 +203,13 @@ def test_the_bound_follows_the_painting_only_where_it_shows_it(shown):
 def test_painting_to_nothing_is_a_sentence_below_the_bound(shown, capsys):
     easel, chosen = Easel(), controls.bound_controls(20, 20, 1.6, scene=controls.OWN)
     controls.bound_explorer(easel, chosen)
-    before = shown[-1]
     easel.paint(NOTHING, OFF)
-    assert shown[-1] is before
-    assert "error: Your silhouette is empty" in capsys.readouterr().out
+    assert shown[-1].data == ""  # the figure is out of date
+    assert (
+        said(capsys) == "error: Your silhouette is empty, so nothing is anywhere; paint a part of it or load another."
+    )
+    easel.paint(NOTHING, DISC)
+    assert isinstance(shown[-1], Figure)
 
 
 def test_every_start_and_brush_of_the_controls_paints():
@@ -189,36 +219,79 @@ def test_every_start_and_brush_of_the_controls_paints():
     draw = controls.draw_painted(easel)
     for start in paint["start"].options:
         for brush in paint["brush"].options:
-            assert isinstance(draw(**values_of(paint) | {"start": start, "brush": brush}), Figure)
+            values = values_of(paint) | {"start": start, "brush": brush}
+            if start == NOTHING and brush != "paint":
+                with pytest.raises(InputError, match=r"^Your silhouette is empty"):
+                    draw(**values)
+            else:
+                assert isinstance(draw(**values), Figure)
             assert (easel.start, easel.brush.kind) == (start, brush)
 
 
-def test_buttons_keep_and_clear_touches_and_load(shown, tmp_path, capsys):
+def test_buttons_keep_and_clear_touches(shown, tmp_path, capsys):
     easel = Easel()
     controls.easel_control(easel, tmp_path)
-    upload, keep, clear = shown[0].children[0].children
+    _, keep, clear = shown[0].children[0].children
     keep.click()
     assert easel.kept == [easel.brush] and easel.brush.kind == "paint"
-    clear.click()
-    assert easel.kept == []
+    assert said(capsys) == "1 touch is kept."
+    keep.click()  # the same touch
+    easel.brush = OFF
     keep.click()
-    about = {"type": "image/png", "size": 1, "last_modified": datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)}
-    upload.value = [uploaded(white_box())[0] | about]
-    assert "read from the image's brightness (bright on dark)" in capsys.readouterr().out
-    assert easel.start == FILE
-    np.testing.assert_array_equal(easel.mask().numpy(), white_box() > 0)  # no touch is left on it
+    assert len(easel.kept) == 1 and said(capsys).endswith("1 touch is kept. The brush is off: it leaves no touch.")
+    clear.click()
+    assert easel.kept == [] and easel.brush.kind == "off"
+    assert said(capsys) == "0 touches are kept. The brush is off: it leaves no touch."
+
+
+def test_every_upload_counts_and_draws_once(shown, tmp_path, capsys):
+    easel, calls = Easel(), []
+    controls.easel_control(easel, tmp_path)
+    easel.kept.append(DISC)
+    upload = shown[0].children[0].children[0]
+    easel.changed.append(lambda: calls.append((easel.start, easel.brush.kind)))
+    for box in (white_box(), white_box(), white_box().T):
+        choose_file(upload, uploaded(box))
+        assert said(capsys) == "The silhouette was read from the brightness (bright on dark) of mine.png."
+        np.testing.assert_array_equal(easel.mask().numpy(), box > 0)  # no touch is left on it
+        assert upload.value == () and calls == [(FILE, "off")]
+        calls.clear()
+    assert set(upload.accept.split(",")) == set(SUFFIXES)
+
+
+def test_another_start_clears_the_line_of_an_upload(shown, tmp_path):
+    controls.easel_control(Easel(), tmp_path)
+    buttons, line = shown[0].children
+    cleared = []
+    line.clear_output = lambda: cleared.append(True)
+    choose_file(buttons.children[0], uploaded(white_box()))
+    cleared.clear()
+    start = shown[1].children[0].children[0]
+    start.value = NOTHING
+    assert cleared == [True]
+
+
+def test_the_cone_to_turn_is_a_figure_or_a_sentence(capsys):
+    easel, chosen = Easel(), controls.bound_controls(20, 20, 1.6, scene=controls.OWN)
+    assert len(controls.turned_cone(easel, chosen).data) == 4
+    easel.paint(NOTHING, OFF)
+    assert controls.turned_cone(easel, chosen) is None
+    assert said(capsys).startswith("error: Your silhouette is empty")
 
 
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ((), "Choose an image"),
         (uploaded(white_box(), "mine.txt"), "error: mine.txt is not an image file"),
         (({"name": "a.png", "content": memoryview(b"hello")},), "error: a.png is truncated"),
-        (uploaded(np.zeros((64, 64), np.uint8)), "error: A silhouette needs object and background"),
+        (
+            uploaded(np.zeros((64, 64), np.uint8)),
+            "error: A silhouette needs object and background, but all of mine.png",
+        ),
     ],
 )
 def test_bad_uploads_change_nothing_and_get_one_sentence(tmp_path, files, said):
     easel = Easel()
     sentence = controls.load_upload(easel, files, tmp_path)
     assert sentence.startswith(said) and sentence.endswith(".") and easel.given is None
+    assert str(tmp_path) not in sentence

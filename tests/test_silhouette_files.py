@@ -117,6 +117,15 @@ def test_what_is_no_image_is_refused(tmp_path):
     refused(tmp_path / "deep.png", "more than 8 bits")
 
 
+def test_a_name_for_messages_takes_the_paths_place(tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    flat = saved(tmp_path, np.zeros((32, 32), np.uint8))
+    for path in (tmp_path / "none.png", tmp_path / "text.png", flat):
+        with pytest.raises(InputError, match=r"mine\.jpg") as caught:
+            read_silhouette(path, called="mine.jpg")
+        assert str(tmp_path) not in str(caught.value)
+
+
 def refused(path, said: str) -> None:
     """One sentence that names the file."""
     with pytest.raises(InputError) as caught:

@@ -18,7 +18,16 @@ from lib.listeners import Snapshots, TensorBoard
 from lib.photos import read_photo, save_upload, write_glb
 from lib.widgets import upload, viewer
 from lib.widgets.upload import shape_of_uploads
-from lib.widgets.viewer import LiveBoard, controlled, page_rows, prediction_viewer, sample_page, slider, turned_views
+from lib.widgets.viewer import (
+    LiveBoard,
+    controlled,
+    drawn_once,
+    page_rows,
+    prediction_viewer,
+    sample_page,
+    slider,
+    turned_views,
+)
 
 
 class Shown(list):
@@ -81,8 +90,19 @@ def test_a_later_input_error_is_one_sentence(shown, capsys):
     control = slider("n", 2, 0, 9, 1)
     controlled(draw, n=control)
     control.value = 5
-    assert shown[1:] == [2]
+    assert [thing.data for thing in shown[1:]] == [""]  # not the figure of another value
     assert capsys.readouterr().out.endswith("error: n is too large; take less.\n")
+    control.value = 3
+    assert shown[1:] == [3]
+
+
+def test_several_controls_that_are_set_together_draw_once(shown):
+    controls, drawn = {name: slider(name, 2, 0, 9, 1) for name in "ab"}, []
+    redraw = controlled(lambda a, b: drawn.append((a, b)), **controls)
+    with drawn_once(redraw, controls):
+        controls["a"].value = controls["b"].value = 5
+    controls["a"].value = 6
+    assert drawn == [(2, 2), (5, 5), (6, 5)]
 
 
 def test_sliders_keep_their_kind():

@@ -15,7 +15,7 @@ from lib.errors import InputError
 GREY = np.array([0.299, 0.587, 0.114])  # brightness of red, green and blue (ITU-R BT.601)
 
 
-def read_silhouette(path: Path | str, size: int = 64) -> tuple[Bool[Tensor, "size size"], str]:
+def read_silhouette(path: Path | str, size: int = 64, called: str = "") -> tuple[Bool[Tensor, "size size"], str]:
     """The silhouette in an image file, in the middle of a square of background, its aspect ratio kept.
 
     The object is what is at least half opaque. If that is nothing or everything, there is no alpha channel to speak
@@ -27,6 +27,8 @@ def read_silhouette(path: Path | str, size: int = 64) -> tuple[Bool[Tensor, "siz
         An image with alpha, or black and white.
     size : int
         Pixels a side of the result; each is the object's if at least half of its area is.
+    called : str
+        The file's name in messages; empty: its path.
 
     Returns
     -------
@@ -39,18 +41,18 @@ def read_silhouette(path: Path | str, size: int = 64) -> tuple[Bool[Tensor, "siz
     InputError
         One sentence: no such file, no image, or a silhouette that is empty or all foreground.
     """
-    path = Path(path)
+    path, name = Path(path), called or str(path)
     if not path.is_file():
-        raise InputError(f"There is no silhouette file {path}; give the path of an image.")
+        raise InputError(f"There is no silhouette file {name}; give the path of an image.")
     try:
         photo = read_photo_file(path)
     except InputError as error:
-        raise InputError(f"The silhouette file {path} cannot be used: {error}.") from error
+        raise InputError(f"The silhouette file {name} cannot be used: {error}.") from error
     inside, source = _object_of(photo)
-    found = f"in {path} the {source} marks" if inside.any() else f"all of {path} has one brightness and marks"
+    found = f"in {name} the {source} marks" if inside.any() else f"all of {name} has one brightness and marks"
     _check(inside, found)
     small = _squared(inside, size)
-    _check(small, f"in {path} the {source} marks, at {size} x {size} pixels,")
+    _check(small, f"in {name} the {source} marks, at {size} x {size} pixels,")
     return torch.from_numpy(small), source
 
 

@@ -42,7 +42,9 @@ def draw_distance(axis, scene: BoundScene, column: int, row: int) -> None:
     axis.plot(column, row, "o", color=RED, ms=4)
     axis.add_patch(Circle((column, row), radius, fill=False, color=RED, lw=1.6))
     axis.figure.colorbar(shown, ax=axis, location="bottom", shrink=0.85, label="D (pixels)")
-    axis.set_title(f"D = {radius:.1f} pixels at ({column}, {row})")
+    axis.set(xlim=(-0.5, len(scene.mask) - 0.5), ylim=(len(scene.mask) - 0.5, -0.5))  # whatever the circle covers
+    where = f"at ({column}, {row})"
+    axis.set_title(f"D = 0 {where}, inside" if scene.mask[row, column] else f"D = {radius:.1f} pixels {where}")
 
 
 @styled()
@@ -79,12 +81,10 @@ def cone_scene(scene: BoundScene, column: int, row: int, depth: float):
         figure.add_trace(_solid_trace(scene.solid, parts["vertices"]))
     for name, opacity, tint in (("cone", 0.25, ORANGE), ("ball", 0.55, RED)):
         x, y, z = np.moveaxis(parts[name], -1, 0)
-        scale = [[0, tint], [1, tint]]
-        figure.add_trace(go.Surface(x=x, y=y, z=z, opacity=opacity, colorscale=scale, showscale=False, name=name))
+        figure.add_surface(x=x, y=y, z=z, opacity=opacity, colorscale=[tint, tint], showscale=False, name=name)
     x, y, z = parts["outline"].T
     figure.add_scatter3d(x=x, y=y, z=z, mode="markers", marker={"size": 1.5, "color": BLUE}, name="silhouette")
-    hidden = {"visible": False}
-    eye = {"x": -1.5, "y": -1.2, "z": 0.8}
+    hidden, eye = {"visible": False}, {"x": -1.5, "y": -1.2, "z": 0.8}
     figure.update_scenes(xaxis=hidden, yaxis=hidden, zaxis=hidden, aspectmode="data", camera_eye=eye)
     figure.update_layout(height=420, margin={"l": 0, "r": 0, "t": 10, "b": 0}, showlegend=False)
     return figure
@@ -93,8 +93,7 @@ def cone_scene(scene: BoundScene, column: int, row: int, depth: float):
 def _solid_trace(solid: Solid, vertices: np.ndarray):
     import plotly.graph_objects as go
 
-    x, y, z = vertices.T
-    i, j, k = np.asarray(solid.mesh.faces).T
+    (x, y, z), (i, j, k) = vertices.T, np.asarray(solid.mesh.faces).T
     color, light = f"rgb{tuple(int(255 * c) for c in PLAIN)}", {"ambient": 0.6, "diffuse": 0.6}
     return go.Mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, color=color, flatshading=True, lighting=light)
 
@@ -173,9 +172,8 @@ def fit_figure(fits: dict[str, SilhouetteFit]):
     """Overlap of silhouettes while fitting, and the fitted shapes from two sides."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(
-        1, 1 + 2 * len(fits), figsize=(9.2, 2.7), layout="constrained", width_ratios=[1.5] + [1] * 2 * len(fits)
-    )
+    widths = [1.5] + [1] * 2 * len(fits)
+    figure, axes = plt.subplots(1, len(widths), figsize=(9.2, 2.7), layout="constrained", width_ratios=widths)
     for (name, fit), color in zip(fits.items(), (BLUE, ORANGE), strict=False):
         axes[0].plot(fit.steps, fit.iou, "o-", ms=3, color=color, label=name)
     axes[0].set(xlabel="step", ylabel="IoU of silhouettes", ylim=(0, 1))
@@ -253,6 +251,7 @@ def _outline_rays(scene: BoundScene, ends: np.ndarray, most: int = 60) -> np.nda
 
 
 def _draw_cone(axis, scene: BoundScene, column: int, row: int, depth: float) -> None:
+    from matplotlib.transforms import Bbox, TransformedBbox
     from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
 
     parts = _cone_parts(scene, column, row, depth)
@@ -269,11 +268,15 @@ def _draw_cone(axis, scene: BoundScene, column: int, row: int, depth: float) -> 
     axis.patch.set_alpha(0)
     # its place reaches beyond the figure, its drawing does not: a notebook need not make room for it
     axis.get_tightbbox = lambda *args, **more: axis.figure.bbox
-    axis.set_box_aspect((1, 2.2, 1), zoom=1.15)
-    axis.set(xlim=(-0.55, 0.55), ylim=(0, 2.42), zlim=(-0.55, 0.55))
+    half = 0.55 * np.clip(np.abs(parts["cone"][..., [0, 2]]).max() / 0.65, 1, 2)  # a wide cone from farther away
+    axis.set_box_aspect((half, 1.21, half), zoom=1.15)
+    axis.set(xlim=(-half, half), ylim=(0, 2.42), zlim=(-half, half))
     axis.view_init(elev=22, azim=-38)
+    between = TransformedBbox(Bbox.from_extents(0.255, 0, 0.645, 0.93), axis.figure.transFigure)  # the other panels
+    for artist in (*axis.collections, *axis.lines):
+        artist.set_clip_box(between)
     title = "camera, silhouette, cone of free space" if scene.solid else "the object: between the blue rays"
-    axis.figure.text(0.37, 0.945, title, ha="center", fontsize=9.5)
+    axis.figure.text(0.45, 0.945, title, ha="center", fontsize=9.5)
 
 
 def _draw_along_ray(axis, scene: BoundScene, column: int, row: int, depth: float) -> None:
@@ -289,7 +292,8 @@ def _draw_along_ray(axis, scene: BoundScene, column: int, row: int, depth: float
     axis.plot(depths, limit, color=RED, label="bound b")
     axis.axvline(depth, color=ORANGE, lw=1, ls="--")
     value = float(scene.bound(torch.tensor([depth]))[row, column, 0])
-    axis.plot([depth], [value], "o", color=RED)
+    axis.plot(depth, value, "o", color=RED)
     axis.set(xlabel="depth z (world units)", ylabel="world units", ylim=(lowest, None))
-    axis.set_title(f"b = {value:.3f} at z = {depth:.2f}")
+    number = f"b = {value:.3f} at z = {depth:.2f}"
+    axis.set_title("b = 0: inside, nothing is bounded" if scene.mask[row, column] else number)
     axis.legend()

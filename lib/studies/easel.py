@@ -85,6 +85,11 @@ class Easel:
         for call in self.changed:
             call()
 
+    def keep(self) -> None:
+        """Let the brush's touch stay, once; one that is off leaves none."""
+        if self.brush.kind != "off" and self.brush not in self.kept[-1:]:
+            self.kept.append(self.brush)
+
     def mask(self, camera: str = "perspective") -> Bool[Tensor, "size size"]:
         """The silhouette; one that starts from a solid depends on the camera."""
         if self.start in SOLIDS:
@@ -95,8 +100,8 @@ class Easel:
             mask = brush.over(mask)
         return mask
 
-    def scene(self, camera: str = "perspective") -> BoundScene:
-        """What the silhouette proves; with the solid that it started from, if any, which it may contradict.
+    def usable_mask(self, camera: str = "perspective") -> Bool[Tensor, "size size"]:
+        """The `mask`, if it has an inside and an outside.
 
         Raises
         ------
@@ -108,6 +113,17 @@ class Easel:
             raise InputError("Your silhouette is empty, so nothing is anywhere; paint a part of it or load another.")
         if mask.all():
             raise InputError("Your silhouette covers the picture, which proves nothing; erase a part or load another.")
+        return mask
+
+    def scene(self, camera: str = "perspective") -> BoundScene:
+        """What the silhouette proves; with the solid that it started from, if any, which it may contradict.
+
+        Raises
+        ------
+        InputError
+            As `usable_mask`.
+        """
+        mask = self.usable_mask(camera)
         solid = SOLIDS[self.start]() if self.start in SOLIDS else None
         return bound_scene(solid, camera_of(self.start, camera), self.size, mask=mask)
 

@@ -10,11 +10,11 @@ from IPython.display import display
 from lib.data.silhouette_files import read_silhouette
 from lib.errors import InputError
 from lib.geometry.distance_transform import distance_transform
-from lib.photos import save_upload
-from lib.plots.bounds import bound_figure, silhouette_figure
+from lib.photos import SUFFIXES, save_upload
+from lib.plots.bounds import bound_figure, cone_scene, silhouette_figure
 from lib.studies.bounds import BoundScene
 from lib.studies.easel import CAMERAS, FILE, SOLIDS, Brush, Easel, scene_of
-from lib.widgets.viewer import controlled, dropdown, slider
+from lib.widgets.viewer import controlled, drawn_once, dropdown, slider, values_of
 
 OWN = "your silhouette"
 
@@ -35,7 +35,7 @@ def draw_painted(easel: Easel) -> Callable[..., Any]:
 
     def draw(start: str, brush: str, x: float, y: float, radius: float):
         easel.paint(start, Brush(brush, x, y, radius))
-        mask = easel.mask()
+        mask = easel.usable_mask()
         return silhouette_figure(mask, distance_transform(mask))
 
     return draw
@@ -43,14 +43,19 @@ def draw_painted(easel: Easel) -> Callable[..., Any]:
 
 def load_upload(easel: Easel, files: tuple[dict, ...], folder: Path) -> str:
     """What the upload button does: give the easel the file's silhouette; one sentence of what was read or wrong."""
+    name = files[-1]["name"]
     try:
-        path = save_upload(files, folder, "silhouette")
-        if path is None:
-            return "Choose an image with transparent background, or a black and white one."
-        easel.given, source = read_silhouette(path, easel.size)
-        return f"The silhouette was read from the image's {source}."
-    except InputError as error:
+        easel.given, source = read_silhouette(save_upload(files, folder, "silhouette"), easel.size, name)
+        return f"The silhouette was read from the {source} of {name}."
+    except (InputError, OSError) as error:  # a disk may be full
         return f"error: {error}"
+
+
+def touches(easel: Easel) -> str:
+    """One sentence: how many touches are kept, and whether there is one to keep."""
+    count = len(easel.kept)
+    off = " The brush is off: it leaves no touch." if easel.brush.kind == "off" else ""
+    return f"{count} touch{' is' if count == 1 else 'es are'} kept.{off}"
 
 
 def easel_control(easel: Easel, folder: Path) -> Callable[[], None]:
@@ -62,28 +67,42 @@ def easel_control(easel: Easel, folder: Path) -> Callable[[], None]:
         Gets the uploaded image.
     """
     controls, said = paint_controls(easel), ipywidgets.Output()
-    upload = ipywidgets.FileUpload(accept="image/*", description="load a file")
+    upload = ipywidgets.FileUpload(accept=",".join(SUFFIXES), description="load a file")
     keep, clear = (ipywidgets.Button(description=name) for name in ("keep this touch", "clear touches"))
     display(ipywidgets.VBox([ipywidgets.HBox([upload, keep, clear]), said]))
     redraw = controlled(draw_painted(easel), **controls)
 
-    def load(_=None) -> None:
-        before = easel.given
+    def say(sentence: str = "") -> None:
         said.clear_output()
         with said:
-            print(load_upload(easel, upload.value, folder))
+            print(sentence, end="\n" if sentence else "")
+
+    def load(_) -> None:
+        files, upload.value = upload.value, ()  # else the same file, perhaps mended, is no change and does nothing
+        if not files:
+            return
+        before, sentence = easel.given, load_upload(easel, files, folder)
         if easel.given is not before:
             easel.kept.clear()
-            controls["brush"].value = "off"
-            controls["start"].options = easel.starts()  # chooses the first, so that what follows is a change
-            controls["start"].value = FILE
+            with drawn_once(redraw, controls):
+                controls["brush"].value = "off"
+                controls["start"].options = easel.starts()
+                controls["start"].value = FILE
+        say(sentence)
 
-    def wipe(_=None) -> None:
+    def stay(_) -> None:
+        easel.keep()
+        say(touches(easel))
+
+    def wipe(_) -> None:
         easel.kept.clear()
-        redraw()
+        with drawn_once(redraw, controls):
+            controls["brush"].value = "off"
+        say(touches(easel))
 
     upload.observe(load, names="value")
-    keep.on_click(lambda _: easel.kept.append(easel.brush))
+    controls["start"].observe(lambda _: say(), names="value")
+    keep.on_click(stay)
     clear.on_click(wipe)
     return redraw
 
@@ -120,3 +139,14 @@ def bound_explorer(easel: Easel, controls: dict[str, ipywidgets.ValueWidget]) ->
 
     easel.changed.append(follow)
     return redraw
+
+
+def turned_cone(easel: Easel, controls: dict[str, ipywidgets.ValueWidget]):
+    """The `cone_scene` of what `bound_controls` are set to; or one sentence printed, and None."""
+    values = values_of(controls)
+    try:
+        scene = chosen_scene(easel, values["scene"], values["camera"])
+    except InputError as error:
+        print(f"error: {error}")
+        return None
+    return cone_scene(scene, values["column"], values["row"], values["depth"])

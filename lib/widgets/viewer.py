@@ -1,12 +1,13 @@
 """Controls under which a figure is drawn again, and figures that follow a training run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets
 import torch
 import trimesh
-from IPython.display import display
+from IPython.display import Pretty, display
 
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
@@ -21,7 +22,7 @@ def controlled(draw: Callable[..., Any], **controls: ipywidgets.ValueWidget) -> 
     """Show controls, and below them what `draw` returns for their values; draw again when one moves.
 
     The first figure is an ordinary output of the cell, so it is there without scripts too, and its errors are the
-    cell's errors. Later errors appear below the controls.
+    cell's errors. Later errors appear below the controls; a sentence takes the figure's place, which is out of date.
 
     Parameters
     ----------
@@ -45,11 +46,25 @@ def controlled(draw: Callable[..., Any], **controls: ipywidgets.ValueWidget) -> 
             try:
                 handle.update(closed(draw(**values_of(controls))))
             except InputError as error:  # what a reader can mend is one sentence, the rest a traceback
+                handle.update(Pretty(""))
                 print(f"error: {error}")
 
     for control in controls.values():
         control.observe(redraw, names="value")
     return redraw
+
+
+@contextmanager
+def drawn_once(redraw: Callable[[], None], controls: dict[str, ipywidgets.ValueWidget]) -> Iterator[None]:
+    """Set several of the controls of `controlled`, and draw once, after all."""
+    for control in controls.values():
+        control.unobserve(redraw, names="value")
+    try:
+        yield
+    finally:
+        for control in controls.values():
+            control.observe(redraw, names="value")
+    redraw()
 
 
 def values_of(controls: dict[str, ipywidgets.ValueWidget]) -> dict[str, Any]:

@@ -41,7 +41,6 @@ from lib.plots.source import show_source
 from lib.studies import bounds as study
 from lib.studies.easel import Easel, open_pixel, scene_of
 from lib.widgets import bounds as controls
-from lib.widgets.viewer import values_of
 
 begin = time.perf_counter()
 run = run_folder("02_distance_transform_bounds", profile, run_dir)
@@ -133,9 +132,7 @@ redraw_bound = controls.bound_explorer(easel, chosen)
 # figure):
 
 # %%
-values = values_of(chosen)
-turned = controls.chosen_scene(easel, values["scene"], values["camera"])
-plots.cone_scene(turned, values["column"], values["row"], values["depth"])
+controls.turned_cone(easel, chosen)
 
 # %% [markdown]
 # ## Where the bound is the whole truth
