@@ -34,7 +34,7 @@ from lib.threads import in_parallel
 
 POINTS = 2048  # of a chunk on a processor: 64 numbers each are half a megabyte
 DEVICE_POINTS = 2**17  # elsewhere: launches cost more than memory
-AT_A_TIME = 2  # chunks of an image that one thread works at: their gradients are added up before they are kept
+GROUPS = 100  # of chunks of an image, whose gradients are added up before they are kept: they are a quarter of a MB
 Program = Callable[..., tuple[Tensor, ...]]
 Outcome = TypeVar("Outcome")
 NONE = Skip()
@@ -207,12 +207,13 @@ def _work_through(work: Callable[[list[_Chunk]], Outcome], with_normals: Tensor,
     """
     _, size, compiled = plan
     groups, rest = [], []
+    together = -(-with_normals.numel() // (size * GROUPS)) or 1
     orders = torch.argsort(~with_normals, dim=1, stable=True)
     for image, (order, count) in enumerate(zip(orders, with_normals.sum(dim=1).tolist(), strict=True)):
         parts = order.split(size)
         chunks = [_Chunk(image, r, i * size < count, compiled and len(r) == size) for i, r in enumerate(parts)]
         whole = [chunk for chunk in chunks if chunk.compiled]
-        groups += [whole[i : i + AT_A_TIME] for i in range(0, len(whole), AT_A_TIME)]
+        groups += [whole[i : i + together] for i in range(0, len(whole), together)]
         rest += [[chunk] for chunk in chunks if not chunk.compiled]
     groups.sort(key=lambda group: not group[0].with_normals)  # what takes longest begins first
     side_by_side = in_parallel if with_normals.device.type == "cpu" else map
