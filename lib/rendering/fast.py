@@ -13,10 +13,10 @@ What `lib.rendering.volume.render_rays` computes, with
 `benchmarks/README.md` says what each gives.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import partial
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,7 +35,6 @@ from lib.threads import in_parallel
 POINTS = 2048  # of a chunk on a processor: 64 numbers each are half a megabyte
 DEVICE_POINTS = 2**17  # elsewhere: launches cost more than memory
 GROUPS = 100  # of chunks of an image, whose gradients are added up before they are kept: they are a quarter of a MB
-Program = Callable[..., tuple[Tensor, ...]]
 Outcome = TypeVar("Outcome")
 NONE = Skip()
 
@@ -140,6 +139,10 @@ class _Chunk(NamedTuple):
     with_normals: bool
     compiled: bool
 
+    def own(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Of tensors (batch, rays, ...), what belongs to these rays."""
+        return [tensor[self.image][self.rays] for tensor in tensors]
+
 
 class _Render(torch.autograd.Function):
     """Chunks of rays of every image; the backward pass starts from the rays again."""
@@ -148,15 +151,14 @@ class _Render(torch.autograd.Function):
     def forward(ctx, plan, wanted, origins, directions, depths, beta, *weights):
         ctx.plan = plan
         ctx.save_for_backward(origins, directions, depths, beta, *weights)
-        layout = plan[0]
+        layout, *_ = plan
         shapes = [()] * 2 + [(3,)] * (1 + layout.textured)
         maps = [depths.new_zeros(*depths.shape[:2], *shape) for shape in shapes]
         weights = Weights.of(layout, [w.contiguous() for w in weights])
 
         def work(group: list[_Chunk]) -> None:
             for chunk in group:
-                given = [t[chunk.image][chunk.rays] for t in (origins, directions, depths)]
-                pieces = _program("maps", layout, chunk)(*given, beta, _of_image(weights, chunk.image))
+                pieces = _computed(render_chunk, layout, chunk, (origins, directions, depths), beta, weights)
                 for whole, piece in zip(maps, pieces, strict=chunk.with_normals):  # the normals are the last map
                     whole[chunk.image].index_copy_(0, chunk.rays, piece)
 
@@ -169,7 +171,7 @@ class _Render(torch.autograd.Function):
             raise RuntimeError(
                 "the fast renderer can be differentiated once only; set render_path to 'plain' for second derivatives"
             )
-        layout = ctx.plan[0]
+        layout, *_ = ctx.plan
         origins, directions, depths, beta, *flat = ctx.saved_tensors
         weights = Weights.of(layout, [w.contiguous() for w in flat])
         to_rays = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (origins, directions, depths)]
@@ -178,11 +180,10 @@ class _Render(torch.autograd.Function):
         def work(group: list[_Chunk]) -> tuple[int, list[Tensor]]:
             total = None
             for chunk in group:
-                given = [t[chunk.image][chunk.rays] for t in (origins, directions, depths)]
-                known = upstream if chunk.with_normals else upstream[:-1]
-                known = tuple(t[chunk.image][chunk.rays] for t in known)
-                program = _program("gradients", layout, chunk)
-                *of_rays, of_beta, of_weights = program(*given, beta, _of_image(weights, chunk.image), known)
+                known = tuple(chunk.own(upstream if chunk.with_normals else upstream[:-1]))
+                *of_rays, of_beta, of_weights = _computed(
+                    _gradients, layout, chunk, (origins, directions, depths), beta, weights, known
+                )
                 for whole, piece in zip(to_rays, of_rays, strict=True):
                     whole[chunk.image].index_copy_(0, chunk.rays, piece)
                 found = [of_beta, *of_weights.flat()]
@@ -196,8 +197,11 @@ class _Render(torch.autograd.Function):
         return None, None, *to_rays, to_beta, *to_weights
 
 
-def _of_image(weights: Weights, image: int) -> Weights:
-    return weights._replace(encoding=weights.encoding[image])
+def _computed(function: Callable, layout: Layout, chunk: _Chunk, rays: tuple, beta, weights: Weights, *more) -> tuple:
+    """A chunk's function of its own rays and its image's weights, by its compiled form where that is wanted."""
+    run = partial(run_compiled, function) if chunk.compiled else function
+    own = weights._replace(encoding=weights.encoding[chunk.image])
+    return run(layout, chunk.with_normals, *chunk.own(rays), beta, own, *more)
 
 
 def _work_through(work: Callable[[list[_Chunk]], Outcome], with_normals: Tensor, plan: tuple) -> list[Outcome]:
@@ -232,12 +236,3 @@ def _gradients(layout: Layout, with_normals: bool, origins, directions, depths, 
         lambda *inputs: render_chunk(layout, with_normals, *inputs), origins, directions, depths, beta, weights
     )
     return pull(upstream)
-
-
-def _program(name: Literal["maps", "gradients"], layout: Layout, chunk: _Chunk) -> Program:
-    function = {"maps": render_chunk, "gradients": _gradients}[name]
-    return partial(run_compiled if chunk.compiled else _run, function, layout, chunk.with_normals)
-
-
-def _run(function: Callable, *inputs):
-    return function(*inputs)

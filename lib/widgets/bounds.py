@@ -10,10 +10,11 @@ from IPython.display import display
 from lib.data.silhouette_files import read_silhouette
 from lib.errors import InputError
 from lib.geometry.distance_transform import distance_transform
-from lib.photos import SUFFIXES, save_upload
+from lib.photos import save_upload
 from lib.plots.bounds import bound_figure, cone_scene, silhouette_figure
 from lib.studies.bounds import BoundScene
 from lib.studies.easel import CAMERAS, FILE, SOLIDS, Brush, Easel, scene_of
+from lib.widgets.upload import upload_button
 from lib.widgets.viewer import controlled, drawn_once, dropdown, slider, values_of
 
 OWN = "your silhouette"
@@ -47,7 +48,7 @@ def load_upload(easel: Easel, files: tuple[dict, ...], folder: Path) -> str:
     try:
         easel.given, source = read_silhouette(save_upload(files, folder, "silhouette"), easel.size, name)
         return f"The silhouette was read from the {source} of {name}."
-    except (InputError, OSError) as error:  # a disk may be full
+    except InputError as error:
         return f"error: {error}"
 
 
@@ -67,7 +68,7 @@ def easel_control(easel: Easel, folder: Path) -> Callable[[], None]:
         Gets the uploaded image.
     """
     controls, said = paint_controls(easel), ipywidgets.Output()
-    upload = ipywidgets.FileUpload(accept=",".join(SUFFIXES), description="load a file")
+    upload = upload_button("load a file")
     keep, clear = (ipywidgets.Button(description=name) for name in ("keep this touch", "clear touches"))
     display(ipywidgets.VBox([ipywidgets.HBox([upload, keep, clear]), said]))
     redraw = controlled(draw_painted(easel), **controls)

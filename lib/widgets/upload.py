@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lib.errors import InputError
-from lib.photos import read_photo, save_upload, write_glb
+from lib.photos import SUFFIXES, read_photo, save_upload, write_glb
 from lib.plots.shapes import draw_mesh, facing
 from lib.plots.style import image_grid
 from lib.systems.base import Reconstruction
@@ -65,9 +65,14 @@ def shape_of_uploads(
         return None, f"error: {error}"
 
 
+def upload_button(label: str) -> ipywidgets.FileUpload:
+    """A button that offers the files which `save_upload` takes."""
+    return ipywidgets.FileUpload(accept=",".join(SUFFIXES), description=label)
+
+
 def upload_control(system: nn.Module, folder: Path, size: int = 64) -> Callable[[object], None]:
     """Show two upload buttons and one that reconstructs; returns what that button calls."""
-    photos, masks = (ipywidgets.FileUpload(accept="image/*", description=name) for name in ("photo", "mask"))
+    photos, masks = upload_button("photo"), upload_button("mask")
     button = ipywidgets.Button(description="reconstruct", button_style="primary")
     shown = ipywidgets.Output()
 
