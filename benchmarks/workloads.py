@@ -103,16 +103,19 @@ def shapeclipper_step(device: str, size: int) -> Workload:
 def sdf_srn_step(device: str, size: int) -> Workload:
     """SDF-SRN's paper setting on random photographs: losses, backward, Adam.
 
-    "fast" is `lib.fields.written_layers`: derivatives by hand, in parts that stay in the processor's cache.
+    "fast" is `lib.fields.written_layers`: derivatives by hand, in parts that stay in the processor's cache. In the
+    process that does it memory is kept (`lib.memory`), for the other variants too.
     """
     config = replace(SDFSRNConfig(), backbone_weights="random")
     batch = random_batch(size, config.image_size, device, neighbor=False)
     variants, first = {}, {}
-    for name in ("released", "fast"):
+    for name, path in {"released": "fast", "fast": "compiled", "fast, not compiled": "fast"}.items():
         torch.manual_seed(0)
-        system = SDFSRN(config).to(device).train()
+        system = SDFSRN(replace(config, eikonal_path=path)).to(device).train()
         if name == "released":
             system.hypernetwork.register_forward_hook(by_the_released_route)
+        else:
+            system.plan(steps=100_000, batch_size=size)
         first[name] = lambda s=system: losses_and_gradient(s, batch)
         variants[name] = step_of(system, batch)
     return Workload("sdf_srn_step", (size, config.image_size), variants, lambda: same(first, 1e-3))

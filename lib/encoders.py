@@ -17,6 +17,7 @@ from lib.geometry.cameras import Projection, Viewpoint
 
 LITE0 = "tf_efficientnet_lite0"
 STRIDE = 16  # pixels between the cells of the feature maps that a viewpoint estimator may look at
+SMALL_IMAGE = 96  # pixels; up to here a ResNet's training is 10 to 20 % faster with channels first on a processor
 COLOR_SPREAD = 1 / 15  # how far the mean colours of images of one category differ, about
 
 
@@ -46,7 +47,9 @@ class Backbone(nn.Module):
     def __init__(self, name, weights, image_size, mean=0.0, std=1.0, freeze_batchnorm=False, map_channels=0):
         super().__init__()
         self.image_size, self.mean, self.std, self.freeze_batchnorm = image_size, mean, std, freeze_batchnorm
-        self.network = load_network(name, weights).to(memory_format=torch.channels_last)
+        network = load_network(name, weights)
+        self.layout = _layout_of(network, image_size)
+        self.network = network.to(memory_format=self.layout)
         self.size = self.network.num_features
         self.mix = None
         if map_channels > 0:
@@ -63,7 +66,7 @@ class Backbone(nn.Module):
         images = (images.permute(0, 3, 1, 2) - self.mean) / self.std
         if images.shape[-1] != self.image_size:
             images = F.interpolate(images, size=self.image_size, mode="bilinear", antialias=True)
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=self.layout)
         if self.mix is None:
             return self.network(images)
         (maps,) = self.network.forward_intermediates(images, indices=[self.level], intermediates_only=True)
@@ -108,6 +111,12 @@ def load_network(name: str, weights: str = "imagenet") -> nn.Module:
     _check_fit(network, state, f"backbone_weights: {weights!r} does not fit {name!r}")
     network.load_state_dict({key: state[key] for key in network.state_dict()})
     return network
+
+
+def _layout_of(network: nn.Module, image_size: int) -> torch.memory_format:
+    """Channels last, except where images are small and the convolutions are not depthwise (a ResNet at 64 pixels)."""
+    depthwise = any(module.groups > 1 for module in network.modules() if isinstance(module, nn.Conv2d))
+    return torch.channels_last if depthwise or image_size > SMALL_IMAGE else torch.contiguous_format
 
 
 def _cut_behind(network: nn.Module, stride: int) -> tuple[int, int]:

@@ -81,7 +81,7 @@ def test_half_precision_halves_the_file_and_keeps_the_shape(system, saved, tmp_p
 
 
 def test_weights_do_not_depend_on_the_order_of_memory(tmp_path):
-    system = make_system(TINY, seed=1)  # its convolutions are stored channels last
+    system = make_system(TINY, seed=1).to(memory_format=torch.channels_last)
     assert any(p.ndim == 4 and not p.is_contiguous() for p in system.parameters())
     save_weights(tmp_path, system, {})
     for name, tensor in load_system(tmp_path).state_dict().items():

@@ -242,3 +242,13 @@ def test_code_head_has_the_released_sizes_and_keeps_the_codes_apart():
     latents = features @ head.to_latents.weight.T + head.to_latents.bias
     torch.testing.assert_close(shape, head.shape_projection(latents[:, :512]))
     torch.testing.assert_close(texture, head.texture_projection(latents[:, 512:]))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "last"), [(LITE0, 64, True), ("resnet18", 64, False), ("resnet18", 128, True)]
+)
+def test_memory_is_laid_out_as_it_pays(name, size, last):
+    backbone = Backbone(name, "random", size)
+    weight = next(m.weight for m in backbone.network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1)
+    assert weight.is_contiguous(memory_format=torch.channels_last) == last
+    assert backbone(torch.rand(2, 32, 32, 3)).shape == (2, backbone.size)

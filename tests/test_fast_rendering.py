@@ -7,13 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib import compiling
 from lib.errors import InputError
 from lib.fields.sdf import SDFField
 from lib.fields.texture import TextureField
 from lib.geometry.cameras import Rays, Viewpoint, camera_rays
-from lib.rendering import compiling
-from lib.rendering.compiling import choose_render_path
+from lib.rendering import paths
 from lib.rendering.fast import render_fields, render_rays_fast
+from lib.rendering.paths import choose_render_path
 from lib.rendering.volume import sample_depths
 
 MAPS = ("rgb", "mask", "normal", "depth")
@@ -329,12 +330,12 @@ def test_each_path_is_the_renderer_that_it_names(no_programs, monkeypatch, path)
 
 
 def test_auto_compiles_long_runs_and_saves_memory_in_large_steps(monkeypatch):
-    monkeypatch.setattr(compiling, "can_compile", lambda device="cpu": True)
+    monkeypatch.setattr(paths, "can_compile", lambda device="cpu": True)
     assert choose_render_path("auto", 800_000, 50_100) == "compiled"
     assert choose_render_path("auto", 800_000, 10) == "fast"
     assert choose_render_path("auto", 5000, 300) == "plain"
     assert choose_render_path("plain", 800_000, 50_100) == "plain"
-    monkeypatch.setattr(compiling, "can_compile", lambda device="cpu": False)
+    monkeypatch.setattr(paths, "can_compile", lambda device="cpu": False)
     assert choose_render_path("auto", 800_000, 50_100) == "fast"
     with pytest.raises(InputError, match="'quick'"):
         choose_render_path("quick")

@@ -6,9 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lib import compiling
 from lib.fields.hypernetwork import Hypernetwork, Linear, WrittenField
-from lib.fields.written_layers import CHUNKS, encode_point
+from lib.fields.written_layers import CHUNKS, COMPILED_CHUNK, encode_point
 from lib.losses.field import eikonal_loss
+
+NEEDS_COMPILER = pytest.mark.skipif(not compiling.can_compile(), reason="no C++ compiler")
 
 
 def make_field(frequencies: int = 3, batch: int = 2, layers: int = 3, seed: int = 0):
@@ -115,6 +118,23 @@ def test_derivatives_by_hand_are_autograds(frequencies, layers, count):
 def gradients(loss: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     found = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
     return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+
+
+@pytest.mark.parametrize("by_machine", [False, pytest.param(True, marks=[pytest.mark.slow, NEEDS_COMPILER])])
+@pytest.mark.parametrize("count", [40, COMPILED_CHUNK + 3])  # one compiled chunk an image, and a second of a few points
+def test_compiled_eikonal_term_is_the_same(monkeypatch, capsys, by_machine, count):
+    """Image by image, in pieces side by side: to rounding in float64, traced or by the machine's compiler."""
+    monkeypatch.setattr(compiling, "_programs", {})
+    monkeypatch.setattr(compiling, "_broken", False)
+    if not by_machine:
+        monkeypatch.setattr(torch._inductor, "compile", lambda program, *_: program)
+    network, _, field = make_field(batch=3)
+    points = make_points(3, count)
+    losses = [field.eikonal(points, compiled) for compiled in (False, True)]
+    assert len(compiling._programs) == capsys.readouterr().err.count("compiling") == 1
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-12)
+    for expected, ours in zip(*(gradients(loss, list(network.parameters())) for loss in losses), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
 
 
 def test_flat_field_has_a_finite_eikonal_gradient():

@@ -21,7 +21,7 @@ from lib.geometry.meshes import first_hits, ray_scene
 from lib.losses.field import cube_distance, cube_loss
 from lib.rendering.sampling import values_at
 from lib.run_log import read_log
-from lib.systems import SYSTEMS, make_system
+from lib.systems import SYSTEMS, make_system, sdf_srn
 from lib.systems.sdf_srn import SDFSRN
 from lib.systems.sdf_srn_config import ABLATIONS, CONFIGS, SDFSRNConfig, for_category
 from lib.systems.sdf_srn_target import outside_only, rescaled, sample_target, silhouette_bound, silhouette_iou
@@ -441,6 +441,23 @@ def test_training_pauses_and_goes_on_as_if_it_never_stopped(tmp_path):
     trained = [row for row in read_log(run / "log.jsonl") if row["phase"] == "training"]
     counts = [row["rays_last"] + row["rays_early"] + row["rays_none"] for row in trained]
     assert counts == [config.batch_size * system.config.rays] * config.steps
+
+
+def test_long_trainings_on_a_processor_are_compiled(monkeypatch):
+    monkeypatch.setattr(sdf_srn, "can_compile", lambda: True)
+    system, compiled = make_tiny(eikonal_points=10_000), []
+    for steps, batch_size in ((100, 2), (100_000, 2), (10, 2)):
+        system.plan(steps, batch_size)
+        compiled.append(system.compiled)
+    assert compiled == [False, True, False]
+    for path in ("fast", "compiled"):
+        system = make_tiny(eikonal_path=path)
+        system.plan(100_000, 32)
+        assert system.compiled == (path == "compiled")
+    monkeypatch.setattr(sdf_srn, "can_compile", lambda: False)
+    system = make_tiny(eikonal_points=10_000)
+    system.plan(100_000, 2)
+    assert not system.compiled
 
 
 def test_single_view_training_takes_one_sample_of_each_model(tmp_path):

@@ -1,6 +1,7 @@
 """Controls: what their callbacks do, with the display replaced by a list."""
 
 import io
+import time
 
 import ipywidgets
 import numpy as np
@@ -190,6 +191,7 @@ def test_tensorboard_gets_every_number_and_hides_what_a_killed_run_left(tmp_path
             killed(system, row)
     assert scalars(tmp_path, "training/rgb") == pytest.approx([1, 0.5, 2, 0.25, 3, 0.5 / 3])
     assert scalars(tmp_path, "validation/image_loss") == [3, 0.25]
+    time.sleep(1)  # files are read in the order of their names, which tell the second of their start
     with TensorBoard(tmp_path) as resumed:  # its last state was step 2
         for row in rows_of([3, 4]):
             resumed(system, row | {"rgb": 7.0})

@@ -58,7 +58,8 @@ def make_system(config=TINY, seed: int = 0, shake: float = 0.0) -> ShapeClipper:
         system.guesses = torch.stack([angles, 0.02 * angles], dim=-1)
     with torch.no_grad():
         for parameter in system.parameters():
-            parameter.add_(shake * torch.randn_like(parameter))
+            order = torch.channels_last if parameter.ndim == 4 else torch.contiguous_format  # of drawing, for all
+            parameter.add_(shake * torch.randn_like(parameter, memory_format=order))
     return system
 
 

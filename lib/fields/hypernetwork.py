@@ -102,12 +102,15 @@ class WrittenField:
         encoded = encode_point(points, self.frequencies)
         layers, slope = ascend(encoded, self.matrices), encoding_slope(encoded)
         upstream, _ = descend(layers, self.matrices, self.to_distance.weight.mT, encoded.shape[-1])
-        feature = layers[-1][1].relu()
+        feature = layers[-1][0].relu()
         return self.to_distance(feature)[..., 0], feature, (upstream.view_as(slope) * slope).sum(dim=-2)
 
-    def eikonal(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, ""]:
-        """The mean of (|grad f| - 1)^2 (`lib.losses.field.eikonal_loss`), with gradients for the field alone."""
-        return Eikonal.apply(points, self.frequencies, self.to_distance.weight.mT, *self.matrices)
+    def eikonal(self, points: Float[Tensor, "batch points 3"], compiled: bool = False) -> Float[Tensor, ""]:
+        """The mean of (|grad f| - 1)^2 (`lib.losses.field.eikonal_loss`), with gradients for the field alone.
+
+        `compiled`: the same by code that is compiled for the processor at hand; elsewhere it makes no difference.
+        """
+        return Eikonal.apply(points, self.frequencies, compiled, self.to_distance.weight.mT, *self.matrices)
 
     def __getitem__(self, index: slice) -> "WrittenField":
         layers = tuple(layer[index] for layer in self.layers)

@@ -15,13 +15,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lib.compiling import run_compiled
 from lib.fields.encoding import encode
+from lib.threads import in_parallel
 
 EPSILON = 1e-5  # of LayerNorm
 CHUNKS = {"cpu": 2048}  # points of all images that are worked on at once: what stays in the processor's cache
 LARGEST_CHUNK = 65536
+COMPILED_CHUNK = 1000  # points of one image, worked on by one core
 
-Layer = tuple[Tensor, Tensor, Tensor]  # x (B, P, 1 + in), n (B, P, C) and r (B, P, 1)
+Layer = tuple[Tensor, Tensor]  # n (B, P, C) and r (B, P, 1); x follows from the layer before
 
 
 def chunks(points: Float[Tensor, "batch points 3"]) -> tuple[Tensor, ...]:
@@ -48,26 +51,30 @@ def centered(matrix: Float[Tensor, "batch inputs outputs"]) -> Float[Tensor, "ba
 
 
 def ascend(encoded: Float[Tensor, "batch points encoded"], matrices: tuple[Tensor, ...]) -> list[Layer]:
-    """All layers' inputs x, normalised values n and scales r."""
-    x, layers = _with_input(None, encoded), []
+    """All layers' normalised values n and scales r."""
+    x, layers = _Inputs(encoded, matrices[0].shape[-1]), []
     for matrix in matrices:
-        if layers:
-            x = _with_input(layers[-1][1], encoded)
-        n = torch.bmm(x, matrix)
-        r = n.square().mean(dim=-1, keepdim=True).add_(EPSILON).rsqrt_()
-        layers.append((x, n.mul_(r), r))
+        n = torch.bmm(x.after(layers), matrix)
+        r = torch.linalg.vector_norm(n, dim=-1, keepdim=True).square_().div_(n.shape[-1]).add_(EPSILON).rsqrt_()
+        layers.append((n.mul_(r), r))
     return layers
 
 
-def _with_input(previous: Tensor | None, encoded: Tensor) -> Tensor:
-    """(1, max(previous, 0), encoded), written once."""
-    width = 0 if previous is None else previous.shape[-1]
-    x = encoded.new_empty((*encoded.shape[:2], 1 + width + encoded.shape[-1]))
-    x[..., 0] = 1
-    x[..., 1 + width :] = encoded
-    if previous is not None:
-        torch.clamp_min(previous, 0, out=x[..., 1 : 1 + width])
-    return x
+class _Inputs:
+    """The layers' inputs x, one at a time in the same memory: to write them again costs less than to keep them."""
+
+    def __init__(self, encoded: Tensor, width: int):
+        self.width = width
+        self.buffer = encoded.new_empty((*encoded.shape[:2], width + 1 + encoded.shape[-1]))
+        self.buffer[..., 0] = 1
+        self.buffer[..., 1 + width :] = encoded
+
+    def after(self, layers: list[Layer]) -> Tensor:
+        """(1, max(n, 0) of the last of these layers, encoded), or (1, encoded) where there is none."""
+        if not layers:
+            return torch.cat([self.buffer[..., :1], self.buffer[..., 1 + self.width :]], dim=-1)
+        torch.clamp_min(layers[-1][0], 0, out=self.buffer[..., 1 : 1 + self.width])
+        return self.buffer
 
 
 def _gate(gradient: Tensor, n: Tensor) -> Tensor:
@@ -88,27 +95,27 @@ class Backbone(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, encoded: Tensor, *matrices: Tensor) -> Tensor:
-        """All layers; their inputs, normalised values and scales are kept."""
+        """All layers; their normalised values and scales are kept."""
         layers = ascend(encoded, matrices)
-        ctx.size = encoded.shape[-1]
-        ctx.save_for_backward(*matrices, *(part for layer in layers for part in layer))
-        return layers[-1][1].relu()
+        ctx.save_for_backward(encoded, *matrices, *(part for layer in layers for part in layer))
+        return layers[-1][0].relu()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream: Tensor):
         """Gradients of the encoded points and of every matrix, where they are needed."""
-        saved, count = ctx.saved_tensors, len(ctx.saved_tensors) // 4
-        gradients, encoded = [None] * count, None
+        encoded, *saved = ctx.saved_tensors
+        count = len(saved) // 3
+        matrices, layers = saved[:count], list(zip(saved[count::2], saved[count + 1 :: 2], strict=True))
+        x, gradients, to_encoded = _Inputs(encoded, upstream.shape[-1]), [None] * count, None
         for index in reversed(range(count)):
-            x, n, r = saved[count + 3 * index : count + 3 * index + 3]
-            total = _through_norm(_gate(upstream, n), n, r)
+            total = _through_norm(_gate(upstream, layers[index][0]), *layers[index])
             if ctx.needs_input_grad[1 + index]:
-                gradients[index] = torch.bmm(x.mT, total)
+                gradients[index] = torch.bmm(x.after(layers[:index]).mT, total)
             if index or ctx.needs_input_grad[0]:
-                upstream, point = _back(total, saved[index], ctx.size)
-                encoded = point if encoded is None else encoded.add_(point)
-        return (encoded if ctx.needs_input_grad[0] else None, *gradients)
+                upstream, point = _back(total, matrices[index], encoded.shape[-1])
+                to_encoded = point if to_encoded is None else to_encoded.add_(point)
+        return (to_encoded if ctx.needs_input_grad[0] else None, *gradients)
 
 
 def _back(total: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -126,8 +133,8 @@ def descend(layers: list[Layer], matrices: tuple[Tensor, ...], way: Tensor, size
     steps : list
         For each layer a, mean(a n) and dc.
     """
-    encoded, steps, upstream = 0, [], way.expand_as(layers[-1][1])
-    for (_, n, r), matrix in zip(reversed(layers), reversed(matrices), strict=True):
+    encoded, steps, upstream = 0, [], way.expand_as(layers[-1][0])
+    for (n, r), matrix in zip(reversed(layers), reversed(matrices), strict=True):
         a = _gate(upstream, n)
         share = (a * n).mean(dim=-1, keepdim=True)
         total = torch.addcmul(a, n, share, value=-1).mul_(r)
@@ -144,10 +151,10 @@ class Eikonal(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, points: Tensor, frequencies: int, way: Tensor, *matrices: Tensor) -> Tensor:
+    def forward(ctx, points: Tensor, frequencies: int, compiled: bool, way: Tensor, *matrices: Tensor) -> Tensor:
         """`way` (B, 1, C) is f's head; `matrices` are the L centered layers."""
-        gradients = [torch.zeros_like(tensor) for tensor in (way, *matrices)]
-        loss = sum(_eikonal(part, frequencies, way, matrices, gradients) for part in chunks(points))
+        total = _compiled_sums if compiled and points.device.type == "cpu" else _sums
+        loss, *gradients = total(points, frequencies, way, matrices)
         count = points.shape[:2].numel()
         ctx.save_for_backward(*(gradient / count for gradient in gradients))
         return loss / count
@@ -156,11 +163,41 @@ class Eikonal(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream: Tensor):
         """Points are drawn at random and get no gradient."""
-        return None, None, *(upstream * gradient for gradient in ctx.saved_tensors)
+        return None, None, None, *(upstream * gradient for gradient in ctx.saved_tensors)
 
 
-def _eikonal(points: Tensor, frequencies: int, way: Tensor, matrices: tuple[Tensor, ...], gradients: list) -> Tensor:
-    """The sum over a chunk's points; adds to `gradients`, of the head and the matrices."""
+def _sums(points: Tensor, frequencies: int, way: Tensor, matrices: tuple[Tensor, ...]) -> list[Tensor]:
+    """The loss's sum over all points and its gradients, chunk after chunk."""
+    totals = None
+    for part in chunks(points):
+        found = _eikonal(frequencies, part, way, matrices)
+        if totals is None:
+            totals = list(found)
+        else:
+            torch._foreach_add_(totals, found)
+    return totals
+
+
+def _compiled_sums(points: Tensor, frequencies: int, way: Tensor, matrices: tuple[Tensor, ...]) -> list[Tensor]:
+    """The same with chunks side by side on a processor's cores, of one image each, all of one size but the last."""
+
+    def work(job: tuple[int, Tensor]) -> tuple[Tensor, ...]:
+        image, part = job
+        own = (part, way[image, None], tuple(matrix[image, None] for matrix in matrices))
+        if part.shape[1] < size:  # it would have to be compiled for itself
+            return _eikonal(frequencies, *own)
+        return run_compiled(_eikonal, (frequencies,), *own)
+
+    size = min(COMPILED_CHUNK, points.shape[1])
+    parts = points.split(size, dim=1)
+    found = in_parallel(work, [(image, part[image, None]) for image in range(len(points)) for part in parts])
+    images = [found[i : i + len(parts)] for i in range(0, len(found), len(parts))]
+    losses, *gradients = zip(*([sum(of_part) for of_part in zip(*own, strict=True)] for own in images), strict=True)
+    return [sum(losses), *(torch.cat(of_images) for of_images in gradients)]
+
+
+def _eikonal(frequencies: int, points: Tensor, way: Tensor, matrices: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The sum over a chunk's points, and its gradients with respect to the head and every matrix."""
     encoded = encode_point(points, frequencies)
     slope, layers = encoding_slope(encoded), ascend(encoded, matrices)
     upstream, steps = descend(layers, matrices, way, encoded.shape[-1])
@@ -168,13 +205,12 @@ def _eikonal(points: Tensor, frequencies: int, way: Tensor, matrices: tuple[Tens
     length = gradient.norm(dim=-1, keepdim=True)
     toward = 2 * gradient * torch.where(length > 0, 1 - 1 / length, 0)
     adjoint = (slope * toward[..., None, :]).flatten(-2)
-    normalised, head = _ascend_again(adjoint, layers, steps, matrices, gradients[1:])
-    gradients[0] += head
-    _descend_again(normalised, layers, matrices, gradients[1:])
-    return (length - 1).square().sum()
+    normalised, head, gradients = _ascend_again(adjoint, layers, steps, matrices)
+    _descend_again(normalised, layers, _Inputs(encoded, way.shape[-1]), matrices, gradients)
+    return (length - 1).square().sum(), head, *gradients
 
 
-def _ascend_again(adjoint: Tensor, layers: list[Layer], steps: list, matrices, gradients):
+def _ascend_again(adjoint: Tensor, layers: list[Layer], steps: list, matrices):
     """The way back, differentiated: from the adjoint of the encoded point's gradient, which every layer adds to.
 
     Returns
@@ -183,30 +219,32 @@ def _ascend_again(adjoint: Tensor, layers: list[Layer], steps: list, matrices, g
         For each layer the adjoint of n, and r dr / C: what the way back has to say to the way there.
     head : Tensor, shape (B, 1, C)
         The gradient of f's head.
+    gradients : list
+        What the way back says about every matrix.
     """
-    normalised, y = [], torch.nn.functional.pad(adjoint, (1, 0))
-    for (_, n, r), (a, share, total), matrix, gradient in zip(layers, steps, matrices, gradients, strict=True):
+    normalised, gradients, y = [], [], torch.nn.functional.pad(adjoint, (1, 0))
+    for (n, r), (a, share, total), matrix in zip(layers, steps, matrices, strict=True):
         if normalised:
             y = torch.cat([torch.zeros_like(y[..., :1]), upward, adjoint], dim=-1)
-        gradient.baddbmm_(y.mT, total)
+        gradients.append(torch.bmm(y.mT, total))
         h = torch.bmm(y, matrix)
         scale = (h * total).mean(dim=-1, keepdim=True)
         h.mul_(r)
         pull = (h * n).mean(dim=-1, keepdim=True).neg_()
         upward = _gate(torch.addcmul(h, n, pull), n)
         normalised.append((torch.addcmul(a * pull, h, share, value=-1), scale))
-    return normalised, upward.sum(dim=1, keepdim=True)
+    return normalised, upward.sum(dim=1, keepdim=True), gradients
 
 
-def _descend_again(normalised: list, layers: list[Layer], matrices, gradients):
-    """The way there, differentiated: what the adjoints of n of all layers say about the matrices."""
+def _descend_again(normalised: list, layers: list[Layer], x: _Inputs, matrices, gradients):
+    """The way there, differentiated: adds what the adjoints of n of all layers say about the matrices."""
     upstream = None
     for index in reversed(range(len(layers))):
-        (x, n, r), (adjoint, scale) = layers[index], normalised[index]
+        (n, r), (adjoint, scale) = layers[index], normalised[index]
         if upstream is not None:
             adjoint = adjoint.add_(_gate(upstream, n))
         total = _through_norm(adjoint, n, r, scale)
-        gradients[index].baddbmm_(x.mT, total)
+        gradients[index].baddbmm_(x.after(layers[:index]).mT, total)
         if index:
             width = n.shape[-1]
             upstream = torch.bmm(total, matrices[index][:, 1 : 1 + width].mT)

@@ -22,12 +22,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lib.compiling import run_compiled
 from lib.fields.sdf import SDFField
 from lib.fields.texture import TextureField, colored_field
 from lib.geometry.cameras import Rays
 from lib.precision import all_digits
 from lib.rendering.chunk import Layout, Weights, fold, render_chunk
-from lib.rendering.compiling import RenderPath, run_compiled
+from lib.rendering.paths import RenderPath
 from lib.rendering.skipping import Skip, render_rays_skipping
 from lib.rendering.volume import LastInterval, RenderedMaps, check_width, render_rays
 from lib.threads import in_parallel
@@ -199,9 +200,9 @@ class _Render(torch.autograd.Function):
 
 def _computed(function: Callable, layout: Layout, chunk: _Chunk, rays: tuple, beta, weights: Weights, *more) -> tuple:
     """A chunk's function of its own rays and its image's weights, by its compiled form where that is wanted."""
-    run = partial(run_compiled, function) if chunk.compiled else function
-    own = weights._replace(encoding=weights.encoding[chunk.image])
-    return run(layout, chunk.with_normals, *chunk.own(rays), beta, own, *more)
+    settings = (layout, chunk.with_normals)
+    run = partial(run_compiled, function, settings) if chunk.compiled else partial(function, *settings)
+    return run(*chunk.own(rays), beta, weights._replace(encoding=weights.encoding[chunk.image]), *more)
 
 
 def _work_through(work: Callable[[list[_Chunk]], Outcome], with_normals: Tensor, plan: tuple) -> list[Outcome]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lib.compiling import can_compile
 from lib.data.loading import Batch
 from lib.encoders import Backbone
 from lib.errors import InputError
@@ -16,6 +17,7 @@ from lib.geometry.cameras import Viewpoint, camera_rays, check_viewpoint, points
 from lib.losses.field import cube_distance, cube_loss, sphere_sdf
 from lib.losses.reprojection import rgb_loss
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
+from lib.memory import keep_memory
 from lib.parallel import draw_rows, gathered
 from lib.precision import all_digits
 from lib.rendering.ray_marching import Marcher, Surface, find_surface, march, points_at, sign_losses, weighted_mean
@@ -24,6 +26,8 @@ from lib.rendering.volume import RenderedMaps
 from lib.systems.base import Reconstruction
 from lib.systems.sdf_srn_config import SHAPENET, SDFSRNConfig
 from lib.systems.sdf_srn_target import Target, augmented_batch, outside_only, sample_target, silhouette_bound
+
+LONG_RUN = 5e7  # points of the eikonal term in training: below, compiling costs more than it saves
 
 
 class SDFSRN(nn.Module):
@@ -49,6 +53,7 @@ class SDFSRN(nn.Module):
         self.to_code = nn.Linear(self.backbone.size, c.latent_size)
         self.hypernetwork = Hypernetwork(c.latent_size, c.hyper_layers, c.hyper_width, c.width, c.layers, c.frequencies)
         self.marcher = Marcher(c.width, c.state_size)
+        self.compiled = c.eikonal_path == "compiled"
         self.crossings: dict[str, int] = {}
         self.silhouettes: dict[str, int] = {}
 
@@ -57,6 +62,18 @@ class SDFSRN(nn.Module):
         """What a row of the training's log counts: ``rays_none``, ``silhouettes_empty`` and so on."""
         kinds = {"rays": self.crossings, "silhouettes": self.silhouettes}
         return {f"{what}_{name}": count for what, found in kinds.items() for name, count in found.items()}
+
+    def plan(self, steps: int, batch_size: int) -> None:
+        """Prepare a training of so many steps: keep memory, and choose how to compute the eikonal term.
+
+        The choice depends on the length of the run, never on the clock, so that a run can be repeated.
+        """
+        on_processor = self.to_code.weight.device.type == "cpu"
+        if on_processor:
+            keep_memory()
+        if self.config.eikonal_path == "auto":
+            points = batch_size * self.config.eikonal_points * steps
+            self.compiled = points >= LONG_RUN and on_processor and can_compile()
 
     def forward(self, batch: Batch, generator: torch.Generator, pretraining: bool = False) -> dict[str, Tensor]:
         """`losses`, or `pretrain_losses`: what a wrapper for several devices calls."""
@@ -108,7 +125,7 @@ class SDFSRN(nn.Module):
         losses["sdf"] = config.sdf_weight * self._silhouette_loss(field, outside_only(target), generator)
         if config.eikonal_weight > 0 and config.field == "distance":
             points = uniform((len(batch.rgb), config.eikonal_points, 3), batch.rgb, generator) * config.bound
-            losses["eikonal"] = config.eikonal_weight * field.eikonal(points)
+            losses["eikonal"] = config.eikonal_weight * field.eikonal(points, self.compiled)
         return losses
 
     def _march(self, field: WrittenField, viewpoint: Viewpoint, rays) -> tuple[Tensor, Tensor]:

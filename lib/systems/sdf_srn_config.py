@@ -56,6 +56,7 @@ class SDFSRNConfig:
     margin: float = 0.01
     eikonal_weight: float = 0.01
     eikonal_points: int = 10_000
+    eikonal_path: Literal["auto", "fast", "compiled"] = "auto"  # the same loss; "auto": compiled in long runs
     cube_weight: float = 0.0  # ours: marched points outside the unit cube keep their distance to it
     bound: float = 1.0  # eikonal and pretraining points are in [-bound, bound]^3
     sphere_radius: float = 0.5
@@ -76,6 +77,8 @@ class SDFSRNConfig:
             raise InputError(f"beyond: {self.beyond!r} is neither 'background' nor 'unknown'")
         if self.hit_gradient not in ("implicit", "unrolled"):
             raise InputError(f"hit_gradient: {self.hit_gradient!r} is neither 'implicit' nor 'unrolled'")
+        if self.eikonal_path not in ("auto", "fast", "compiled"):
+            raise InputError(f"eikonal_path: {self.eikonal_path!r} is none of 'auto', 'fast', 'compiled'")
         if min(self.rays, self.steps, self.layers, self.silhouette_depths) < 1:
             raise InputError("rays, steps, layers and silhouette_depths must be at least 1")
         if not 0 <= self.rescale < 1:

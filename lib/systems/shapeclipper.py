@@ -19,8 +19,8 @@ from lib.losses.normal import normal_loss
 from lib.losses.reprojection import mask_loss, rgb_loss
 from lib.parallel import draw_rows
 from lib.precision import all_digits
-from lib.rendering.compiling import choose_render_path
 from lib.rendering.fast import render_fields
+from lib.rendering.paths import choose_render_path
 from lib.rendering.sampling import sample_pixels, uniform, values_at
 from lib.rendering.skipping import Skip
 from lib.rendering.volume import RenderedMaps, sample_depths

@@ -6,7 +6,7 @@ from typing import Literal
 from lib.errors import InputError
 from lib.geometry.cameras import Projection
 from lib.losses.semantic import NeighborWeighting
-from lib.rendering.compiling import RenderPath
+from lib.rendering.paths import RenderPath
 from lib.rendering.volume import LastInterval
 
 
@@ -51,7 +51,7 @@ class ShapeClipperConfig:
     samples: int = 64
     depth_range: float = 0.7
     last_interval: LastInterval = "zero"
-    render_path: RenderPath = "auto"  # the same maps, see lib.rendering.compiling
+    render_path: RenderPath = "auto"  # the same maps, see lib.rendering.paths
     skip_weight: float = 0.0  # above 0, points of no larger weight have no colour and normal (lib.rendering.skipping)
     skip_beta: float = 0.02  # and only where beta is below this
     beta: float = 0.1  # learned from here on, unless beta_final is set

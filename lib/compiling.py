@@ -1,57 +1,24 @@
-"""Which way to render, and the renderer's chunks compiled for the machine at hand.
+"""Functions of tensors compiled for the machine at hand: chunks of the renderer, of SDF-SRN's eikonal term.
 
-A chunk's function is traced once for each shape (`make_fx`: the tensor operations alone, with the differentiation
-already written out) and handed to the compiler behind `torch.compile`, without what that does at every call: chunks
-are short. What has been compiled is kept on disk, so that the next run starts at once.
+A function is traced once for each shape (`make_fx`: the tensor operations alone, with the differentiation already
+written out) and handed to the compiler behind `torch.compile`, without what that does at every call: chunks are
+short. What has been compiled is kept on disk, so that the next run starts at once.
 """
 
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_structure, tree_unflatten
 
-from lib.errors import InputError
-
-RenderPath = Literal["auto", "plain", "fast", "compiled"]
-LONG_RUN = 3e8  # points rendered in training: below, compiling costs more than it saves
-LARGE_STEP = 200_000  # points rendered in a step: above, the plain renderer needs gigabytes
-
 _programs: dict[tuple, Callable] = {}  # what has been compiled in this process
 _broken = False  # compiling failed in this process
 _one_at_a_time = threading.Lock()
-
-
-def choose_render_path(setting: str, points: float = 0, steps: int = 1, device: str = "cpu") -> RenderPath:
-    """What "auto" stands for; any other setting is itself.
-
-    The choice depends on the machine and the plan of the run, never on the clock, so that a run can be repeated.
-
-    Parameters
-    ----------
-    points : float
-        Rendered in a training step.
-    steps : int
-        Of the run.
-
-    Raises
-    ------
-    InputError
-        An unknown setting.
-    """
-    if setting not in get_args(RenderPath):
-        raise InputError(f"render_path: {setting!r} is none of 'auto', 'plain', 'fast', 'compiled'")
-    if setting != "auto":
-        return setting
-    if points * steps >= LONG_RUN and can_compile(device):
-        return "compiled"
-    return "fast" if points >= LARGE_STEP else "plain"
 
 
 def can_compile(device: str = "cpu") -> bool:
@@ -68,14 +35,22 @@ def can_compile(device: str = "cpu") -> bool:
         return False
 
 
-def run_compiled(function: Callable, layout, with_normals: bool, *inputs) -> tuple:
-    """`function(layout, with_normals, *inputs)` by its compiled form, which is made where it is not at hand yet."""
-    example = inputs[2]  # depths: the other shapes follow from it and the layout
-    key = (function, layout, with_normals, tuple(example.shape), example.dtype, example.device)
+def run_compiled(function: Callable, settings: tuple[Hashable, ...], *inputs) -> tuple:
+    """`function(*settings, *inputs)` by its compiled form, which is made where it is not at hand yet.
+
+    Parameters
+    ----------
+    function : callable
+        Of settings, which its compiled form has for good, and of tensors and tuples of them; differentiation inside.
+    inputs : Tensor or tuple
+        A tensor stands first; with the settings, the shapes of those not in tuples must tell the other shapes.
+    """
+    shapes = tuple(tensor.shape for tensor in inputs if isinstance(tensor, Tensor))
+    key = (function, settings, shapes, inputs[0].dtype, inputs[0].device)
     if key not in _programs:
         with _one_at_a_time:
             if key not in _programs:
-                _programs[key] = _made(partial(function, layout, with_normals), inputs)
+                _programs[key] = _made(partial(function, *settings), inputs)
     return _programs[key](*inputs)
 
 
@@ -88,7 +63,7 @@ def _made(function: Callable, inputs: tuple) -> Callable:
         return _compile(function, inputs)
     except Exception as error:  # compilers fail in many ways, none of which is a reason not to train
         _broken = True
-        print(f"The renderer could not be compiled ({type(error).__name__}); it goes on without.", file=sys.stderr)
+        print(f"The step could not be compiled ({type(error).__name__}); it goes on without.", file=sys.stderr)
         return function
 
 
@@ -97,7 +72,7 @@ def _compile(function: Callable, inputs: tuple) -> Callable[..., tuple[Tensor, .
     from torch._inductor import compile as compile_graph
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    print("compiling a part of the renderer (at most a minute; kept for later runs) ...", file=sys.stderr, flush=True)
+    print("compiling a part of the step (at most a minute; kept for later runs) ...", file=sys.stderr, flush=True)
     started = time.perf_counter()
     flat, given = tree_flatten(inputs)
     found = tree_structure(function(*inputs))

@@ -1,0 +1,19 @@
+"""Memory that a process was given, kept for its next use."""
+
+import ctypes
+import platform
+
+_LARGEST_UNUSED, _MAPPINGS = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of glibc's malloc.h
+
+
+def keep_memory() -> None:
+    """Let this process keep what it frees; with a C library other than glibc nothing changes.
+
+    glibc gives a large block back when it is freed. A training step that needs it again gets it from the system page
+    by page, each cleared: 40,000 pages in a step of SDF-SRN on a processor, whose hypernetwork has gradients of 42 MB
+    an MLP, and a tenth of its time. From here on the process stays as large as it has been at its largest.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MAPPINGS, 0)  # no block gets a mapping of its own, which would end with it
+        libc.mallopt(_LARGEST_UNUSED, 2**31 - 1)
