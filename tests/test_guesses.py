@@ -55,7 +55,7 @@ def test_chairs_seen_from_all_sides_are_told_apart():
     chairs = [chair(*rng.uniform((0.5, 0.5, 0.4), (0.7, 0.7, 0.6))) for _ in true]
     images = [seen(mesh, azimuth, rng.uniform(5, 30)) for mesh, azimuth in zip(chairs, true, strict=True)]
     normal, mask = (torch.stack(maps) for maps in zip(*images, strict=True))
-    guesses = guess_viewpoints(normal, mask, models)
+    guesses = guess_viewpoints(zip(normal.split(40), mask.split(40), strict=True), models)
     found = guesses.azimuth.rad2deg().numpy()
     errors = min((azimuth_error(found, true, turn) for turn in (0, 180)), key=np.median)
     assert (errors < 15).mean() > 0.9

@@ -174,14 +174,21 @@ def test_shards_of_another_dataset_are_refused(sharded, tmp_path):
 
 def test_what_needs_all_images_is_refused(sharded, tmp_path):
     data = ShardedDataset(sharded, "train")
-    for changes, complaint in (
-        ({"guess_weight": 0.1}, "'normal' of all its images is not in memory"),
-        ({"neighbor_weighting": "released"}, "choose 'uniform' or 'silhouette'"),
-    ):
-        with pytest.raises(InputError, match=complaint):
-            system = make_system(replace(TINY, **changes))
-            train(system, TRAINING, data, tmp_path / "run", accelerator=Accelerator(cpu=True))
+    with pytest.raises(InputError, match="choose 'uniform' or 'silhouette'"):
+        system = make_system(replace(TINY, neighbor_weighting="released"))
+        train(system, TRAINING, data, tmp_path / "run", accelerator=Accelerator(cpu=True))
     assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="'normal' of all its images is not in memory"):
+        data.normal  # noqa: B018  what is refused
+
+
+def test_guesses_are_those_of_the_set_in_memory(prepared, sharded):
+    guesses = []
+    for data in (PreparedDataset(prepared, "train"), ShardedDataset(sharded, "train", cache=0)):
+        system = make_system(replace(TINY, guess_weight=0.1))
+        system.prepare(data)
+        guesses.append(system.guesses)
+    assert guesses[0].shape == (len(data), 2) and torch.equal(*guesses)
 
 
 def test_command_refuses_what_it_cannot_shard(prepared, tmp_path, capsys):

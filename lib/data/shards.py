@@ -118,8 +118,8 @@ def open_shard(folder: Path, layout: Layout, shard: int) -> pq.ParquetFile:
 class ShardedDataset(PreparedDataset):
     """A part of a sharded folder, with the face of `lib.data.loading.PreparedDataset` that training needs.
 
-    Only the metadata is in memory, and the row groups read last. What needs every image at once, as guessing viewpoints
-    does, is refused. Images, and so losses, are those of the set in memory, bit for bit.
+    Only the metadata is in memory, and the row groups read last. What needs every image at once is refused. Images,
+    and so losses, are those of the set in memory, bit for bit.
 
     Parameters
     ----------

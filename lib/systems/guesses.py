@@ -6,6 +6,7 @@ look-alike normals are seen from nearly the same side, so their azimuths differ 
 wrapped to +-45 degrees. Angular synchronisation (Singer, 2011) finds azimuths that agree with all such differences.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,29 +36,30 @@ class Guesses:
     elevation: Float[Tensor, " images"]
 
 
-def guess_viewpoints(
-    normal: Float[Tensor, "images height width 3"], mask: Float[Tensor, "images height width"], models: np.ndarray
-) -> Guesses:
+def guess_viewpoints(images: Iterable[tuple[Tensor, Tensor]], models: np.ndarray) -> Guesses:
     """Guess the viewpoints of images of one category of objects that are symmetric in x and seen from all sides.
 
     Parameters
     ----------
-    normal : Tensor, shape (N, H, W, 3)
-        Unit, camera frame (OpenCV).
-    mask : Tensor, shape (N, H, W)
-        In [0, 1].
+    images : iterable of (normal, mask)
+        N in all, some at a time: unit normals in the camera frame (OpenCV), shape (n, H, W, 3), and masks in [0, 1],
+        shape (n, H, W). Of each image a few kilobytes are kept.
     models : array of N labels
         Look-alikes are images of other models. Photos of unknown models have a label each.
     """
-    quarter, elevation = axis_aligned_angles(normal, mask)
-    coarse = torch.cat([normal * mask[..., None], mask[..., None]], dim=-1).permute(0, 3, 1, 2)
-    coarse = F.adaptive_avg_pool2d(coarse, COARSE)
+    seen = [(*axis_aligned_angles(normal, mask), _coarse(normal, mask)) for normal, mask in images]
+    quarter, elevation, coarse = (torch.cat(parts) for parts in zip(*seen, strict=True))
     mirrored = coarse.flip(3) * coarse.new_tensor([-1.0, 1.0, 1.0, 1.0])[:, None, None]
     vectors = F.normalize(torch.cat([coarse, mirrored]).flatten(1), dim=-1)
     found = find_neighbors(vectors, LOOK_ALIKES, exclude=np.concatenate([models, models]))
     both = np.concatenate([quarter.numpy(), -quarter.numpy()])  # the mirrored image has the mirrored azimuth
     azimuth = synchronized_azimuths(both, np.asarray(found.index), np.asarray(found.score))
     return Guesses(torch.from_numpy(azimuth[: len(quarter)]).float(), elevation)
+
+
+def _coarse(normal: Tensor, mask: Tensor) -> Float[Tensor, "images 4 coarse coarse"]:
+    maps = torch.cat([normal * mask[..., None], mask[..., None]], dim=-1).permute(0, 3, 1, 2)
+    return F.adaptive_avg_pool2d(maps, COARSE)
 
 
 def axis_aligned_angles(

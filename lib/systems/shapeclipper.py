@@ -91,10 +91,10 @@ class ShapeClipper(nn.Module):
         config = self.config
         if config.viewpoint == "given" or config.guess_weight == 0:
             return
-        if data.normal is None:
+        if data.batch(torch.arange(1)).normal is None:
             raise InputError("guess_weight > 0 needs a dataset whose samples have normals; or set it to 0")
-        models = data.metadata["model"].to_numpy()
-        guesses = guess_viewpoints(data.normal.float(), data.mask.float() / 255, models)
+        batches = map(data.batch, torch.arange(len(data)).split(256))
+        guesses = guess_viewpoints(((some.normal, some.mask) for some in batches), data.metadata["model"].to_numpy())
         self.guesses = torch.stack([guesses.azimuth, guesses.elevation], dim=-1).to(self.guesses.device)
 
     def plan(self, steps: int, batch_size: int) -> None:
