@@ -118,7 +118,8 @@ def sdf_srn_step(device: str, size: int) -> Workload:
             system.plan(steps=100_000, batch_size=size)
         first[name] = lambda s=system: losses_and_gradient(s, batch)
         variants[name] = step_of(system, batch)
-    return Workload("sdf_srn_step", (size, config.image_size), variants, lambda: same(first, 1e-3))
+    twin = {"fast": variants["fast, not compiled"]}
+    return Workload("sdf_srn_step", (size, config.image_size), variants, lambda: same(first, 1e-3), twin)
 
 
 def losses_and_gradient(system: SDFSRN, batch: Batch) -> tuple[torch.Tensor, ...]:

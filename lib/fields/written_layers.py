@@ -81,10 +81,18 @@ def _gate(gradient: Tensor, n: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(gradient, n, 0)
 
 
-def _through_norm(gradient: Tensor, n: Tensor, r: Tensor, more: Tensor | float = 0.0) -> Tensor:
-    """From dn to dc = r (dn - n (mean(dn n) + more)); `more` is r dr / C where r is used elsewhere too."""
-    share = (gradient * n).mean(dim=-1, keepdim=True) + more
-    return torch.addcmul(gradient, n, share, value=-1).mul_(r)
+def _through_norm(gradient: Tensor, n: Tensor, r: Tensor, more: Tensor | None = None) -> Tensor:
+    """From dn to dc = r (dn - n (mean(dn n) + more)); `more` is r dr / C where r is used elsewhere too.
+
+    By torch's LayerNorm of n, whose mean is 0 and scale 1. It also takes the mean off dc, of which neither a gradient
+    that goes back through `centered` nor one that goes on through a centered matrix knows.
+    """
+    whole = torch.ops.aten.native_layer_norm_backward(
+        gradient, n, n.shape[-1:], torch.zeros_like(r), torch.ones_like(r), None, None, [True, False, False]
+    )[0]
+    if more is not None:
+        whole = torch.addcmul(whole, n, more, value=-1)
+    return whole.mul_(r)
 
 
 class Backbone(torch.autograd.Function):

@@ -122,7 +122,7 @@ for dtype in (torch.float32, torch.float64):
 # back, and put the pixel there: $b$ rises above $f$, for the proof believes the silhouette.
 
 # %% tags=["control"] alt="The cone, its ball and the bound for a chosen scene, camera, pixel and depth"
-pixel = (27, 50) if given is None else open_pixel(easel.scene())
+pixel = (27, 50) if given is None else open_pixel(Easel(given).scene())
 shown = controls.OWN if silhouette_file else "chair of boxes"
 chosen = controls.bound_controls(*pixel, 1.6, scene=shown)
 redraw_bound = controls.bound_explorer(easel, chosen)
