@@ -11,9 +11,9 @@ from benchmarks.batches import data, data_224
 from benchmarks.measure import Workload, same
 from benchmarks.released import render_rays_released
 from benchmarks.released_field import by_the_released_route
+from lib.backbones import Backbone
 from lib.checkpoints import load_system
 from lib.data.loading import Batch, PreparedDataset
-from lib.encoders import Backbone
 from lib.errors import InputError
 from lib.evaluation.instances import measure_shape
 from lib.fields.sdf import SDFField
@@ -147,10 +147,10 @@ def step_of(system: nn.Module, batch: Batch, half: bool = False) -> Callable[[],
 def encoder(device: str, size: int) -> Workload:
     """ResNet-34 forward and backward at 224 pixels: layouts and precisions."""
     torch.manual_seed(0)
-    last = Backbone("resnet34", "random", 224).to(device)
-    first = Backbone("resnet34", "random", 224).to(device)
+    last, first = (
+        Backbone("resnet34", "random", 224, layout=layout).to(device) for layout in ("channels_last", "channels_first")
+    )
     first.load_state_dict(last.state_dict())
-    first.network.to(memory_format=torch.contiguous_format)
     images = random_batch(size, 224, device, neighbor=False).rgb
 
     def run(network: Backbone, half: bool) -> tuple[torch.Tensor, ...]:

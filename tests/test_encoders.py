@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lib.backbones import LITE0, Backbone, load_network
 from lib.compat import import_torchvision
-from lib.encoders import LITE0, Backbone, Bottleneck, CameraPrior, CodeHead, ViewpointHead, load_network, mean_color
+from lib.encoders import Bottleneck, CameraPrior, CodeHead, ViewpointHead, mean_color
 from lib.errors import InputError
 
 LITE0_INPUT = (127 / 255, 128 / 255)
@@ -76,7 +77,7 @@ def test_feature_maps_are_the_networks_own_at_stride_16_mixed_and_in_place(name,
 
 
 def test_networks_without_such_maps_are_refused(monkeypatch):
-    monkeypatch.setattr("lib.encoders.STRIDE", 12)
+    monkeypatch.setattr("lib.backbones.STRIDE", 12)
     with pytest.raises(InputError, match="viewpoint_channels: ResNet gives no maps of stride 12; set it to 0"):
         Backbone("resnet18", "random", 64, map_channels=5)
 
@@ -245,10 +246,26 @@ def test_code_head_has_the_released_sizes_and_keeps_the_codes_apart():
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "last"), [(LITE0, 64, True), ("resnet18", 64, False), ("resnet18", 128, True)]
+    ("name", "size", "layout", "last"),
+    [
+        (LITE0, 64, "auto", True),
+        ("resnet18", 64, "auto", False),
+        ("resnet18", 128, "auto", True),
+        ("resnet18", 64, "channels_last", True),
+        ("resnet18", 128, "channels_first", False),
+    ],
 )
-def test_memory_is_laid_out_as_it_pays(name, size, last):
-    backbone = Backbone(name, "random", size)
+def test_memory_is_laid_out_as_it_pays_or_as_it_is_asked(name, size, layout, last):
+    backbone = Backbone(name, "random", size, layout=layout)
     weight = next(m.weight for m in backbone.network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1)
     assert weight.is_contiguous(memory_format=torch.channels_last) == last
     assert backbone(torch.rand(2, 32, 32, 3)).shape == (2, backbone.size)
+
+
+def test_layouts_give_the_same_features():
+    networks = [Backbone("resnet18", "random", 48, layout=layout).eval() for layout in ("channels_last", "auto")]
+    networks[1].load_state_dict(networks[0].state_dict())
+    images = torch.rand(2, 48, 48, 3)
+    torch.testing.assert_close(networks[0](images), networks[1](images), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="image_layout: 'diagonal'"):
+        Backbone("resnet18", "random", 48, layout="diagonal")

@@ -19,9 +19,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from lib.backbones import LITE0, Backbone, load_network
 from lib.compat import import_torchvision
 from lib.data.prepared import sha256
-from lib.encoders import LITE0, Backbone, load_network
 from lib.errors import InputError
 
 CLIP_DEFAULT_TAG = "openai"

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lib.backbones import LITE0, load_network
 from lib.checkpoints import load_state, read_json, read_tensors
 from lib.compat import import_torchvision
-from lib.encoders import LITE0, load_network
 from lib.errors import InputError
 
 INPUT_MEAN, INPUT_STD = 127 / 255, 128 / 255  # what Lite0 was trained with

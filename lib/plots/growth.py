@@ -152,7 +152,7 @@ def growth_figure(rows: Sequence[dict]):
         axes[row, 0].set_ylabel(title)
     axes[0, 4].set(title="ms a batch of 12", ylim=(0, 3 * max(thousandths.seconds)))
     axes[1, 4].set(title="kept, MB", ylim=(0, None))
-    axes[0, 0].legend(loc="upper left", handlelength=1.2)
+    axes[0, 3].legend(loc="upper left", handlelength=1.2)
     return figure
 
 

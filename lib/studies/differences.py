@@ -13,8 +13,8 @@ import trimesh
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lib.backbones import Backbone
 from lib.data.loading import Batch, PreparedDataset
-from lib.encoders import Backbone
 from lib.evaluation import Prediction, evaluate_instances, measure_shape
 from lib.evaluation.comparison import compare_rows
 from lib.evaluation.studies import study_row

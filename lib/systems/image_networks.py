@@ -2,7 +2,8 @@
 
 import math
 
-from lib.encoders import Backbone, CameraPrior
+from lib.backbones import Backbone
+from lib.encoders import CameraPrior
 from lib.systems.shapeclipper_config import ShapeClipperConfig
 
 
@@ -26,4 +27,4 @@ def camera_prior(config: ShapeClipperConfig) -> CameraPrior:
 def _backbone(config: ShapeClipperConfig, name: str, map_channels: int = 0) -> Backbone:
     c = config
     look = (c.image_size, c.image_mean, c.image_std)
-    return Backbone(name, c.backbone_weights, *look, c.freeze_batchnorm, map_channels)
+    return Backbone(name, c.backbone_weights, *look, c.freeze_batchnorm, map_channels, c.image_layout)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lib.backbones import Backbone
 from lib.compiling import can_compile
 from lib.data.loading import Batch
-from lib.encoders import Backbone
 from lib.errors import InputError
 from lib.fields.hypernetwork import Hypernetwork, WrittenField
 from lib.geometry.cameras import Viewpoint, camera_rays, check_viewpoint, points_along
@@ -48,7 +48,13 @@ class SDFSRN(nn.Module):
         super().__init__()
         self.config = c = config
         self.backbone = Backbone(
-            c.backbone, c.backbone_weights, c.image_size, c.image_mean, c.image_std, c.freeze_batchnorm
+            c.backbone,
+            c.backbone_weights,
+            c.image_size,
+            c.image_mean,
+            c.image_std,
+            c.freeze_batchnorm,
+            layout=c.image_layout,
         )
         self.to_code = nn.Linear(self.backbone.size, c.latent_size)
         self.hypernetwork = Hypernetwork(c.latent_size, c.hyper_layers, c.hyper_width, c.width, c.layers, c.frequencies)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from lib.backbones import ImageLayout
 from lib.errors import InputError
 from lib.geometry.cameras import Projection
 from lib.geometry.distance_transform import Beyond
@@ -25,6 +26,7 @@ class SDFSRNConfig:
     image_mean: float = 0.5
     image_std: float = 0.5
     freeze_batchnorm: bool = False
+    image_layout: ImageLayout = "auto"  # in memory; the same numbers to rounding, see lib.backbones.Backbone
     latent_size: int = 512
     hyper_layers: int = 5
     hyper_width: int = 512

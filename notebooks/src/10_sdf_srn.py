@@ -66,7 +66,7 @@ figure = plots.idea_figure(test.batch(torch.tensor([shown])), test.mesh(shown))
 #
 # | part | in the paper | here |
 # |---|---|---|
-# | encoder | ResNet-18 → code | `lib.encoders.Backbone` |
+# | encoder | ResNet-18 → code | `lib.backbones.Backbone` |
 # | hypernetwork | code → weights of $f$ and $g$ | `lib.fields.hypernetwork`: *one small network an image* |
 # | $f$, $g$ | signed distance and colour, 4 layers, encoded points | `WrittenField` |
 # | $h$ | LSTM: the next stride from the feature where the ray is (Eq. 6) | `lib.rendering.ray_marching.Marcher` |
