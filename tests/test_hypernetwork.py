@@ -128,13 +128,15 @@ def test_compiled_eikonal_term_is_the_same(monkeypatch, capsys, by_machine, coun
     monkeypatch.setattr(compiling, "_broken", False)
     if not by_machine:
         monkeypatch.setattr(torch._inductor, "compile", lambda program, *_: program)
-    network, _, field = make_field(batch=3)
     points = make_points(3, count)
-    losses = [field.eikonal(points, compiled) for compiled in (False, True)]
-    assert len(compiling._programs) == capsys.readouterr().err.count("compiling") == 1
-    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-12)
-    for expected, ours in zip(*(gradients(loss, list(network.parameters())) for loss in losses), strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
+    for layers, made in ((3, 1), (2, 2), (3, 2)):  # a program for each field's form
+        network, _, field = make_field(batch=3, layers=layers)
+        losses = [field.eikonal(points, compiled) for compiled in (False, True)]
+        assert len(compiling._programs) == made
+        assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-12)
+        for expected, ours in zip(*(gradients(loss, list(network.parameters())) for loss in losses), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
+    assert capsys.readouterr().err.count("compiling") == 2
 
 
 def test_flat_field_has_a_finite_eikonal_gradient():

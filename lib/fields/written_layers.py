@@ -178,7 +178,7 @@ def _sums(points: Tensor, frequencies: int, way: Tensor, matrices: tuple[Tensor,
     """The loss's sum over all points and its gradients, chunk after chunk."""
     totals = None
     for part in chunks(points):
-        found = _eikonal(frequencies, part, way, matrices)
+        found = _eikonal(frequencies, part, way, *matrices)
         if totals is None:
             totals = list(found)
         else:
@@ -191,7 +191,7 @@ def _compiled_sums(points: Tensor, frequencies: int, way: Tensor, matrices: tupl
 
     def work(job: tuple[int, Tensor]) -> tuple[Tensor, ...]:
         image, part = job
-        own = (part, way[image, None], tuple(matrix[image, None] for matrix in matrices))
+        own = (part, way[image, None], *(matrix[image, None] for matrix in matrices))
         if part.shape[1] < size:  # it would have to be compiled for itself
             return _eikonal(frequencies, *own)
         return run_compiled(_eikonal, (frequencies,), *own)
@@ -204,7 +204,7 @@ def _compiled_sums(points: Tensor, frequencies: int, way: Tensor, matrices: tupl
     return [sum(losses), *(torch.cat(of_images) for of_images in gradients)]
 
 
-def _eikonal(frequencies: int, points: Tensor, way: Tensor, matrices: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _eikonal(frequencies: int, points: Tensor, way: Tensor, *matrices: Tensor) -> tuple[Tensor, ...]:
     """The sum over a chunk's points, and its gradients with respect to the head and every matrix."""
     encoded = encode_point(points, frequencies)
     slope, layers = encoding_slope(encoded), ascend(encoded, matrices)
