@@ -43,10 +43,11 @@ def run_compiled(function: Callable, settings: tuple[Hashable, ...], *inputs) ->
     function : callable
         Of settings, which its compiled form has for good, and of tensors and tuples of them; differentiation inside.
     inputs : Tensor or tuple
-        A tensor stands first; with the settings, the shapes of those not in tuples must tell the other shapes.
+        Of one precision, on one device. There is a compiled form for all their shapes together: with others it would
+        read memory that is not theirs.
     """
-    shapes = tuple(tensor.shape for tensor in inputs if isinstance(tensor, Tensor))
-    key = (function, settings, shapes, inputs[0].dtype, inputs[0].device)
+    leaves = tree_leaves(inputs)
+    key = (function, settings, tuple(leaf.shape for leaf in leaves), leaves[0].dtype, leaves[0].device)
     if key not in _programs:
         with _one_at_a_time:
             if key not in _programs:

@@ -301,6 +301,8 @@ def test_traced_programs_render_the_same_and_are_made_once_a_shape(no_programs, 
     assert capsys.readouterr().err.count("compiling") == made
     gradients(scene, fast(scene, chunk=16 * 12, compiled=True))
     assert len(compiling._programs) == made
+    assert_same(make_scene(rays=40, texture_layers=2), 3e-5, 3e-5, 1e-4, chunk=16 * 12, compiled=True)
+    assert len(compiling._programs) > made  # another texture field has programs of its own
 
 
 @pytest.mark.slow
