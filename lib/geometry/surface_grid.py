@@ -13,7 +13,7 @@ from lib.geometry.meshes import POINTS_PER_CALL, SdfFunction, grid_axis
 def surface_grid(
     sdf: SdfFunction, resolution: int = 100, bound: float = 0.6, *, levels: int = 2, slope: float = 2.0
 ) -> Float[np.ndarray, "x y z"]:
-    """Values for `marching_cubes` that are asked for near the surface only, a tenth of the grid or so.
+    """Values for `marching_cubes` that are asked for near the surface only, a tenth to a quarter of the grid.
 
     A function no steeper than `slope` lies, wherever it was not asked, between two bounds: from a value f at distance
     d it can have come to f - slope d or f + slope d, and every value nearby is such a witness. Every fourth sample is
@@ -44,8 +44,8 @@ def surface_grid(
     while stride > 1:
         stride //= 2
         low, high = -_between(-low, slope * step * stride), _between(high, slope * step * stride)
-        contradictory = (low > 0) & (high < 0)  # the function is steeper after all
-        _ask(sdf, axis[::stride], low, high, (low <= 0) & (high >= 0) & (low < high) | contradictory)
+        neither_or_both = (low > 0) == (high < 0)  # both: the function is steeper after all
+        _ask(sdf, axis[::stride], low, high, neither_or_both & (low != high))
     grid = (slice(resolution),) * 3
     axis, low, high = axis[:resolution], np.ascontiguousarray(low[grid]), np.ascontiguousarray(high[grid])
     while True:

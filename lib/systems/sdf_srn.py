@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lib.backbones import Backbone
 from lib.compiling import can_compile
 from lib.data.loading import Batch
 from lib.errors import InputError
@@ -24,6 +23,7 @@ from lib.rendering.ray_marching import Marcher, Surface, find_surface, march, po
 from lib.rendering.sampling import uniform
 from lib.rendering.volume import RenderedMaps
 from lib.systems.base import Reconstruction
+from lib.systems.image_networks import backbone_of
 from lib.systems.sdf_srn_config import SHAPENET, SDFSRNConfig
 from lib.systems.sdf_srn_target import Target, augmented_batch, outside_only, sample_target, silhouette_bound
 
@@ -47,15 +47,7 @@ class SDFSRN(nn.Module):
     def __init__(self, config: SDFSRNConfig = SHAPENET):
         super().__init__()
         self.config = c = config
-        self.backbone = Backbone(
-            c.backbone,
-            c.backbone_weights,
-            c.image_size,
-            c.image_mean,
-            c.image_std,
-            c.freeze_batchnorm,
-            layout=c.image_layout,
-        )
+        self.backbone = backbone_of(c, c.backbone)
         self.to_code = nn.Linear(self.backbone.size, c.latent_size)
         self.hypernetwork = Hypernetwork(c.latent_size, c.hyper_layers, c.hyper_width, c.width, c.layers, c.frequencies)
         self.marcher = Marcher(c.width, c.state_size)
