@@ -10,7 +10,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Hashable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -46,42 +45,41 @@ def run_compiled(function: Callable, settings: tuple[Hashable, ...], *inputs) ->
         Of one precision, on one device. There is a compiled form for all their shapes together: with others it would
         read memory that is not theirs.
     """
-    leaves = tree_leaves(inputs)
+    leaves, given = tree_flatten(inputs)
     key = (function, settings, tuple(leaf.shape for leaf in leaves), leaves[0].dtype, leaves[0].device)
     if key not in _programs:
         with _one_at_a_time:
             if key not in _programs:
-                _programs[key] = _made(partial(function, *settings), inputs)
-    return _programs[key](*inputs)
+                _programs[key] = _made(lambda *flat: function(*settings, *tree_unflatten(flat, given)), leaves)
+    return _programs[key](*leaves)
 
 
-def _made(function: Callable, inputs: tuple) -> Callable:
+def _made(function: Callable, leaves: list[Tensor]) -> Callable:
     """The compiled form, or the function itself where one could not be compiled."""
     global _broken
     if _broken:
         return function
     try:
-        return _compile(function, inputs)
+        return _compile(function, leaves)
     except Exception as error:  # compilers fail in many ways, none of which is a reason not to train
         _broken = True
         print(f"The step could not be compiled ({type(error).__name__}); it goes on without.", file=sys.stderr)
         return function
 
 
-def _compile(function: Callable, inputs: tuple) -> Callable[..., tuple[Tensor, ...]]:
+def _compile(function: Callable, leaves: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
     """The compiled form of a function of tensors, tried with these."""
     from torch._inductor import compile as compile_graph
     from torch.fx.experimental.proxy_tensor import make_fx
 
     print("compiling a part of the step (at most a minute; kept for later runs) ...", file=sys.stderr, flush=True)
     started = time.perf_counter()
-    flat, given = tree_flatten(inputs)
-    found = tree_structure(function(*inputs))
-    trace = make_fx(lambda *tensors: tuple(tree_leaves(function(*tree_unflatten(tensors, given)))), tracing_mode="fake")
+    found = tree_structure(function(*leaves))
+    trace = make_fx(lambda *tensors: tuple(tree_leaves(function(*tensors))), tracing_mode="fake")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # C++ from end to end leaves Python's lock to the other threads
-        program = compile_graph(trace(*flat), flat, {"cpp_wrapper": flat[0].device.type == "cpu"})
-        program(*flat)
+        program = compile_graph(trace(*leaves), leaves, {"cpp_wrapper": leaves[0].device.type == "cpu"})
+        program(*leaves)
     print(f"... done in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-    return lambda *tensors: tree_unflatten(program(*tree_leaves(tensors)), found)
+    return lambda *tensors: tree_unflatten(program(*tensors), found)
