@@ -111,7 +111,7 @@ def sdf_srn_step(device: str, size: int) -> Workload:
     variants, first = {}, {}
     for name, path in {"released": "fast", "fast": "compiled", "fast, not compiled": "fast"}.items():
         torch.manual_seed(0)
-        system = SDFSRN(replace(config, eikonal_path=path)).to(device).train()
+        system = SDFSRN(replace(config, render_path=path)).to(device).train()
         if name == "released":
             system.hypernetwork.register_forward_hook(by_the_released_route)
         else:

@@ -2,9 +2,11 @@
 
 A function is traced once for each shape (`make_fx`: the tensor operations alone, with the differentiation already
 written out) and handed to the compiler behind `torch.compile`, without what that does at every call: chunks are
-short. What has been compiled is kept on disk, so that the next run starts at once.
+short. What autograd is to differentiate, SDF-SRN's strides, goes through `torch.compile` itself. What has been
+compiled is kept on disk, so that the next run starts at once.
 """
 
+import functools
 import sys
 import threading
 import time
@@ -13,8 +15,10 @@ from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_structure, tree_unflatten
 
+ANNOUNCEMENT = "compiling a part of the step (at most a minute; kept for later runs) ..."
 _programs: dict[tuple, Callable] = {}  # what has been compiled in this process
 _broken = False  # compiling failed in this process
 _one_at_a_time = threading.Lock()
@@ -32,6 +36,36 @@ def can_compile(device: str = "cpu") -> bool:
         return has_triton()
     except (ImportError, RuntimeError, OSError):  # what is raised differs between releases; all mean no
         return False
+
+
+def being_compiled() -> bool:
+    """Whether what is computed at this moment is only written down for a compiler."""
+    return torch.compiler.is_compiling() or get_proxy_mode() is not None
+
+
+@functools.cache
+def differentiable(function: Callable) -> Callable:
+    """The function by `torch.compile`, with its derivative; each shape of its inputs is compiled for itself.
+
+    Where it cannot be compiled, one sentence says so and the function itself is called.
+    """
+    program = torch.compile(function, dynamic=False, fullgraph=True)
+    announced = False
+
+    def run(*inputs):
+        nonlocal announced
+        if _broken:
+            return function(*inputs)
+        if not announced:
+            print(ANNOUNCEMENT, file=sys.stderr, flush=True)
+            announced = True
+        try:
+            return program(*inputs)
+        except Exception as error:
+            _give_up(error)
+            return function(*inputs)
+
+    return run
 
 
 def run_compiled(function: Callable, settings: tuple[Hashable, ...], *inputs) -> tuple:
@@ -56,15 +90,20 @@ def run_compiled(function: Callable, settings: tuple[Hashable, ...], *inputs) ->
 
 def _made(function: Callable, leaves: list[Tensor]) -> Callable:
     """The compiled form, or the function itself where one could not be compiled."""
-    global _broken
     if _broken:
         return function
     try:
         return _compile(function, leaves)
-    except Exception as error:  # compilers fail in many ways, none of which is a reason not to train
-        _broken = True
-        print(f"The step could not be compiled ({type(error).__name__}); it goes on without.", file=sys.stderr)
+    except Exception as error:
+        _give_up(error)
         return function
+
+
+def _give_up(error: Exception) -> None:
+    """Compilers fail in many ways, none of which is a reason not to train."""
+    global _broken
+    _broken = True
+    print(f"The step could not be compiled ({type(error).__name__}); it goes on without.", file=sys.stderr)
 
 
 def _compile(function: Callable, leaves: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
@@ -72,7 +111,7 @@ def _compile(function: Callable, leaves: list[Tensor]) -> Callable[..., tuple[Te
     from torch._inductor import compile as compile_graph
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    print("compiling a part of the step (at most a minute; kept for later runs) ...", file=sys.stderr, flush=True)
+    print(ANNOUNCEMENT, file=sys.stderr, flush=True)
     started = time.perf_counter()
     found = tree_structure(function(*leaves))
     trace = make_fx(lambda *tensors: tuple(tree_leaves(function(*tensors))), tracing_mode="fake")

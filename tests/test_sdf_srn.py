@@ -451,7 +451,7 @@ def test_long_trainings_on_a_processor_are_compiled(monkeypatch):
         compiled.append(system.compiled)
     assert compiled == [False, True, False]
     for path in ("fast", "compiled"):
-        system = make_tiny(eikonal_path=path)
+        system = make_tiny(render_path=path)
         system.plan(100_000, 32)
         assert system.compiled == (path == "compiled")
     monkeypatch.setattr(sdf_srn, "can_compile", lambda: False)

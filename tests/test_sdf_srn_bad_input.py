@@ -206,10 +206,10 @@ def test_a_log_counts_rays_and_silhouettes_of_the_whole_batch(tmp_path):
         assert row["rays_last"] + row["rays_early"] + row["rays_none"] == 8 * TINY.rays
 
 
-@pytest.mark.parametrize(("setting", "value"), [("beyond", "grass"), ("eikonal_path", "slow")])
+@pytest.mark.parametrize(("setting", "value"), [("beyond", "grass"), ("render_path", "slow")])
 def test_settings_are_what_their_lists_name(setting, value):
     config = replace(TINY)
     object.__setattr__(config, setting, value)  # around the type checker of these tests, which users do not have
     with pytest.raises(InputError, match=f"{setting}: '{value}'"):
         config.__post_init__()
-    assert (TINY.beyond, TINY.eikonal_path) == ("background", "auto")
+    assert (TINY.beyond, TINY.render_path) == ("background", "auto")

@@ -21,7 +21,7 @@ from lib.fields.written_layers import (
     chunks,
     descend,
     encode_point,
-    encoding_slope,
+    to_point,
 )
 
 
@@ -75,7 +75,7 @@ class WrittenField:
 
     def feature(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points width"]:
         """The backbone's last layer, which both heads and the marcher read."""
-        return joined([Backbone.apply(encode_point(part, self.frequencies), *self.matrices) for part in chunks(points)])
+        return joined([Backbone.apply(part, self.frequencies, *self.matrices) for part in chunks(points)])
 
     def distance(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points"]:
         """Signed distance f, negative inside."""
@@ -100,10 +100,10 @@ class WrittenField:
 
     def _with_gradient(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         encoded = encode_point(points, self.frequencies)
-        layers, slope = ascend(encoded, self.matrices), encoding_slope(encoded)
+        layers = ascend(encoded, self.matrices)
         upstream, _ = descend(layers, self.matrices, self.to_distance.weight.mT, encoded.shape[-1])
         feature = layers[-1][0].relu()
-        return self.to_distance(feature)[..., 0], feature, (upstream.view_as(slope) * slope).sum(dim=-2)
+        return self.to_distance(feature)[..., 0], feature, to_point(encoded, upstream)
 
     def eikonal(self, points: Float[Tensor, "batch points 3"], compiled: bool = False) -> Float[Tensor, ""]:
         """The mean of (|grad f| - 1)^2 (`lib.losses.field.eikonal_loss`), with gradients for the field alone.

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lib.compiling import run_compiled
-from lib.fields.encoding import encode
+from lib.compiling import being_compiled, run_compiled
+from lib.fields.encoding import encode, encoding_gradient, encoding_tangent
 from lib.threads import in_parallel
 
 EPSILON = 1e-5  # of LayerNorm
@@ -34,15 +34,14 @@ def chunks(points: Float[Tensor, "batch points 3"]) -> tuple[Tensor, ...]:
 
 def encode_point(points: Float[Tensor, "*shape 3"], frequencies: int) -> Float[Tensor, "*shape encoded"]:
     """x, sin(2^k pi x), cos(2^k pi x) for k < frequencies: NeRF's encoding with its factor pi, and the point."""
-    return torch.cat([points, encode(math.pi * points, frequencies)[..., 3:]], dim=-1)
+    return encode(points, frequencies, math.pi)
 
 
-def encoding_slope(encoded: Float[Tensor, "*shape encoded"]) -> Float[Tensor, "*shape octaves 3"]:
-    """Derivative of every encoded value with respect to its own coordinate; the encoding holds its own derivatives."""
-    waves = encoded[..., 3:].unflatten(-1, (2, -1, 3))
-    octaves = math.pi * 2.0 ** torch.arange(waves.shape[-2], device=encoded.device, dtype=encoded.dtype)[:, None]
-    sine, cosine = waves.unbind(-3)
-    return torch.cat([torch.ones_like(encoded[..., None, :3]), cosine * octaves, -sine * octaves], dim=-2)
+def to_point(
+    encoded: Float[Tensor, "*shape encoded"], upstream: Float[Tensor, "*shape encoded"]
+) -> Float[Tensor, "*shape 3"]:
+    """From a gradient with respect to what `encode_point` gives to that with respect to the point."""
+    return encoding_gradient(encoded, upstream, encoded.shape[-1] // 6, math.pi)
 
 
 def centered(matrix: Float[Tensor, "batch inputs outputs"]) -> Float[Tensor, "batch inputs outputs"]:
@@ -61,18 +60,26 @@ def ascend(encoded: Float[Tensor, "batch points encoded"], matrices: tuple[Tenso
 
 
 class _Inputs:
-    """The layers' inputs x, one at a time in the same memory: to write them again costs less than to keep them."""
+    """The layers' inputs x, one at a time in the same memory: to write them again costs less than to keep them.
+
+    A compiler is given them as new tensors, and puts the writing where it suits.
+    """
 
     def __init__(self, encoded: Tensor, width: int):
-        self.width = width
-        self.buffer = encoded.new_empty((*encoded.shape[:2], width + 1 + encoded.shape[-1]))
-        self.buffer[..., 0] = 1
-        self.buffer[..., 1 + width :] = encoded
+        self.width, self.buffer = width, None
+        self.ends = (torch.ones_like(encoded[..., :1]), encoded)
+        if not being_compiled():
+            self.buffer = encoded.new_empty((*encoded.shape[:2], width + 1 + encoded.shape[-1]))
+            self.buffer[..., 0] = 1
+            self.buffer[..., 1 + width :] = encoded
 
     def after(self, layers: list[Layer]) -> Tensor:
         """(1, max(n, 0) of the last of these layers, encoded), or (1, encoded) where there is none."""
+        one, encoded = self.ends
         if not layers:
-            return torch.cat([self.buffer[..., :1], self.buffer[..., 1 + self.width :]], dim=-1)
+            return torch.cat([one, encoded], dim=-1)
+        if self.buffer is None:
+            return torch.cat([one, layers[-1][0].relu(), encoded], dim=-1)
         torch.clamp_min(layers[-1][0], 0, out=self.buffer[..., 1 : 1 + self.width])
         return self.buffer
 
@@ -96,14 +103,15 @@ def _through_norm(gradient: Tensor, n: Tensor, r: Tensor, more: Tensor | None = 
 
 
 class Backbone(torch.autograd.Function):
-    """Encoded points (B, P, E) and the centered matrices of L layers -> the last layer (B, P, C); once differentiable.
+    """Points (B, P, 3) and the centered matrices of L layers -> the last layer (B, P, C); once differentiable.
 
-    What autograd does with bias, product, LayerNorm and ReLU, with half of the passes over memory.
+    What autograd does with encoding, bias, product, LayerNorm and ReLU, with half of the passes over memory.
     """
 
     @staticmethod
-    def forward(ctx, encoded: Tensor, *matrices: Tensor) -> Tensor:
+    def forward(ctx, points: Tensor, frequencies: int, *matrices: Tensor) -> Tensor:
         """All layers; their normalised values and scales are kept."""
+        encoded = encode_point(points, frequencies)
         layers = ascend(encoded, matrices)
         ctx.save_for_backward(encoded, *matrices, *(part for layer in layers for part in layer))
         return layers[-1][0].relu()
@@ -111,19 +119,19 @@ class Backbone(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream: Tensor):
-        """Gradients of the encoded points and of every matrix, where they are needed."""
+        """Gradients of the points and of every matrix, where they are needed."""
         encoded, *saved = ctx.saved_tensors
         count = len(saved) // 3
         matrices, layers = saved[:count], list(zip(saved[count::2], saved[count + 1 :: 2], strict=True))
         x, gradients, to_encoded = _Inputs(encoded, upstream.shape[-1]), [None] * count, None
         for index in reversed(range(count)):
             total = _through_norm(_gate(upstream, layers[index][0]), *layers[index])
-            if ctx.needs_input_grad[1 + index]:
+            if ctx.needs_input_grad[2 + index]:
                 gradients[index] = torch.bmm(x.after(layers[:index]).mT, total)
             if index or ctx.needs_input_grad[0]:
                 upstream, point = _back(total, matrices[index], encoded.shape[-1])
                 to_encoded = point if to_encoded is None else to_encoded.add_(point)
-        return (to_encoded if ctx.needs_input_grad[0] else None, *gradients)
+        return (to_point(encoded, to_encoded) if ctx.needs_input_grad[0] else None, None, *gradients)
 
 
 def _back(total: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -207,12 +215,12 @@ def _compiled_sums(points: Tensor, frequencies: int, way: Tensor, matrices: tupl
 def _eikonal(frequencies: int, points: Tensor, way: Tensor, *matrices: Tensor) -> tuple[Tensor, ...]:
     """The sum over a chunk's points, and its gradients with respect to the head and every matrix."""
     encoded = encode_point(points, frequencies)
-    slope, layers = encoding_slope(encoded), ascend(encoded, matrices)
+    layers = ascend(encoded, matrices)
     upstream, steps = descend(layers, matrices, way, encoded.shape[-1])
-    gradient = (upstream.view_as(slope) * slope).sum(dim=-2)
+    gradient = to_point(encoded, upstream)
     length = gradient.norm(dim=-1, keepdim=True)
     toward = 2 * gradient * torch.where(length > 0, 1 - 1 / length, 0)
-    adjoint = (slope * toward[..., None, :]).flatten(-2)
+    adjoint = encoding_tangent(encoded, toward, frequencies, math.pi)
     normalised, head, gradients = _ascend_again(adjoint, layers, steps, matrices)
     _descend_again(normalised, layers, _Inputs(encoded, way.shape[-1]), matrices, gradients)
     return (length - 1).square().sum(), head, *gradients

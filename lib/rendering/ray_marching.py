@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lib.compiling import differentiable
 from lib.geometry.cameras import Rays
 
 Distance = Callable[[Tensor], Tensor]  # points (batch, points, 3) -> signed distance (batch, points)
@@ -73,6 +74,7 @@ def march(
     rays: Rays,
     start: Float[Tensor, " batch"],
     steps: int = 10,
+    compiled: bool = False,
 ) -> tuple[Float[Tensor, "batch rays points"], Float[Tensor, "batch rays points"]]:
     """N strides of Eq. 6.
 
@@ -86,22 +88,31 @@ def march(
         z^(0), in front of every object, in world units along the rays.
     steps : int
         N.
+    compiled : bool
+        Compile a stride and its derivative for the processor at hand, for this shape of rays: the same numbers to
+        rounding. On other devices it makes no difference.
 
     Returns
     -------
     depths, values : Tensor, shape (B, R, N + 1)
         z^(0) .. z^(N), never decreasing, and the signed distances there; both with gradient.
     """
-    depth, state = start[:, None].expand(rays.origins.shape[:2]), None
-    depths, values = [], []
-    for step in range(steps + 1):
-        value, feature = field(points_at(rays, depth))
+    depths, values, state = [start[:, None].expand(rays.origins.shape[:2])], [], None
+    later = differentiable(_stride) if compiled and start.device.type == "cpu" else _stride
+    for step in range(steps):
+        stride = later if step > 0 else _stride  # the first one has no state, and would be compiled for itself
+        value, depth, state = stride(field, marcher, rays, depths[-1], state)
         depths.append(depth)
         values.append(value)
-        if step < steps:
-            stride, state = marcher(feature, state)
-            depth = depth + stride
+    values.append(field(points_at(rays, depths[-1]))[0])
     return torch.stack(depths, dim=-1), torch.stack(values, dim=-1)
+
+
+def _stride(field: Callable, marcher: Marcher, rays: Rays, depth: Tensor, state) -> tuple[Tensor, Tensor, tuple]:
+    """The value at a depth of each ray, and the next depth and state."""
+    value, feature = field(points_at(rays, depth))
+    stride, state = marcher(feature, state)
+    return value, depth + stride, state
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ class SDFSRN(nn.Module):
         self.to_code = nn.Linear(self.backbone.size, c.latent_size)
         self.hypernetwork = Hypernetwork(c.latent_size, c.hyper_layers, c.hyper_width, c.width, c.layers, c.frequencies)
         self.marcher = Marcher(c.width, c.state_size)
-        self.compiled = c.eikonal_path == "compiled"
+        self.compiled = c.render_path == "compiled"
         self.crossings: dict[str, int] = {}
         self.silhouettes: dict[str, int] = {}
 
@@ -62,14 +62,14 @@ class SDFSRN(nn.Module):
         return {f"{what}_{name}": count for what, found in kinds.items() for name, count in found.items()}
 
     def plan(self, steps: int, batch_size: int) -> None:
-        """Prepare a training of so many steps: keep memory, and choose how to compute the eikonal term.
+        """Prepare a training of so many steps: keep memory, and choose how to march and compute the eikonal term.
 
         The choice depends on the length of the run, never on the clock, so that a run can be repeated.
         """
         on_processor = self.to_code.weight.device.type == "cpu"
         if on_processor:
             keep_memory()
-        if self.config.eikonal_path == "auto":
+        if self.config.render_path == "auto":
             points = batch_size * self.config.eikonal_points * steps
             self.compiled = points >= LONG_RUN and on_processor and can_compile()
 
@@ -108,7 +108,7 @@ class SDFSRN(nn.Module):
         config = self.config
         target = sample_target(batch, config.rays, config.importance, generator, config.beyond)
         self.silhouettes = asdict(target.unusable)
-        depths, values = self._march(field, target.viewpoint, target.rays)
+        depths, values = self._march(field, target.viewpoint, target.rays, self.compiled)
         losses = self._ray_losses(values, target)
         if config.cube_weight > 0:
             losses["cube"] = config.cube_weight * self._cube_loss(points_along(target.rays, depths), values)
@@ -126,9 +126,9 @@ class SDFSRN(nn.Module):
             losses["eikonal"] = config.eikonal_weight * field.eikonal(points, self.compiled)
         return losses
 
-    def _march(self, field: WrittenField, viewpoint: Viewpoint, rays) -> tuple[Tensor, Tensor]:
+    def _march(self, field: WrittenField, viewpoint: Viewpoint, rays, compiled=False) -> tuple[Tensor, Tensor]:
         start = viewpoint.distance - self.config.near
-        return march(field.distance_and_feature, self.marcher, rays, start, self.config.steps)
+        return march(field.distance_and_feature, self.marcher, rays, start, self.config.steps, compiled)
 
     def _surface(self, field: WrittenField, rays, depths: Tensor, values: Tensor) -> Surface:
         return find_surface(

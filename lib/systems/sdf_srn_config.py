@@ -39,6 +39,7 @@ class SDFSRNConfig:
     distance: float = 2.732  # of the view from the front, where none is given
     focal: float = 1.8660254  # a field of view of 30 degrees
     # marching (Eq. 6)
+    render_path: Literal["auto", "fast", "compiled"] = "auto"  # the same to rounding; "auto": compiled in long runs
     near: float = 0.732  # rays start so far before the origin; at distance 2.732: at 2
     far: float = 0.768  # silhouette depths reach so far behind it: to 3.5
     steps: int = 10
@@ -58,7 +59,6 @@ class SDFSRNConfig:
     margin: float = 0.01
     eikonal_weight: float = 0.01
     eikonal_points: int = 10_000
-    eikonal_path: Literal["auto", "fast", "compiled"] = "auto"  # the same loss; "auto": compiled in long runs
     cube_weight: float = 0.0  # ours: marched points outside the unit cube keep their distance to it
     bound: float = 1.0  # eikonal and pretraining points are in [-bound, bound]^3
     sphere_radius: float = 0.5
@@ -79,8 +79,8 @@ class SDFSRNConfig:
             raise InputError(f"beyond: {self.beyond!r} is neither 'background' nor 'unknown'")
         if self.hit_gradient not in ("implicit", "unrolled"):
             raise InputError(f"hit_gradient: {self.hit_gradient!r} is neither 'implicit' nor 'unrolled'")
-        if self.eikonal_path not in ("auto", "fast", "compiled"):
-            raise InputError(f"eikonal_path: {self.eikonal_path!r} is none of 'auto', 'fast', 'compiled'")
+        if self.render_path not in ("auto", "fast", "compiled"):
+            raise InputError(f"render_path: {self.render_path!r} is none of 'auto', 'fast', 'compiled'")
         if min(self.rays, self.steps, self.layers, self.silhouette_depths) < 1:
             raise InputError("rays, steps, layers and silhouette_depths must be at least 1")
         if not 0 <= self.rescale < 1:
