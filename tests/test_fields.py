@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lib.fields.encoding import encode, encoded_size, encoding_gradient
+from lib.fields.encoding import encode, encoded_size, encoding_gradient, encoding_tangent
 from lib.fields.sdf import SDFField, mirror
 from lib.fields.texture import TextureField
 
@@ -81,13 +81,16 @@ def test_encoding_is_the_loop_over_octaves_and_axes(frequencies, seed):
 
 
 @fast
-@given(st.integers(0, 6), seeds)
-def test_encoding_gradient_is_the_slope_of_the_encoding(frequencies, seed):
+@given(st.integers(0, 6), seeds, st.sampled_from([1.0, math.pi]))
+def test_encoding_gradient_is_the_slope_of_the_encoding(frequencies, seed, factor):
     points = inputs(seed, batch=1, points=2)[0]
     weights = torch.randn(1, 2, encoded_size(frequencies), generator=torch.Generator().manual_seed(seed)).double()
-    expected = finite_difference(lambda: (encode(points, frequencies) * weights).sum(), points)
-    given_gradient = encoding_gradient(encode(points, frequencies), weights, frequencies)
-    torch.testing.assert_close(given_gradient, expected, rtol=1e-6, atol=1e-6)
+    expected = finite_difference(lambda: (encode(points, frequencies, factor) * weights).sum(), points)
+    encoded = encode(points, frequencies, factor)
+    found = encoding_gradient(encoded, weights, frequencies, factor)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    tangent = encoding_tangent(encoded, points, frequencies, factor)  # any direction
+    torch.testing.assert_close((tangent * weights).sum(), (points * found).sum())
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
