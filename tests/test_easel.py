@@ -271,6 +271,24 @@ def test_another_start_clears_the_line_of_an_upload(shown, tmp_path):
     assert cleared == [True]
 
 
+def test_an_explorer_run_again_after_all_was_erased_says_so_and_shows_a_solid(shown, capsys):
+    easel, chosen = Easel(), controls.bound_controls(20, 20, 1.6, scene=controls.OWN)
+    easel.paint(NOTHING, OFF)
+    controls.bound_explorer(easel, chosen)
+    assert said(capsys).startswith("error: Your silhouette is empty")
+    assert chosen["scene"].value == "chair of boxes" and isinstance(shown[-1], Figure)
+
+
+def test_only_the_last_explorer_follows(shown, monkeypatch):
+    calls, easel, figure = [], Easel(), controls.bound_figure
+    monkeypatch.setattr(controls, "bound_figure", lambda *values: calls.append(values) or figure(*values))
+    for _ in range(3):
+        controls.bound_explorer(easel, controls.bound_controls(20, 20, 1.6, scene=controls.OWN))
+    calls.clear()
+    easel.paint(NOTHING, DISC)
+    assert len(calls) == 1
+
+
 def test_the_cone_to_turn_is_a_figure_or_a_sentence(capsys):
     easel, chosen = Easel(), controls.bound_controls(20, 20, 1.6, scene=controls.OWN)
     assert len(controls.turned_cone(easel, chosen).data) == 4

@@ -1,6 +1,7 @@
 """Figures and controls of notebook 10: what a figure says, and every end of every control draws."""
 
 import itertools
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -49,6 +50,13 @@ def test_title_counts_what_is_shown(case):
     error = float(titles[-1].rsplit(" ", 1)[1])
     trace = study.trace_ray(case, ray)
     assert error == pytest.approx(abs(float(trace.middles[-1] - case.exact[ray])), abs=6e-5)
+
+
+def test_title_tells_a_surface_that_was_missed_from_none(case):
+    away = int((~case.exact.isfinite()).nonzero()[0])
+    assert plots.marching_figure(case, away, 99).axes[0].get_title().endswith("; it never hits")
+    unseen = replace(case, exact=torch.full_like(case.exact, 2.5))
+    assert plots.marching_figure(unseen, away, 99).axes[0].get_title().endswith("; the march misses the surface")
 
 
 def test_study_figure_has_a_line_a_method_and_a_panel_a_field(case):

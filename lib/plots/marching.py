@@ -129,9 +129,10 @@ def _draw_steps(axis, trace: Trace, shown: int, graph: bool):
 def _trace_title(case: Case, trace: Trace, shown: int, ray: int) -> str:
     """Evaluations so far, and how far the answer is from the truth."""
     done = max(0, shown - len(trace.depths))
-    text = f"{case.name}, ray {ray}: {min(shown, len(trace.depths))} evaluations by strides, {done} by halvings"
+    text = f"{case.name}: {min(shown, len(trace.depths))} evaluations by strides, {done} by halvings"
     if trace.bracket is None:
-        return f"{text}; it never hits" if shown >= len(trace.depths) else text
+        truth = "the march misses the surface" if case.exact[ray].isfinite() else "it never hits"
+        return f"{text}; {truth}" if shown >= len(trace.depths) else text
     return text if not done else f"{text}, error {abs(float(trace.middles[done - 1] - case.exact[ray])):.4f}"
 
 

@@ -292,7 +292,7 @@ class Trace:
     depths, values : Tensor, shape (N + 1,)
         Of the strides.
     bracket : tuple of floats, or None
-        The interval in which the surface is; None: the ray never hits.
+        The first interval in which the surface is entered; None: the march found none.
     middles : Tensor, shape (K,)
         Depths that bisection asks, in its order.
     """

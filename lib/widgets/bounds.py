@@ -127,7 +127,15 @@ def chosen_scene(easel: Easel, scene: str, camera: str) -> BoundScene:
 
 
 def bound_explorer(easel: Easel, controls: dict[str, ipywidgets.ValueWidget]) -> Callable[[], None]:
-    """Show `bound_controls` over the `bound_figure`, which follows the easel too; returns what draws it again."""
+    """Show `bound_controls` over the `bound_figure`, which follows the easel too; returns what draws it again.
+
+    A painted silhouette that cannot be used is said in one sentence, and a solid is shown instead.
+    """
+    try:
+        chosen_scene(easel, controls["scene"].value, controls["camera"].value)
+    except InputError as error:
+        print(f"error: {error}")
+        controls["scene"].value = next(iter(SOLIDS))
 
     def draw(scene: str, camera: str, column: int, row: int, depth: float):
         return bound_figure(chosen_scene(easel, scene, camera), column, row, depth)
@@ -138,7 +146,7 @@ def bound_explorer(easel: Easel, controls: dict[str, ipywidgets.ValueWidget]) ->
         if controls["scene"].value == OWN:
             redraw()
 
-    easel.changed.append(follow)
+    easel.changed = [follow]  # not an explorer of the same cell that was run before, which nobody sees
     return redraw
 
 

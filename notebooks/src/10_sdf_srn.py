@@ -91,7 +91,9 @@ show_source(SDFSRN.losses_of, march, find_surface, sign_losses)
 #
 # A ray starts in front of the object. The marcher sees the field's feature where the ray is, remembers what it saw, and
 # strides on. Eq. 7 asks that the field be positive at all points but the last and, for a pixel of the silhouette,
-# negative at the last: then the last stride (orange band) holds the surface, and *bisection* halves the band.
+# negative at the last. The first stride over which it turns negative holds the surface (orange band): in the paper the
+# last one, here often one before it, as a section below counts. *Bisection* halves the band. A ray whose strides all
+# end outside has no band, even if they jumped over the surface.
 #
 # Blue is inside, red outside, the black line the surface. Move the evaluations one by one. The solids are exact
 # distances with marchers trained on the spot, from silhouettes alone; the chair is a trained field with its own marcher.
@@ -125,8 +127,9 @@ redraw = controlled(draw_march(cases), **controls)
 # to decide, and pays with a blurred depth (here with the best $\beta$ for each number of samples, chosen by looking at
 # the truth). The learned march and even steps end with bisection, which halves the error with each evaluation.
 #
-# The lower row is the price: rays that truly hit and for which a method found nothing. A marcher that was trained for a
-# few seconds strides past edges and what rays only graze, and no bisection brings them back.
+# The lower row is the price: rays that truly hit and for which a method found nothing. The solids' marchers, trained for
+# a few seconds, and the chair's, trained with its field, stride past edges and what rays only graze; no bisection brings
+# them back.
 
 # %% tags=["marching-study"] alt="Median depth error and missed surfaces over evaluations a ray, for solids and a learned field"
 table = pd.concat([study.marching_table(case) for case in cases], ignore_index=True)
@@ -162,9 +165,10 @@ for kind in ("implicit", "unrolled"):
 # %% [markdown]
 # ## Train
 #
-# The same images that ShapeClipper learns from, with their true viewpoints. Pretraining makes a ball for any code;
-# then all terms of Eq. 11. On the left below the curves is the goal, an image that is never trained on. Normals are not
-# used here: their row of pictures is for you.
+# The same images that ShapeClipper learns from, with their true viewpoints. Pretraining makes a ball for any code,
+# which the first pictures do not show: the marcher that renders them learns to stride only afterwards, with all terms of
+# Eq. 11 (the curves). An empty picture later on is a step at which the marcher had lost the surface. On the left below
+# the curves is the goal, an image that is never trained on. Normals are not used here: their row of pictures is for you.
 
 # %% tags=["train"] alt="Loss curves, and a held-out chair rendered at several steps"
 from lib.listeners import Snapshots
@@ -192,10 +196,11 @@ print(f"{total} steps")
 # %% [markdown]
 # ## Where are the surfaces?
 #
-# The paper assumes that the last interval holds the zero. That is what Eq. 7 trains for, but early on nothing enforces
-# it. The released code bisects the last interval all the same and so returns a point where $f$ may be anything. Here
-# the *first* interval that enters counts, a ray without one has no surface, and all kinds are counted, each step. (Many
-# rays look past the object: the grey part is not an error.)
+# The paper assumes that the last interval holds the zero. That is what Eq. 7 trains for, but nothing enforces it, and
+# after a training as short as the quick one most zeros lie in an earlier interval. The released code bisects the last
+# interval all the same and so returns a point where $f$ may be anything. Here the *first* interval that enters counts, a
+# ray without one has no surface, and all kinds are counted, each step. (Many rays look past the object: the grey part is
+# not an error.)
 
 # %% tags=["crossings"] alt="Share of rays whose surface is in the last interval, in an earlier one, or nowhere, over training"
 figure = plots.crossings_figure(crossings)
@@ -255,8 +260,9 @@ if not pairs[1].is_file():
 # %% [markdown]
 # ## Which part matters: Table 3
 #
-# Each row takes one thing away, with several seeds. The first table is the paper's, on ShapeNet chairs, after 200,000
-# steps of 16 images (10 x distance, smaller is better); the second is ours.
+# Each row takes one thing away, with several seeds. The first table has the paper's numbers, on ShapeNet chairs after
+# 200,000 steps of 16 images (10 x distance, smaller is better), and behind them ours of the profile *small*; the second
+# has ours with their spread. Read accuracy and coverage together: a shape of which little is left can be accurate.
 #
 # Ours is a far smaller training on far fewer models: compare orders, not numbers, and look at the spread over seeds
 # first (± is the standard deviation of the seeds' means). A difference is marked * where all seeds agree on its sign and
