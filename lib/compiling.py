@@ -50,15 +50,12 @@ def differentiable(function: Callable) -> Callable:
     Where it cannot be compiled, one sentence says so and the function itself is called.
     """
     program = torch.compile(function, dynamic=False, fullgraph=True)
-    announced = False
+    if not _broken:
+        print(ANNOUNCEMENT, file=sys.stderr, flush=True)
 
     def run(*inputs):
-        nonlocal announced
         if _broken:
             return function(*inputs)
-        if not announced:
-            print(ANNOUNCEMENT, file=sys.stderr, flush=True)
-            announced = True
         try:
             return program(*inputs)
         except Exception as error:

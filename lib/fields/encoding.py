@@ -1,4 +1,4 @@
-"""Positional encoding of points (NeRF Sec. 5.1), without the factor pi, as VolSDF and ShapeClipper use it."""
+"""Positional encoding of points (NeRF Sec. 5.1): without the factor pi as in ShapeClipper, with it as in SDF-SRN."""
 
 import torch
 from jaxtyping import Float
