@@ -32,7 +32,7 @@ class ReleasedField(WrittenField):
         """The head of f on the backbone."""
         return self.to_distance(self.feature(points))[..., 0]
 
-    def eikonal(self, points: Float[Tensor, "batch points 3"], compiled: bool = False) -> Float[Tensor, ""]:
+    def eikonal(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, ""]:
         """The gradient by autograd, whose graph is differentiated again."""
         points = points.requires_grad_()
         (gradient,) = torch.autograd.grad(self.distance(points).sum(), points, create_graph=True)

@@ -1,12 +1,10 @@
-"""Functions of tensors compiled for the machine at hand: chunks of the renderer, of SDF-SRN's eikonal term.
+"""Functions of tensors compiled for the machine at hand: chunks of the renderer, parts of SDF-SRN's rays and points.
 
 A function is traced once for each shape (`make_fx`: the tensor operations alone, with the differentiation already
 written out) and handed to the compiler behind `torch.compile`, without what that does at every call: chunks are
-short. What autograd is to differentiate, SDF-SRN's strides, goes through `torch.compile` itself. What has been
-compiled is kept on disk, so that the next run starts at once.
+short. What has been compiled is kept on disk, so that the next run starts at once.
 """
 
-import functools
 import sys
 import threading
 import time
@@ -40,29 +38,7 @@ def can_compile(device: str = "cpu") -> bool:
 
 def being_compiled() -> bool:
     """Whether what is computed at this moment is only written down for a compiler."""
-    return torch.compiler.is_compiling() or get_proxy_mode() is not None
-
-
-@functools.cache
-def differentiable(function: Callable) -> Callable:
-    """The function by `torch.compile`, with its derivative; each shape of its inputs is compiled for itself.
-
-    Where it cannot be compiled, one sentence says so and the function itself is called.
-    """
-    program = torch.compile(function, dynamic=False, fullgraph=True)
-    if not _broken:
-        print(ANNOUNCEMENT, file=sys.stderr, flush=True)
-
-    def run(*inputs):
-        if _broken:
-            return function(*inputs)
-        try:
-            return program(*inputs)
-        except Exception as error:
-            _give_up(error)
-            return function(*inputs)
-
-    return run
+    return get_proxy_mode() is not None
 
 
 def run_compiled(function: Callable, settings: tuple[Hashable, ...], *inputs) -> tuple:
@@ -110,6 +86,7 @@ def _compile(function: Callable, leaves: list[Tensor]) -> Callable[..., tuple[Te
 
     print(ANNOUNCEMENT, file=sys.stderr, flush=True)
     started = time.perf_counter()
+    leaves = [leaf.detach() for leaf in leaves]  # one tensor given twice is not one input
     found = tree_structure(function(*leaves))
     trace = make_fx(lambda *tensors: tuple(tree_leaves(function(*tensors))), tracing_mode="fake")
     with warnings.catch_warnings():

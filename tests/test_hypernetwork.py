@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from lib import compiling
+from lib.fields.compiled_field import CompiledField
 from lib.fields.hypernetwork import Hypernetwork, Linear, WrittenField
-from lib.fields.written_layers import CHUNKS, COMPILED_CHUNK, encode_point
+from lib.fields.parts import PART
+from lib.fields.written_layers import CHUNKS, encode_point
 from lib.losses.field import eikonal_loss
 
 NEEDS_COMPILER = pytest.mark.skipif(not compiling.can_compile(), reason="no C++ compiler")
@@ -121,7 +123,7 @@ def gradients(loss: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tens
 
 
 @pytest.mark.parametrize("by_machine", [False, pytest.param(True, marks=[pytest.mark.slow, NEEDS_COMPILER])])
-@pytest.mark.parametrize("count", [40, COMPILED_CHUNK + 3])  # one compiled chunk an image, and a second of a few points
+@pytest.mark.parametrize("count", [40, PART + 3])  # one part an image, and two that are not quite alike
 def test_compiled_eikonal_term_is_the_same(monkeypatch, capsys, by_machine, count):
     """Image by image, in pieces side by side: to rounding in float64, traced or by the machine's compiler."""
     monkeypatch.setattr(compiling, "_programs", {})
@@ -129,14 +131,15 @@ def test_compiled_eikonal_term_is_the_same(monkeypatch, capsys, by_machine, coun
     if not by_machine:
         monkeypatch.setattr(torch._inductor, "compile", lambda program, *_: program)
     points = make_points(3, count)
-    for layers, made in ((3, 1), (2, 2), (3, 2)):  # a program for each field's form
+    parts = 1 if count == 40 else 2
+    for layers, made in ((3, 1), (2, 2), (3, 2)):  # a program for each field's form and size of parts
         network, _, field = make_field(batch=3, layers=layers)
-        losses = [field.eikonal(points, compiled) for compiled in (False, True)]
-        assert len(compiling._programs) == made
+        losses = [form.eikonal(points) for form in (field, CompiledField.of(field))]
+        assert len(compiling._programs) == made * parts
         assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-12)
         for expected, ours in zip(*(gradients(loss, list(network.parameters())) for loss in losses), strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
-    assert capsys.readouterr().err.count("compiling") == 2
+    assert capsys.readouterr().err.count("compiling") == 2 * parts
 
 
 def test_flat_field_has_a_finite_eikonal_gradient():

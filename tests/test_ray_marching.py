@@ -1,20 +1,13 @@
 """Learned ray marching against shapes whose hits are known: depths, gradients, signs, and rays that never hit."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from analytic import sphere, torus
-from compiled_strides import marched
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lib import compiling
 from lib.geometry.cameras import Rays, Viewpoint, camera_rays, pixel_centers
 from lib.rendering.ray_marching import (
     Marcher,
@@ -29,7 +22,6 @@ from lib.rendering.ray_marching import (
     with_implicit_gradient,
 )
 
-NEEDS_COMPILER = pytest.mark.skipif(not compiling.can_compile(), reason="no C++ compiler")
 BOX = torch.tensor([0.3, 0.2, 0.25], dtype=torch.float64)
 
 
@@ -285,31 +277,6 @@ def test_marcher_is_the_recurrence_of_eq_6():
         lstm.load_state_dict({f"{name}_l0": tensor for name, tensor in marcher.cell.state_dict().items()})
         strides = marcher.to_stride(lstm(features)[0])[..., 0].abs()
     torch.testing.assert_close(depths[0].diff(dim=-1), strides.mT)
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, NEEDS_COMPILER])])
-def test_compiled_strides_and_their_derivatives_are_the_same(backend):
-    """In a process without the tests' checks of shapes, which a compiler cannot follow."""
-    program = Path(__file__).with_name("compiled_strides.py")
-    done = subprocess.run([sys.executable, program, backend], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["graphs"] == 1  # for all strides but the first, of both fields
-    assert max(report["errors"]) < 1e-9, report
-    assert done.stderr.count("compiling a part") == 1 and "could not be compiled" not in done.stderr
-
-
-def test_strides_that_cannot_be_compiled_go_on_without(monkeypatch, capsys):
-    def broken(*_, **__):
-        raise OSError("no compiler")
-
-    monkeypatch.setattr(compiling, "_broken", False)
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
-    compiling.differentiable.cache_clear()
-    for ours, expected in zip(marched(compiled=True), marched(compiled=False), strict=True):
-        assert torch.equal(ours, expected)
-    compiling.differentiable.cache_clear()
-    assert capsys.readouterr().err.count("The step could not be compiled (OSError); it goes on without.") == 1
 
 
 def test_marcher_learns_to_end_behind_the_surface():

@@ -141,8 +141,8 @@ class Halved(WrittenField):
         distance, feature = self.field.distance_and_feature(2 * points)
         return distance / 2, feature
 
-    def eikonal(self, points: Tensor, compiled: bool) -> Tensor:
-        return self.field.eikonal(2 * points, compiled)
+    def eikonal(self, points: Tensor) -> Tensor:
+        return self.field.eikonal(2 * points)
 
 
 def terms_in(config: SDFSRNConfig, scale: float) -> dict[str, float]:

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lib.fields.eikonal import Eikonal
 from lib.fields.encoding import encoded_size
 from lib.fields.written_layers import (
     Backbone,
-    Eikonal,
     ascend,
     centered,
     chunks,
@@ -87,8 +87,12 @@ class WrittenField:
         return self.to_distance(feature)[..., 0], feature
 
     def color(self, feature: Float[Tensor, "batch points width"]) -> Float[Tensor, "batch points 3"]:
-        """g, RGB in [0, 1] (the released code's tanh in [-1, 1], rescaled)."""
-        return (self.to_color(feature).tanh() + 1) / 2
+        """g, RGB in [0, 1]."""
+        return as_color(self.to_color(feature))
+
+    def color_at(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points 3"]:
+        """The colour at points."""
+        return self.color(self.feature(points))
 
     @torch.no_grad()
     def with_gradient(
@@ -105,16 +109,18 @@ class WrittenField:
         feature = layers[-1][0].relu()
         return self.to_distance(feature)[..., 0], feature, to_point(encoded, upstream)
 
-    def eikonal(self, points: Float[Tensor, "batch points 3"], compiled: bool = False) -> Float[Tensor, ""]:
-        """The mean of (|grad f| - 1)^2 (`lib.losses.field.eikonal_loss`), with gradients for the field alone.
-
-        `compiled`: the same by code that is compiled for the processor at hand; elsewhere it makes no difference.
-        """
-        return Eikonal.apply(points, self.frequencies, compiled, self.to_distance.weight.mT, *self.matrices)
+    def eikonal(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, ""]:
+        """The mean of (|grad f| - 1)^2 (`lib.losses.field.eikonal_loss`), with gradients for the field alone."""
+        return Eikonal.apply(points, self.frequencies, False, self.to_distance.weight.mT, *self.matrices)
 
     def __getitem__(self, index: slice) -> "WrittenField":
         layers = tuple(layer[index] for layer in self.layers)
         return WrittenField(layers, self.to_distance[index], self.to_color[index], self.frequencies)
+
+
+def as_color(output: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points 3"]:
+    """The released code's tanh in [-1, 1], rescaled to [0, 1]."""
+    return (output.tanh() + 1) / 2
 
 
 def joined(parts: list[Tensor]) -> Tensor:

@@ -24,6 +24,7 @@ blend (1 - t) z^(j) + t z^(j+1) of the marcher's points. Its gradient moves the 
 exactly 0 with respect to f where f does not feed the marcher.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -33,7 +34,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lib.compiling import differentiable
 from lib.geometry.cameras import Rays
 
 Distance = Callable[[Tensor], Tensor]  # points (batch, points, 3) -> signed distance (batch, points)
@@ -62,6 +62,12 @@ class Marcher(nn.Module):
         state = self.cell(feature.flatten(0, 1), state)
         return self.to_stride(state[0]).abs().reshape(feature.shape[:2]), state
 
+    def matrices(self) -> tuple[Float[Tensor, "gates seen"], Float[Tensor, "1 state"]]:
+        """The cell's weights for (feature, h, 1), torch's order of gates; and the stride's for (h, 1)."""
+        bias = self.cell.bias_ih + self.cell.bias_hh
+        gates = torch.cat([self.cell.weight_ih, self.cell.weight_hh, bias[:, None]], dim=1)
+        return gates, torch.cat([self.to_stride.weight, self.to_stride.bias[:, None]], dim=1)
+
 
 def points_at(rays: Rays, depth: Float[Tensor, "batch rays"]) -> Float[Tensor, "batch rays 3"]:
     """Points o + z d in the world frame."""
@@ -74,7 +80,6 @@ def march(
     rays: Rays,
     start: Float[Tensor, " batch"],
     steps: int = 10,
-    compiled: bool = False,
 ) -> tuple[Float[Tensor, "batch rays points"], Float[Tensor, "batch rays points"]]:
     """N strides of Eq. 6.
 
@@ -88,9 +93,6 @@ def march(
         z^(0), in front of every object, in world units along the rays.
     steps : int
         N.
-    compiled : bool
-        Compile a stride and its derivative for the processor at hand, for this shape of rays: the same numbers to
-        rounding. On other devices it makes no difference.
 
     Returns
     -------
@@ -98,21 +100,13 @@ def march(
         z^(0) .. z^(N), never decreasing, and the signed distances there; both with gradient.
     """
     depths, values, state = [start[:, None].expand(rays.origins.shape[:2])], [], None
-    later = differentiable(_stride) if compiled and start.device.type == "cpu" else _stride
-    for step in range(steps):
-        stride = later if step > 0 else _stride  # the first one has no state, and would be compiled for itself
-        value, depth, state = stride(field, marcher, rays, depths[-1], state)
-        depths.append(depth)
+    for _ in range(steps):
+        value, feature = field(points_at(rays, depths[-1]))
+        stride, state = marcher(feature, state)
+        depths.append(depths[-1] + stride)
         values.append(value)
     values.append(field(points_at(rays, depths[-1]))[0])
     return torch.stack(depths, dim=-1), torch.stack(values, dim=-1)
-
-
-def _stride(field: Callable, marcher: Marcher, rays: Rays, depth: Tensor, state) -> tuple[Tensor, Tensor, tuple]:
-    """The value at a depth of each ray, and the next depth and state."""
-    value, feature = field(points_at(rays, depth))
-    stride, state = marcher(feature, state)
-    return value, depth + stride, state
 
 
 @torch.no_grad()
@@ -161,6 +155,7 @@ def find_surface(
     values: Float[Tensor, "batch rays points"],
     iterations: int = 10,
     gradient: HitGradient = "implicit",
+    halve: Callable | None = None,
 ) -> Surface:
     """The first zero of the signed distance along marched rays, by bisection.
 
@@ -174,12 +169,15 @@ def find_surface(
         Halvings of the interval: z* is known to its width / 2^(iterations + 1).
     gradient : {"implicit", "unrolled"}
         What `Surface.depth` hands back to the field, or to the marcher; see the module.
+    halve : callable, optional
+        `bisect` of this signed distance in another way: (rays, near, far, hit, iterations) -> depths.
     """
     enters = (values[..., :-1] > 0) & (values[..., 1:] <= 0)
     hit, last = enters.any(dim=-1), depths.shape[-1] - 2
     interval = torch.where(hit, enters.int().argmax(dim=-1), last)
     near, far = (depths.gather(-1, (interval + k)[..., None])[..., 0] for k in (0, 1))
-    depth = bisect(distance, rays, near, far, hit, iterations)
+    halve = halve or functools.partial(bisect, distance)
+    depth = halve(rays, near, far, hit, iterations)
     if gradient == "implicit":
         attached = with_implicit_gradient(distance, rays, depth)
     else:

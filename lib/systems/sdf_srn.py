@@ -1,5 +1,6 @@
 """SDF-SRN (Lin et al., NeurIPS 2020): shape from single silhouettes with known viewpoints, by distance transforms."""
 
+import functools
 import math
 from dataclasses import asdict, replace
 
@@ -11,14 +12,16 @@ from torch import Tensor, nn
 from lib.compiling import can_compile
 from lib.data.loading import Batch
 from lib.errors import InputError
+from lib.fields.compiled_field import CompiledField
 from lib.fields.hypernetwork import Hypernetwork, WrittenField
-from lib.geometry.cameras import Viewpoint, camera_rays, check_viewpoint, points_along
+from lib.geometry.cameras import Rays, Viewpoint, camera_rays, check_viewpoint, points_along
 from lib.losses.field import cube_distance, cube_loss, sphere_sdf
 from lib.losses.reprojection import rgb_loss
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
 from lib.memory import keep_memory
 from lib.parallel import draw_rows, gathered
 from lib.precision import all_digits
+from lib.rendering.compiled_rays import bisect_compiled, march_compiled
 from lib.rendering.ray_marching import Marcher, Surface, find_surface, march, points_at, sign_losses, weighted_mean
 from lib.rendering.sampling import uniform
 from lib.rendering.volume import RenderedMaps
@@ -108,13 +111,15 @@ class SDFSRN(nn.Module):
         config = self.config
         target = sample_target(batch, config.rays, config.importance, generator, config.beyond)
         self.silhouettes = asdict(target.unusable)
-        depths, values = self._march(field, target.viewpoint, target.rays, self.compiled)
+        if self.compiled and batch.rgb.device.type == "cpu":
+            field = CompiledField.of(field)
+        depths, values = self._march(field, target.viewpoint, target.rays)
         losses = self._ray_losses(values, target)
         if config.cube_weight > 0:
             losses["cube"] = config.cube_weight * self._cube_loss(points_along(target.rays, depths), values)
         if config.rgb_weight > 0:
             surface = self._surface(field, target.rays, depths, values)
-            color = field.color(field.feature(points_at(target.rays, surface.depth)))
+            color = field.color_at(points_at(target.rays, surface.depth))
             losses["rgb"] = 4 * config.rgb_weight * rgb_loss(color, target.rgb)  # 4: squares on [-1, 1]
         else:  # only counted: without halvings the field is not asked
             with torch.no_grad():
@@ -123,16 +128,21 @@ class SDFSRN(nn.Module):
         losses["sdf"] = config.sdf_weight * self._silhouette_loss(field, outside_only(target), generator)
         if config.eikonal_weight > 0 and config.field == "distance":
             points = uniform((len(batch.rgb), config.eikonal_points, 3), batch.rgb, generator) * config.bound
-            losses["eikonal"] = config.eikonal_weight * field.eikonal(points, self.compiled)
+            losses["eikonal"] = config.eikonal_weight * field.eikonal(points)
         return losses
 
-    def _march(self, field: WrittenField, viewpoint: Viewpoint, rays, compiled=False) -> tuple[Tensor, Tensor]:
+    def _march(self, field: WrittenField, viewpoint: Viewpoint, rays: Rays) -> tuple[Tensor, Tensor]:
         start = viewpoint.distance - self.config.near
-        return march(field.distance_and_feature, self.marcher, rays, start, self.config.steps, compiled)
+        if isinstance(field, CompiledField):
+            return march_compiled(field, self.marcher, rays, start, self.config.steps)
+        return march(field.distance_and_feature, self.marcher, rays, start, self.config.steps)
 
-    def _surface(self, field: WrittenField, rays, depths: Tensor, values: Tensor) -> Surface:
+    def _surface(self, field: WrittenField, rays: Rays, depths: Tensor, values: Tensor) -> Surface:
+        config, halve = self.config, None
+        if isinstance(field, CompiledField):
+            halve = functools.partial(bisect_compiled, field)
         return find_surface(
-            field.distance, rays, depths, values.detach(), self.config.bisections, self.config.hit_gradient
+            field.distance, rays, depths, values.detach(), config.bisections, config.hit_gradient, halve
         )
 
     def _ray_losses(self, values: Tensor, target: Target) -> dict[str, Tensor]:
