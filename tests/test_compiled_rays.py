@@ -13,9 +13,7 @@ from lib.rendering.compiled_rays import bisect_compiled, march_compiled
 from lib.rendering.ray_marching import Marcher, bisect, find_surface, march, points_at
 
 NEEDS_COMPILER = pytest.mark.skipif(not compiling.can_compile(), reason="no C++ compiler")
-BY_MACHINE = pytest.mark.parametrize(
-    "by_machine", [False, pytest.param(True, marks=[pytest.mark.slow, NEEDS_COMPILER])], indirect=True
-)
+BY_MACHINE = pytest.param(True, marks=[pytest.mark.slow, NEEDS_COMPILER])
 
 
 @pytest.fixture
@@ -31,9 +29,9 @@ def by_machine(request, monkeypatch) -> bool:
 class Scene:
     """Fields of three images, a marcher, and rays of 9 x 9 pixels, in float64."""
 
-    def __init__(self, seed: int = 0, frequencies: int = 2):
+    def __init__(self, seed: int = 0):
         torch.manual_seed(seed)
-        self.network = Hypernetwork(6, 1, 12, 10, 3, frequencies).double()
+        self.network = Hypernetwork(6, 1, 12, 10, 3, 2).double()
         self.marcher = Marcher(10, 8).double()
         self.field = self.network(torch.randn(3, 6, dtype=torch.float64))
         angles = torch.rand(2, 3, dtype=torch.float64)
@@ -59,10 +57,8 @@ def assert_alike(ours: list[torch.Tensor], expected: list[torch.Tensor], toleran
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * b.abs().max().item())
 
 
-@BY_MACHINE
-@pytest.mark.parametrize(
-    "size", [parts.PART, 27, 40]
-)  # rays of a part: all 81, three alike, three of which one is less
+@pytest.mark.parametrize("by_machine", [False, BY_MACHINE], indirect=True)
+@pytest.mark.parametrize("size", [parts.PART, 40])  # rays of a part: all 81; 40, 40 and 1
 def test_compiled_strides_and_their_derivatives_are_the_same(monkeypatch, capsys, by_machine, size):
     monkeypatch.setattr(compiled_rays, "even", lambda points: min(points, size))
     for seed in (0, 1):
@@ -85,31 +81,29 @@ def test_strides_that_cannot_be_compiled_go_on_without(monkeypatch, capsys):
     assert capsys.readouterr().err.count("The step could not be compiled (OSError); it goes on without.") == 1
 
 
-@BY_MACHINE
+@pytest.mark.parametrize("by_machine", [False, BY_MACHINE], indirect=True)
 def test_compiled_bisection_halves_where_a_ray_hits(monkeypatch, by_machine):
-    """Parts of 30 of 81 rays, of which only those are worked on that hold a ray that hits."""
+    """Parts of 27 of 81 rays; those without a ray that hits are left out, and so is the third image."""
     monkeypatch.setattr(compiled_rays, "HALVED", 30)
     scene = Scene(3)
-    asked, halve = [], compiled_rays._halve
-    with torch.no_grad():
-        depths, values = march(scene.field.distance_and_feature, scene.marcher, scene.rays, scene.start, 5)
-    values = values - values.median()  # so that many rays hit, and many do not
-    field, shifted = CompiledField.of(scene.field), scene.field.distance
-    hit = ((values[..., :-1] > 0) & (values[..., 1:] <= 0)).any(dim=-1)
-    hit[2] = False  # an image without hits is not asked
-    near, far = depths[..., 0], depths[..., -1]
-    ours = bisect_compiled(field, scene.rays, near, far, hit, 7)
-    torch.testing.assert_close(ours, bisect(shifted, scene.rays, near, far, hit, 7), rtol=1e-12, atol=0)
-    assert 0 < hit.sum() < hit.numel() and torch.equal(ours[~hit], far[~hit])
-    monkeypatch.setattr(
-        compiled_rays, "run_compiled", lambda f, *given: asked.append(given) or halve(*given[0], *given[1:])
-    )
-    assert torch.equal(bisect_compiled(field, scene.rays, near, far, torch.zeros_like(hit), 7), far) and not asked
+    near = scene.start[:, None].expand(3, 81)
+    hit = torch.rand(3, 81, generator=torch.Generator().manual_seed(0)) < torch.tensor([0.5, 0.1, 0.0])[:, None]
+    given = (scene.rays, near, near + 2, hit, 7)
+    ours = bisect_compiled(CompiledField.of(scene.field), *given)
+    torch.testing.assert_close(ours, bisect(scene.field.distance, *given), rtol=1e-12, atol=0)
+    assert torch.equal(ours[~hit], (near + 2)[~hit]) and (ours[hit] < (near + 2)[hit]).any()
 
 
-def test_surface_by_another_bisection_is_the_same(monkeypatch):
-    monkeypatch.setattr(compiling, "_programs", {})
-    monkeypatch.setattr(torch._inductor, "compile", lambda program, *_: program)
+def test_compiled_bisection_without_a_hit_asks_nothing(monkeypatch):
+    monkeypatch.setattr(compiled_rays, "run_compiled", None)
+    scene = Scene()
+    near = scene.start[:, None].expand(3, 81)
+    field, never = CompiledField.of(scene.field), torch.zeros(3, 81, dtype=torch.bool)
+    assert torch.equal(bisect_compiled(field, scene.rays, near, near + 1, never), near + 1)
+
+
+@pytest.mark.parametrize("by_machine", [False], indirect=True)
+def test_surface_by_another_bisection_is_the_same(by_machine):
     scene = Scene(4)
     field = CompiledField.of(scene.field)
     depths, values = (part.detach() for part in scene.marched(compiled=False)[:2])
@@ -122,13 +116,14 @@ def test_surface_by_another_bisection_is_the_same(monkeypatch):
     assert ours.counts == expected.counts and ours.counts["none"] < ours.hit.numel()
 
 
-@BY_MACHINE
 @pytest.mark.parametrize(
-    "count", [1, 7, 8, 23]
-)  # points, in parts of 4 and at most 8: filled up, full, the last filled up
+    ("by_machine", "count"),
+    [(False, 1), (False, 7), (False, 8), pytest.param(True, 23, marks=BY_MACHINE.marks)],
+    indirect=["by_machine"],
+)
 @pytest.mark.parametrize("to_points", [False, True])
 def test_compiled_heads_are_the_same(monkeypatch, by_machine, count, to_points):
-    """f and g at any number of points, with gradients of points and network; few programs for all numbers."""
+    """f and g at any number of points, in parts of 4 or 8 that are filled up, with gradients of points and network."""
     monkeypatch.setattr(compiled_field, "FULL", 4)
     monkeypatch.setattr(compiled_field, "PART", 8)
     scene = Scene(5)
