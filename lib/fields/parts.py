@@ -36,7 +36,14 @@ def joined(found: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
 
 
 def summed(found: Sequence[Sequence[Tensor]], parts: Sequence[Part]) -> list[Tensor]:
-    """What each part says about its image's matrices, (1, ...), summed over the parts of each image: (B, ...)."""
-    each = len(parts) // (parts[-1][0] + 1)
-    of_images = [[sum(column) for column in zip(*found[i : i + each], strict=True)] for i in range(0, len(parts), each)]
-    return [torch.cat(column) for column in zip(*of_images, strict=True)]
+    """What each part says about its image's matrices, (1, ...), summed over the parts of each image: (B, ...).
+
+    The sums take the place of what was found for the first parts.
+    """
+    of_images = {}
+    for (image, _), own in zip(parts, found, strict=True):
+        if image in of_images:
+            torch._foreach_add_(of_images[image], list(own))
+        else:
+            of_images[image] = list(own)
+    return [torch.cat(column) for column in zip(*of_images.values(), strict=True)]
