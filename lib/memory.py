@@ -3,7 +3,7 @@
 import ctypes
 import platform
 
-_LARGEST_UNUSED, _MAPPINGS = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of glibc's malloc.h
+_LARGEST_UNUSED, _MAPPINGS, _ARENAS = -1, -4, -8  # M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX of glibc's malloc.h
 
 
 def keep_memory() -> None:
@@ -17,3 +17,4 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_MAPPINGS, 0)  # no block gets a mapping of its own, which would end with it
         libc.mallopt(_LARGEST_UNUSED, 2**31 - 1)
+        libc.mallopt(_ARENAS, 1)  # a thread's own memory comes in blocks of 64 MB, which are given back whatever is set
