@@ -144,7 +144,7 @@ def test_parts_cover_all_points_once():
         cut = parts.parts_of(2, points, size)
         found = [parts.taken(tensor, part, size) for part in cut]
         assert all(part.shape == (1, size, 3) for part in found)
-        assert torch.equal(parts.joined(found, cut), tensor)
+        assert torch.equal(parts.together(found, cut), tensor)
         sums = parts.summed([(part.sum(dim=1),) for part in found], cut)
         torch.testing.assert_close(sums[0], tensor.sum(dim=1))
     assert [parts.even(points, 4) for points in (0, 1, 4, 5, 9, 12)] == [0, 1, 4, 3, 3, 4]

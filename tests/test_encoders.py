@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lib.backbones import LITE0, Backbone, load_network
+from lib.backbones import LITE0, Backbone, PatchConv2d, _convolve_few_pixels, load_network
 from lib.compat import import_torchvision
 from lib.encoders import Bottleneck, CameraPrior, CodeHead, ViewpointHead, mean_color
 from lib.errors import InputError
@@ -269,3 +269,28 @@ def test_layouts_give_the_same_features():
     torch.testing.assert_close(networks[0](images), networks[1](images), rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match="image_layout: 'diagonal'"):
         Backbone("resnet18", "random", 48, layout="diagonal")
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), ((2, 3), (1, 2), (0, 1)), (1, 2, 0)])
+@pytest.mark.parametrize("side", [2, 3, 7])  # from few pixels, as a product, to many
+@pytest.mark.parametrize("bias", [False, True])
+def test_convolution_of_few_pixels_by_patches_is_the_convolution(kernel, stride, padding, side, bias):
+    """Values and all gradients, in float64."""
+    plain = nn.Conv2d(5, 4, kernel, stride, padding, bias=bias).double()
+    ours = PatchConv2d(5, 4, kernel, stride, padding, bias=bias).double()
+    ours.load_state_dict(plain.state_dict())
+    images = torch.randn(3, 5, side, side, dtype=torch.float64, requires_grad=True)
+    found = []
+    for layer in (ours, plain):
+        maps = layer(images)
+        found.append([maps, *torch.autograd.grad(maps.sin().sum(), [images, *layer.parameters()])])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_only_plain_convolutions_become_patches():
+    network = Backbone("resnet18", "random", 64).network
+    assert type(network.layer4[1].conv2) is PatchConv2d and type(network.layer4[0].downsample[0]) is nn.Conv2d
+    odd = nn.Sequential(*(nn.Conv2d(4, 4, 3, **kind) for kind in ({"groups": 2}, {"dilation": 2}, {"padding": "same"})))
+    _convolve_few_pixels(odd)
+    assert all(type(layer) is nn.Conv2d for layer in odd)

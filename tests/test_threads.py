@@ -1,6 +1,8 @@
 """Jobs side by side: their order, errors, settings, and that each computes with one thread."""
 
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -92,3 +94,11 @@ def test_a_forked_process_has_threads_of_its_own(threads):
     if child == 0:
         os._exit(int(in_parallel(abs, [-3, -4]) != [3, 4]))
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(("own", "expected"), [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_idle_threads_wait_shortly_unless_the_user_says_otherwise(own, expected):
+    given = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | own
+    program = "import sys, os, lib; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], env=given, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [expected, "False"]

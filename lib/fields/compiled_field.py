@@ -14,13 +14,11 @@ from torch.autograd.function import once_differentiable
 from lib.compiling import run_compiled
 from lib.fields.eikonal import Eikonal
 from lib.fields.hypernetwork import WrittenField, as_color
-from lib.fields.parts import PART, Part, joined, parts_of, summed, taken
+from lib.fields.parts import PART, Part, parts_of, summed, taken, together
 from lib.fields.written_layers import ascend, encode_point, paired, retrace
 from lib.threads import in_parallel
 
-FULL = (
-    256  # points that a part of less than `PART` has a multiple of: so many programs at most, and few points too many
-)
+FULL = 256  # points: a part that is smaller than `PART` has a multiple of them, so there are few programs
 
 
 class CompiledField(WrittenField):
@@ -59,7 +57,7 @@ class Readout(torch.autograd.Function):
 
         values, *kept = zip(*in_parallel(work, ctx.parts), strict=True)
         ctx.save_for_backward(*given, *(tensor for of_parts in kept for tensor in of_parts))
-        return joined(values, ctx.parts)
+        return together(values, ctx.parts)
 
     @staticmethod
     @once_differentiable
@@ -74,7 +72,7 @@ class Readout(torch.autograd.Function):
             return run_compiled(_readout_back, (to_points,), taken(upstream, part, ctx.size), *own)
 
         found = in_parallel(work, enumerate(ctx.parts))
-        points = joined([back for *_, back in found], ctx.parts) if to_points else None
+        points = together([back for *_, back in found], ctx.parts) if to_points else None
         return points, None, *summed([gradients[:count] for gradients in found], ctx.parts)
 
 

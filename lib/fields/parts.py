@@ -29,7 +29,7 @@ def taken(tensor: Tensor, part: Part, size: int = 0) -> Tensor:
     return (own if len(own) >= size else F.pad(own, (0, 0, 0, size - len(own))))[None]
 
 
-def joined(found: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
+def together(found: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
     """What was found for all parts, (1, P, C) each, as one tensor (B, points, C)."""
     rows = [value[0, : points.stop - points.start] for value, (_, points) in zip(found, parts, strict=True)]
     return torch.cat(rows).unflatten(0, (parts[-1][0] + 1, -1))

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from lib.compiling import run_compiled
 from lib.fields.compiled_field import CompiledField, read, read_back
-from lib.fields.parts import Part, even, joined, parts_of, summed, taken
+from lib.fields.parts import Part, even, parts_of, summed, taken, together
 from lib.fields.written_layers import ascend, encode_point, paired, retrace
 from lib.geometry.cameras import Rays
 from lib.rendering.ray_marching import Marcher, points_at
@@ -60,7 +60,7 @@ class Strides(torch.autograd.Function):
 
         depths, values, kept = zip(*in_parallel(work, ctx.parts), strict=True)
         ctx.save_for_backward(*given, *(tensor for of_part in kept for tensor in of_part))
-        return joined(depths, ctx.parts), joined(values, ctx.parts)
+        return together(depths, ctx.parts), together(values, ctx.parts)
 
     @staticmethod
     @once_differentiable
