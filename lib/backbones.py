@@ -119,9 +119,13 @@ class PatchConv2d(nn.Conv2d):
 
 def _convolve_few_pixels(network: nn.Module) -> None:
     for module in network.modules():
-        if type(module) is nn.Conv2d and max(module.kernel_size) > 1 and isinstance(module.padding, tuple):
-            plain = module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
-            module.__class__ = PatchConv2d if plain else nn.Conv2d  # the same weights under the same names
+        if type(module) is nn.Conv2d and max(module.kernel_size) > 1 and _is_plain(module):
+            module.__class__ = PatchConv2d  # the same weights under the same names
+
+
+def _is_plain(layer: nn.Conv2d) -> bool:
+    numbers = isinstance(layer.padding, tuple)  # and not "same" or "valid"
+    return numbers and layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
 
 
 def load_network(name: str, weights: str = "imagenet") -> nn.Module:

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from lib.compiling import run_compiled
 from lib.fields.encoding import encoding_tangent
-from lib.fields.parts import Part, even, parts_of, summed, taken
+from lib.fields.parts import Part, added, even, parts_of, summed, taken
 from lib.fields.written_layers import (
     Inputs,
     Layer,
@@ -54,11 +54,7 @@ def _sums(points: Tensor, frequencies: int, way: Tensor, matrices: tuple[Tensor,
     """The loss's sum over all points and its gradients, chunk after chunk."""
     totals = None
     for part in chunks(points):
-        found = _eikonal(frequencies, part, way, *matrices)
-        if totals is None:
-            totals = list(found)
-        else:
-            torch._foreach_add_(totals, found)
+        totals = added(totals, _eikonal(frequencies, part, way, *matrices))
     return totals
 
 

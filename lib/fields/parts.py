@@ -35,6 +35,14 @@ def together(found: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
     return torch.cat(rows).unflatten(0, (parts[-1][0] + 1, -1))
 
 
+def added(total: list[Tensor] | None, found: Sequence[Tensor]) -> list[Tensor]:
+    """`total`, to which all that was found is added in place; what was found, where there is no total yet."""
+    if total is None:
+        return list(found)
+    torch._foreach_add_(total, list(found))
+    return total
+
+
 def summed(found: Sequence[Sequence[Tensor]], parts: Sequence[Part]) -> list[Tensor]:
     """What each part says about its image's matrices, (1, ...), summed over the parts of each image: (B, ...).
 
@@ -42,8 +50,5 @@ def summed(found: Sequence[Sequence[Tensor]], parts: Sequence[Part]) -> list[Ten
     """
     of_images = {}
     for (image, _), own in zip(parts, found, strict=True):
-        if image in of_images:
-            torch._foreach_add_(of_images[image], list(own))
-        else:
-            of_images[image] = list(own)
+        of_images[image] = added(of_images.get(image), own)
     return [torch.cat(column) for column in zip(*of_images.values(), strict=True)]

@@ -123,7 +123,7 @@ class Backbone(torch.autograd.Function):
         count = len(saved) // 3
         to_points, _, *to_matrices = ctx.needs_input_grad
         back, gradients = retrace(upstream, encoded, paired(saved[count:]), saved[:count], to_points, any(to_matrices))
-        return (back if to_points else None), None, *gradients
+        return back, None, *gradients
 
 
 def paired(parts: Sequence[Tensor]) -> list[Layer]:

@@ -16,10 +16,10 @@ from torch.autograd.function import once_differentiable
 
 from lib.compiling import run_compiled
 from lib.fields.compiled_field import CompiledField, read, read_back
-from lib.fields.parts import Part, even, parts_of, summed, taken, together
+from lib.fields.parts import Part, added, even, parts_of, summed, taken, together
 from lib.fields.written_layers import ascend, encode_point, paired, retrace
 from lib.geometry.cameras import Rays
-from lib.rendering.ray_marching import Marcher, points_at
+from lib.rendering.ray_marching import Marcher, halved, points_at
 from lib.threads import in_parallel
 
 HALVED = 512  # rays of one image whose intervals a core halves: few, since only rays that hit are asked
@@ -69,7 +69,8 @@ class Strides(torch.autograd.Function):
         count = len(ctx.needs_input_grad) - 5
         given, kept = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         gates, to_stride, *of_image = given
-        of_part, of_stride = len(kept) // len(ctx.parts), (len(kept) // len(ctx.parts) - 1) // ctx.steps
+        of_part = len(kept) // len(ctx.parts)
+        of_stride = (of_part - 1) // ctx.steps
 
         def work(job: tuple[int, Part]) -> list[Tensor]:
             index, part = job
@@ -82,10 +83,7 @@ class Strides(torch.autograd.Function):
                 upstream = (depth, h, c, values[j].contiguous(), depths[j].contiguous())
                 state = strides[j * of_stride : (j + 1) * of_stride]
                 depth, h, c, *gradients = run_compiled(_stride_back, (), *upstream, along, *own, *state)
-                if total is None:
-                    total = gradients
-                else:
-                    torch._foreach_add_(total, gradients)
+                total = added(total, gradients)
             return total
 
         found = in_parallel(work, enumerate(ctx.parts))
@@ -95,7 +93,7 @@ class Strides(torch.autograd.Function):
 
 def _stride(frequencies: int, depth, h, c, origins, directions, gates, to_stride, head, *matrices: Tensor):
     """The value at a depth and the next depth and state; then what the way back needs."""
-    encoded = encode_point(origins + depth[..., None] * directions, frequencies)
+    encoded = encode_point(points_at(Rays(origins, directions), depth), frequencies)
     layers = ascend(encoded, matrices)
     feature = layers[-1][0].relu()
     asked = _seen(feature, h) @ gates.mT
@@ -177,7 +175,7 @@ def bisect_compiled(
 
 
 def _halve(frequencies: int, low, high, origins, directions, head, *matrices: Tensor) -> tuple[Tensor, Tensor]:
-    middle = (low + high) / 2
-    encoded = encode_point(origins + middle[..., None] * directions, frequencies)
-    outside = read(ascend(encoded, matrices)[-1][0].relu(), head)[..., 0] > 0
-    return torch.where(outside, middle, low), torch.where(outside, high, middle)
+    def distance(points: Tensor) -> Tensor:
+        return read(ascend(encode_point(points, frequencies), matrices)[-1][0].relu(), head)[..., 0]
+
+    return halved(distance, Rays(origins, directions), low, high)

@@ -214,10 +214,17 @@ def bisect(
     chosen = Rays(*(part.gather(1, order[..., None].expand(-1, -1, 3)) for part in (rays.origins, rays.directions)))
     low, high = near.gather(1, order), far.gather(1, order)
     for _ in range(iterations):
-        middle = (low + high) / 2
-        outside = distance(points_at(chosen, middle)) > 0
-        low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+        low, high = halved(distance, chosen, low, high)
     return torch.where(hit, near.scatter(1, order, (low + high) / 2), far)
+
+
+def halved(
+    distance: Distance, rays: Rays, low: Float[Tensor, "batch rays"], high: Float[Tensor, "batch rays"]
+) -> tuple[Float[Tensor, "batch rays"], Float[Tensor, "batch rays"]]:
+    """The half of each interval at whose ends the signs of f differ: f > 0 at low and f <= 0 at high."""
+    middle = (low + high) / 2
+    outside = distance(points_at(rays, middle)) > 0
+    return torch.where(outside, middle, low), torch.where(outside, high, middle)
 
 
 def with_implicit_gradient(
