@@ -11,8 +11,6 @@ from benchmarks.batches import data, data_224
 from benchmarks.measure import Workload, same
 from benchmarks.released import render_rays_released
 from benchmarks.released_field import by_the_released_route
-from lib.backbones import Backbone
-from lib.checkpoints import load_system
 from lib.data.loading import Batch, PreparedDataset
 from lib.errors import InputError
 from lib.evaluation.instances import measure_shape
@@ -22,6 +20,7 @@ from lib.geometry.alignment import Clouds
 from lib.geometry.cameras import Viewpoint, camera_rays
 from lib.geometry.meshes import grid_points, marching_cubes, sample_surface
 from lib.geometry.surface_grid import surface_grid
+from lib.networks.backbones import Backbone
 from lib.paths import FURNITURE, WEIGHTS
 from lib.rendering.fast import render_fields
 from lib.rendering.volume import RenderedMaps, sample_depths
@@ -29,6 +28,7 @@ from lib.systems.sdf_srn import SDFSRN
 from lib.systems.sdf_srn_config import SDFSRNConfig
 from lib.systems.shapeclipper import ShapeClipper
 from lib.systems.shapeclipper_config import PAPER
+from lib.training.checkpoints import load_system
 
 PATHS = {"plain": "plain", "fast": "compiled", "fast, not compiled": "fast"}
 
@@ -104,7 +104,7 @@ def sdf_srn_step(device: str, size: int) -> Workload:
     """SDF-SRN's paper setting on random photographs: losses, backward, Adam.
 
     "fast" is `lib.fields.written_layers`: derivatives by hand, in parts that stay in the processor's cache. In the
-    process that does it memory is kept (`lib.memory`), for the other variants too.
+    process that does it memory is kept (`lib.rendering.memory`), for the other variants too.
     """
     config = replace(SDFSRNConfig(), backbone_weights="random")
     batch = random_batch(size, config.image_size, device, neighbor=False)

@@ -16,7 +16,7 @@ from lib.data.images import read_sample_images
 from lib.data.prepared import Prepared
 from lib.evaluation.results import commit, machine
 from lib.evaluation.summary import bootstrap_interval, weighted_mean
-from lib.image_text import NAME, ImageText
+from lib.networks.image_text import NAME, ImageText
 
 RANKS = (1, 5)
 

@@ -19,12 +19,12 @@ from PIL import Image
 
 from data_scripts.photo_copies import SIDE, signature
 from data_scripts.photo_names import Item
-from lib.checkpoints import write_json
 from lib.data.images import INSIDE, crop_to_mask, write_normals
 from lib.data.normals import NormalEstimator, load_estimator, unit
 from lib.data.photos_reading import Photo, read_photo_file
 from lib.data.silhouettes import Silhouette, SilhouetteModel, check_silhouette, find_silhouette, load_silhouette_model
 from lib.errors import InputError
+from lib.training.checkpoints import write_json
 
 MARGIN = 1.2
 DETAIL = 128  # normals are estimated at no less than this, then reduced

@@ -4,7 +4,7 @@ python data_scripts/shard_dataset.py runs/data/openimages runs/data/openimages-s
 
 Shards hold the decoded images (colours on white, masks, normals), compressed, and the folder what training reads beside
 them: the metadata and the neighbours that were found before. A stopped run goes on where it was; the same folder gives
-the same bytes. `python -m lib.train` takes the result like any prepared folder.
+the same bytes. `python -m lib.training` takes the result like any prepared folder.
 """
 
 import argparse

@@ -29,14 +29,12 @@ from tqdm import tqdm
 
 from data_scripts.image_text_results import measure
 from data_scripts.phrases import ANYTHING, OPENINGS, vary
-from lib.batches import seeded
-from lib.checkpoints import load_training, save_training
 from lib.data.images import read_sample_images
 from lib.data.prepared import Prepared, read_prepared
 from lib.errors import InputError, exit_code
 from lib.evaluation.results import write_results
 from lib.files import read_json, write_atomically, write_json
-from lib.image_text import (
+from lib.networks.image_text import (
     FIRST_WORD,
     FOLDER,
     UNKNOWN,
@@ -49,7 +47,9 @@ from lib.image_text import (
     tokenize,
 )
 from lib.paths import FURNITURE, RUNS
-from lib.run_log import read_log
+from lib.training.batches import seeded
+from lib.training.checkpoints import load_training, save_training
+from lib.training.log import read_log
 
 WARMUP = 40  # steps
 RATES = {"backbone": 3e-4, "rest": 1e-3}

@@ -25,12 +25,12 @@ from tqdm import tqdm
 from data_scripts.normal_augment import augmented
 from data_scripts.normal_errors import measure_network
 from data_scripts.options import positive
-from lib.checkpoints import load_training, read_about, save_training, write_atomically, write_json
 from lib.data.loading import PreparedDataset
-from lib.data.normal_network import NormalNetwork, NormalNetworkConfig, describe
 from lib.errors import InputError, exit_code
 from lib.evaluation import write_results
+from lib.networks.normal_network import NormalNetwork, NormalNetworkConfig, describe
 from lib.paths import FURNITURE, WEIGHTS
+from lib.training.checkpoints import load_training, read_about, save_training, write_atomically, write_json
 
 CLIP = 1.0  # largest norm of the gradient
 COSINE_LIMIT = 1 - 1e-5  # the slope of arccos is infinite at 1

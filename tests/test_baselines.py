@@ -6,11 +6,10 @@ import torch
 import trimesh
 from tiny_dataset import write_tiny_dataset
 
-from lib import baselines
-from lib.baselines import BASELINES, make_baselines
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
-from lib.evaluation import evaluate
+from lib.evaluation import baselines, evaluate
+from lib.evaluation.baselines import BASELINES, make_baselines
 from lib.geometry.cameras import Viewpoint
 
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import TINY, make_batch, make_system
 
-from lib.checkpoints import (
+from lib.errors import InputError
+from lib.training.checkpoints import (
     load_system,
     load_training,
     read_about,
@@ -22,7 +23,6 @@ from lib.checkpoints import (
     write_atomically,
     write_json,
 )
-from lib.errors import InputError
 
 
 @pytest.fixture(scope="module")

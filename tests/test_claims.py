@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import yaml
 
+from lib.course.grids import GRIDS, find_recipe, kept_name
 from lib.errors import InputError
 from lib.evaluation import claims as c
 from lib.evaluation import read_results, write_results
 from lib.evaluation.studies import study_row
 from lib.geometry.alignment import PROTOCOLS
-from lib.grids import GRIDS, find_recipe, kept_name
 from lib.paths import RESULTS
 
 TABLE_KEYS = {"paper", "table", "section", "dataset", "protocol", "scale", "columns", "rows"}

@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from lib import compiling
 from lib.fields import compiled_field, parts
 from lib.fields.compiled_field import CompiledField
 from lib.fields.hypernetwork import Hypernetwork
 from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers
-from lib.rendering import compiled_rays
+from lib.rendering import compiled_rays, compiling
 from lib.rendering.compiled_rays import bisect_compiled, march_compiled
 from lib.rendering.ray_marching import Marcher, bisect, find_surface, march, points_at
 

@@ -8,14 +8,14 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from lib.data.photos import SUFFIXES
 from lib.errors import InputError
-from lib.photos import SUFFIXES
+from lib.figures import viewer
+from lib.figures.viewer import values_of
 from lib.plots import bounds as plots
 from lib.studies.bounds import silhouette, verdict
 from lib.studies.easel import CAMERAS, FILE, NOTHING, SOLIDS, Brush, Easel, camera_of, open_pixel, scene_of
 from lib.widgets import bounds as controls
-from lib.widgets import viewer
-from lib.widgets.viewer import values_of
 
 OFF = Brush("off", 0.5, 0.5, 0.5)
 DISC = Brush("paint", 0.5, 0.5, 0.25)

@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_dataset import write_tiny_dataset
 
-from lib.compat import import_torchvision
 from lib.data import embedders, embeddings
 from lib.data.embeddings import Embedder, embed_dataset, embed_images, main, make_embedder, read_embeddings
 from lib.data.images import read_sample_images
 from lib.data.prepared import read_prepared, sha256, write_metadata
 from lib.errors import InputError
+from lib.networks.compat import import_torchvision
 from lib.paths import REPOSITORY
 
 TINY = {

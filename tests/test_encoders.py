@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lib.backbones import LITE0, Backbone, PatchConv2d, _convolve_few_pixels, load_network
-from lib.compat import import_torchvision
-from lib.encoders import Bottleneck, CameraPrior, CodeHead, ViewpointHead, mean_color
 from lib.errors import InputError
+from lib.networks.backbones import LITE0, Backbone, PatchConv2d, _convolve_few_pixels, load_network
+from lib.networks.compat import import_torchvision
+from lib.networks.heads import Bottleneck, CameraPrior, CodeHead, ViewpointHead, mean_color
 
 LITE0_INPUT = (127 / 255, 128 / 255)
 
@@ -77,7 +77,7 @@ def test_feature_maps_are_the_networks_own_at_stride_16_mixed_and_in_place(name,
 
 
 def test_networks_without_such_maps_are_refused(monkeypatch):
-    monkeypatch.setattr("lib.backbones.STRIDE", 12)
+    monkeypatch.setattr("lib.networks.backbones.STRIDE", 12)
     with pytest.raises(InputError, match="viewpoint_channels: ResNet gives no maps of stride 12; set it to 0"):
         Backbone("resnet18", "random", 64, map_channels=5)
 

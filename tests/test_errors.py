@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lib.errors import STOPPED, InputError, exit_code
-from lib.run_log import Interrupted
+from lib.training.log import Interrupted
 
 
 @pytest.mark.parametrize(

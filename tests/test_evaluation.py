@@ -13,17 +13,17 @@ from scipy.spatial.transform import Rotation
 from tiny_dataset import write_tiny_dataset
 
 from lib import evaluation
-from lib.checkpoints import load_system, save_weights
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.evaluation import Prediction, Run, evaluate, evaluate_instances, summarize, summary
 from lib.evaluation.__main__ import main
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.meshes import marching_cubes
-from lib.recipes import RECIPES
 from lib.systems.sdf_srn import SDFSRN
 from lib.systems.sdf_srn_config import SDFSRNConfig
 from lib.systems.shapeclipper import ShapeClipper
+from lib.training.checkpoints import load_system, save_weights
+from lib.training.recipes import RECIPES
 
 QUICK = {"points": 2000, "progress": False}
 

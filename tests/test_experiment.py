@@ -14,11 +14,11 @@ from papermill.cli import NoDatesSafeLoader
 from safetensors.torch import load_file
 from tiny_dataset import write_tiny_dataset
 
-from lib.checkpoints import load_system, save_weights
 from lib.course import experiment
 from lib.course.experiment import ABOUT, Settings, _parser, _settings, main, plan_cells, run_cells, run_experiment
 from lib.course.experiment_cells import about_cell
 from lib.course.experiment_report import keep_report
+from lib.course.grids import FULL, GRIDS, REFINED, Grid, find_grid, find_recipe, kept_name, size_of
 from lib.course.run import Job, Result, _command
 from lib.data.loading import PreparedDataset
 from lib.data.prepared import write_metadata
@@ -26,12 +26,12 @@ from lib.errors import InputError
 from lib.evaluation import evaluate_instances, read_instances, read_results, refined_predictor, write_results
 from lib.evaluation.comparison import compare_rows, comparison_table
 from lib.files import write_json
-from lib.grids import FULL, GRIDS, REFINED, Grid, find_grid, find_recipe, kept_name, size_of
-from lib.run_log import read_log
 from lib.systems import make_system
 from lib.systems.sdf_srn_config import SDFSRNConfig
-from lib.train import choose_device
-from lib.training import TrainingConfig, train
+from lib.training.__main__ import choose_device
+from lib.training.checkpoints import load_system, save_weights
+from lib.training.log import read_log
+from lib.training.loop import TrainingConfig, train
 
 TINY = {
     "backbone": "test_resnet",

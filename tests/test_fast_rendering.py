@@ -7,12 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import compiling
 from lib.errors import InputError
 from lib.fields.sdf import SDFField
 from lib.fields.texture import TextureField
 from lib.geometry.cameras import Rays, Viewpoint, camera_rays
-from lib.rendering import paths
+from lib.rendering import compiling, paths
 from lib.rendering.fast import render_fields, render_rays_fast
 from lib.rendering.paths import choose_render_path
 from lib.rendering.volume import sample_depths

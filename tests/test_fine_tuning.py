@@ -10,15 +10,15 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from tiny import EVERYTHING, make_batch, make_system, write_prepared
 
-from lib.checkpoints import begin_with, load_system, save_weights
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
-from lib.recipes import COLOR_RECIPES, RECIPES
-from lib.run_log import read_log
 from lib.systems import make_system as make_any
 from lib.systems.sdf_srn_config import SMALL as SDF_SRN
-from lib.train import export, main
-from lib.training import TrainingConfig, train
+from lib.training.__main__ import export, main
+from lib.training.checkpoints import begin_with, load_system, save_weights
+from lib.training.log import read_log
+from lib.training.loop import TrainingConfig, train
+from lib.training.recipes import COLOR_RECIPES, RECIPES
 
 GIVEN = replace(EVERYTHING, viewpoint="given", guess_weight=0.0, mirror_weight=0.0)
 TEXTURE = replace(EVERYTHING, learn="texture", mean_color=True, guess_weight=0.0)

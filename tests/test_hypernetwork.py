@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib import compiling
 from lib.fields.compiled_field import CompiledField
 from lib.fields.hypernetwork import Hypernetwork, Linear, WrittenField
 from lib.fields.parts import PART
 from lib.fields.written_layers import CHUNKS, encode_point
 from lib.losses.field import eikonal_loss
+from lib.rendering import compiling
 
 NEEDS_COMPILER = pytest.mark.skipif(not compiling.can_compile(), reason="no C++ compiler")
 

@@ -19,7 +19,7 @@ from data_scripts.phrases import OPPOSITES, contradict, put_together, take_apart
 from lib.data.images import read_sample_images
 from lib.data.prepared import read_prepared, write_metadata
 from lib.errors import InputError
-from lib.image_text import (
+from lib.networks.image_text import (
     FOLDER,
     ImageTextConfig,
     build_network,

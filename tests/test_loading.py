@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import data_scripts.shard_dataset as script
-from lib.batches import Batches
 from lib.data import loading
 from lib.data.loading import Batch, PreparedDataset, fractions, free_memory, sent
 from lib.data.shards import ShardedDataset
-from lib.training import TrainingConfig
+from lib.training.batches import Batches
+from lib.training.loop import TrainingConfig
 
 META = torch.device("meta")  # an accelerator that is always at hand: it knows shapes and places, and no values
 CONFIG = TrainingConfig(steps=6, batch_size=4)

@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import resource
 import torch
-from lib.memory import keep_memory
+from lib.rendering.memory import keep_memory
 
 {first}
 def new_pages() -> int:
@@ -34,7 +34,7 @@ def test_blocks_that_were_freed_are_used_again():
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    from lib import memory
+    from lib.rendering import memory
 
     def refuse(_):
         raise AssertionError("its allocator was asked for")

@@ -21,7 +21,6 @@ from data_scripts.normal_errors import (
 )
 from lib.data.images import read_sample_images, write_normals
 from lib.data.loading import PreparedDataset
-from lib.data.normal_network import NormalNetwork, NormalNetworkConfig
 from lib.data.normals import (
     CONVENTIONS,
     NORMALS,
@@ -35,6 +34,7 @@ from lib.data.prepared import write_metadata
 from lib.errors import InputError
 from lib.evaluation import read_results
 from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers
+from lib.networks.normal_network import NormalNetwork, NormalNetworkConfig
 from lib.paths import FURNITURE
 
 SIZE = 48

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import EVERYTHING, TINY, make_batch, make_system
 
-from lib.objective import ABLATIONS, IN_THE_PAPER, TERMS, objective_table, recipe_table
-from lib.recipes import RECIPES
+from lib.course.objective import ABLATIONS, IN_THE_PAPER, TERMS, objective_table, recipe_table
+from lib.training.recipes import RECIPES
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from data_scripts import prepare_furniture
 from data_scripts.sweethome import Entry
 from lib.data.prepared import read_prepared
 from lib.paths import FURNITURE
-from lib.recipes import RECIPES
-from lib.run_log import read_log
-from lib.train import main as train_main
+from lib.training.__main__ import main as train_main
+from lib.training.log import read_log
+from lib.training.recipes import RECIPES
 
 IMAGES, VIEWS = 17, 3  # three training models: two get one image more than the third
 TINY = ["image_size=32", "latent_size=8", "code_size=4", "width=8", "rays=8", "neighbor_rays=8", "samples=4"]

@@ -15,16 +15,16 @@ from safetensors.torch import load_file
 from tiny import EVERYTHING, make_batch, make_system, write_prepared
 
 import lib.systems
-from lib.batches import Batches, seeded
 from lib.data.augment import augmented
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
-from lib.parallel import Share, draw_rows, gathered, largest, own_rows, sharing, whole_batch
+from lib.rendering.parallel import Share, draw_rows, gathered, largest, own_rows, sharing, whole_batch
 from lib.rendering.sampling import sample_pixels, uniform
 from lib.rendering.volume import sample_depths
-from lib.run_log import read_log
 from lib.systems.sdf_srn_config import PASCAL3D
-from lib.training import TrainingConfig, train
+from lib.training.batches import Batches, seeded
+from lib.training.log import read_log
+from lib.training.loop import TrainingConfig, train
 
 TRAINING = TrainingConfig(
     steps=6, pretrain_steps=1, batch_size=4, learning_rate=1e-3, clip=1.0, log_every=1, select="last"

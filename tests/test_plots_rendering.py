@@ -11,11 +11,12 @@ from matplotlib.colors import to_rgb
 from scipy.integrate import quad
 
 from lib.data.loading import Batch
+from lib.figures import style
+from lib.figures.shapes import viewpoint_at
 from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers
 from lib.geometry.distance_grid import DistanceGrid, distance_grid, hidden
 from lib.geometry.meshes import grid_points
-from lib.plots import gradients, rays, style
-from lib.plots.shapes import viewpoint_at
+from lib.plots import gradients, rays
 from lib.rendering.surface import (
     as_image,
     cast_rays,

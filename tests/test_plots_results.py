@@ -12,12 +12,8 @@ from tiny_dataset import write_tiny_dataset
 
 from lib.data.loading import PreparedDataset
 from lib.evaluation import Prediction
-from lib.geometry.alignment import PROTOCOLS, Clouds, aligned_chamfer_distance
-from lib.geometry.cameras import Viewpoint
-from lib.geometry.meshes import marching_cubes, sample_surface
-from lib.losses.normal import to_canonical
-from lib.plots.maps import normal_colors, to_camera
-from lib.plots.results import (
+from lib.figures.maps import normal_colors, to_camera
+from lib.figures.results import (
     azimuth_figure,
     case_sheet,
     comparison_bars,
@@ -28,8 +24,12 @@ from lib.plots.results import (
     threshold_figure,
     view_of_rotation,
 )
-from lib.plots.shapes import MAX_FACES, decimated, draw_mesh, turnable, viewpoint_at
-from lib.plots.training import loss_panels, loss_terms, series, training_board
+from lib.figures.shapes import MAX_FACES, decimated, draw_mesh, turnable, viewpoint_at
+from lib.figures.training import loss_panels, loss_terms, series, training_board
+from lib.geometry.alignment import PROTOCOLS, Clouds, aligned_chamfer_distance
+from lib.geometry.cameras import Viewpoint
+from lib.geometry.meshes import marching_cubes, sample_surface
+from lib.losses.normal import to_canonical
 
 
 @pytest.fixture(autouse=True)

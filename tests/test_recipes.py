@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lib.data.prepared import INFO, METADATA, write_metadata
 from lib.fields.hypernetwork import WrittenField
-from lib.recipes import ALL_RECIPES, RECIPES, SDF_SRN_RECIPES
 from lib.systems import make_system
 from lib.systems.sdf_srn_config import CONFIGS, PASCAL3D, SDFSRNConfig
-from lib.train import main, only_category
+from lib.training.__main__ import main, only_category
+from lib.training.recipes import ALL_RECIPES, RECIPES, SDF_SRN_RECIPES
 
 SMALLEST = {
     "backbone": "test_resnet",

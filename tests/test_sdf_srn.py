@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import SIZE, disc, make_batch, write_prepared
 
-from lib.checkpoints import load_system, save_weights
 from lib.data.loading import Batch, PreparedDataset
 from lib.errors import InputError
 from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers, project
@@ -20,12 +19,13 @@ from lib.geometry.distance_transform import distance_transform
 from lib.geometry.meshes import first_hits, ray_scene
 from lib.losses.field import cube_distance, cube_loss
 from lib.rendering.sampling import values_at
-from lib.run_log import read_log
 from lib.systems import SYSTEMS, make_system, sdf_srn
 from lib.systems.sdf_srn import SDFSRN
 from lib.systems.sdf_srn_config import ABLATIONS, CONFIGS, SDFSRNConfig, for_category
 from lib.systems.sdf_srn_target import outside_only, rescaled, sample_target, silhouette_bound, silhouette_iou
-from lib.training import TrainingConfig, train
+from lib.training.checkpoints import load_system, save_weights
+from lib.training.log import read_log
+from lib.training.loop import TrainingConfig, train
 
 TINY = SDFSRNConfig(
     backbone="test_resnet",

@@ -15,12 +15,12 @@ from tiny import SIZE, disc, make_batch, write_prepared
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.geometry.cameras import Viewpoint
-from lib.run_log import read_log
 from lib.systems.base import Reconstruction
 from lib.systems.sdf_srn import SDFSRN
 from lib.systems.sdf_srn_config import ABLATIONS
 from lib.systems.sdf_srn_target import outside_only, sample_target
-from lib.training import TrainingConfig, train
+from lib.training.log import read_log
+from lib.training.loop import TrainingConfig, train
 
 BAD = [math.nan, math.inf, -math.inf, 0.0, -1.0, 1e30, 1e-30]
 HARMLESS = {("center", 0.0), ("center", -1.0), ("center", 1e-30)}

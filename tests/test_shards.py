@@ -14,9 +14,9 @@ import data_scripts.shard_dataset as script
 from lib.data.loading import PreparedDataset
 from lib.data.shards import ShardedDataset, open_dataset, shard_path
 from lib.errors import InputError
-from lib.run_log import read_log
-from lib.train import main
-from lib.training import TrainingConfig, train
+from lib.training.__main__ import main
+from lib.training.log import read_log
+from lib.training.loop import TrainingConfig, train
 
 SAMPLE = 16 * 16 * (3 + 1 + 6)  # bytes
 TRAINING = TrainingConfig(steps=3, pretrain_steps=1, batch_size=3, log_every=1, validate_every=2)

@@ -8,11 +8,11 @@ from scipy.stats import entropy
 from tiny import TINY, make_system
 from tiny_dataset import write_tiny_dataset
 
-from lib.backbones import Backbone
 from lib.data.loading import PreparedDataset
 from lib.evaluation import Prediction
 from lib.geometry.meshes import marching_cubes
 from lib.losses.semantic import neighbor_probabilities, unaligned_overlap
+from lib.networks.backbones import Backbone
 from lib.studies import differences as d
 
 

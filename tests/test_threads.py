@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from lib.threads import in_parallel
+from lib.rendering.threads import in_parallel
 
 
 @pytest.fixture(params=[1, 2, 3])

@@ -16,16 +16,16 @@ from safetensors.torch import load_file, save_file
 from tiny import TINY, make_system, write_prepared
 from tiny_dataset import write_tiny_dataset
 
-import lib.checkpoints
-from lib.batches import Batches, seeded
-from lib.checkpoints import load_system, read_about
+import lib.training.checkpoints
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.evaluation import evaluate_instances
-from lib.run_log import Interrupted, read_log
-from lib.train import main
-from lib.training import TrainingConfig, learning_rate_factor, train
-from lib.validation import validate
+from lib.training.__main__ import main
+from lib.training.batches import Batches, seeded
+from lib.training.checkpoints import load_system, read_about
+from lib.training.log import Interrupted, read_log
+from lib.training.loop import TrainingConfig, learning_rate_factor, train
+from lib.training.validation import validate
 
 # batch normalisation, random augmentation and guesses: all that could remember something between steps
 SYSTEM = replace(
@@ -205,7 +205,7 @@ def test_run_killed_while_it_saves_equals_the_whole_one(go, whole, tmp_path, mon
         save_file(tensors, path, metadata=metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lib.checkpoints, "save_file", half_a_file)
+        patch.setattr(lib.training.checkpoints, "save_file", half_a_file)
         assert in_a_process(lambda: go(tmp_path)) == signal.SIGKILL
     assert read_about(tmp_path / "checkpoint/state.safetensors")["step"] == 3
     go(tmp_path, weights=7)

@@ -7,8 +7,8 @@ import torch
 import trimesh
 from matplotlib.figure import Figure
 
+from lib.figures.shapes import viewpoint_at
 from lib.geometry.distance_grid import DistanceGrid
-from lib.plots.shapes import viewpoint_at
 from lib.rendering.surface import sphere_scene
 from lib.widgets import gradients, rays
 

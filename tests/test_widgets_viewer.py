@@ -14,12 +14,11 @@ from tiny import TINY, make_batch, make_system, write_prepared
 from tiny_dataset import write_tiny_dataset
 
 from lib.data.loading import PreparedDataset
+from lib.data.photos import read_photo, save_upload, write_glb
 from lib.errors import InputError
-from lib.listeners import Snapshots, TensorBoard
-from lib.photos import read_photo, save_upload, write_glb
-from lib.widgets import upload, viewer
-from lib.widgets.upload import shape_of_uploads
-from lib.widgets.viewer import (
+from lib.figures import upload, viewer
+from lib.figures.upload import shape_of_uploads
+from lib.figures.viewer import (
     LiveBoard,
     controlled,
     drawn_once,
@@ -29,6 +28,7 @@ from lib.widgets.viewer import (
     slider,
     turned_views,
 )
+from lib.training.listeners import Snapshots, TensorBoard
 
 
 class Shown(list):

@@ -14,13 +14,13 @@ from pathlib import Path
 from lib.course.environment import notebook_environment
 from lib.course.experiment_cells import ABOUT, Cell, Settings, about_cell, plan_cells
 from lib.course.experiment_report import keep_report, write_report
+from lib.course.grids import FULL, GRIDS, Grid, find_grid
 from lib.course.pool import CheckStop, work_through
 from lib.course.run import Job, Report, Result, run_job, status_line
 from lib.errors import InputError, exit_code
 from lib.files import write_json
-from lib.grids import FULL, GRIDS, Grid, find_grid
 from lib.paths import FURNITURE, NOTEBOOKS, RUNS
-from lib.train import read_settings
+from lib.training.__main__ import read_settings
 
 NOTEBOOK = NOTEBOOKS / "08_experiment_cell.ipynb"
 
@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--pretrain-steps", type=int, help="default: the recipe's")
     add("--start", type=Path, help="folder of a checkpoint whose weights every training begins with")
     many = {"action": "extend", "nargs": "+", "default": [], "metavar": "NAME=VALUE"}
-    add("--set", **many, help="change settings of every training, as python -m lib.train does")
+    add("--set", **many, help="change settings of every training, as python -m lib.training does")
     add("--dataset", type=Path, default=FURNITURE, help="a prepared folder")
     add("--category", default="chair", help="what is learned and measured; all: every category")
     add("--profile", default="full", choices=["full", "quick"], help="quick: measure a few images, coarsely")

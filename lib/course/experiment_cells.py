@@ -4,16 +4,16 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from lib.checkpoints import begin_with
 from lib.course.build import slugify
+from lib.course.grids import FULL, SAVE_EVERY, Grid, find_recipe
 from lib.data.prepared import read_prepared
 from lib.errors import InputError
 from lib.files import read_json
-from lib.grids import FULL, SAVE_EVERY, Grid, find_recipe
 from lib.paths import FURNITURE
-from lib.run_state import first_difference, with_new_settings
 from lib.systems import make_system
-from lib.train import only_category
+from lib.training.__main__ import only_category
+from lib.training.checkpoints import begin_with
+from lib.training.state import first_difference, with_new_settings
 
 ABOUT = "cell.json"
 NOT_OF_THE_CELL = ("data_root", "run_dir", "device", "refine_from")  # where and on what, not what

@@ -7,15 +7,15 @@ from shutil import copyfile
 import pandas as pd
 from torch import nn
 
-from lib.checkpoints import load_system
 from lib.course.experiment_cells import Cell, Settings
+from lib.course.grids import FULL, Grid, find_recipe, kept_name, size_of
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.evaluation import Predictor, read_instances, read_results, refined_predictor, write_results
 from lib.evaluation.comparison import compare_rows, comparison_table, markdown_table
 from lib.files import write_atomically
-from lib.grids import FULL, Grid, find_recipe, kept_name, size_of
 from lib.paths import RESULTS
+from lib.training.checkpoints import load_system
 
 LEGEND = """
 10 x CD, accuracy and coverage are mean distances times ten: less is better. FS@5 is a share: more is better. ± is the
@@ -77,7 +77,7 @@ def keep_report(name: str, settings: Settings, cells: Sequence[Cell], folder: Pa
     Parameters
     ----------
     name : str
-        Of the grid; `lib.grids.kept_name` makes the files' name of it.
+        Of the grid; `lib.course.grids.kept_name` makes the files' name of it.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def keep_report(name: str, settings: Settings, cells: Sequence[Cell], folder: Pa
 
 def _draw(settings: Settings, cells: Sequence[Cell]) -> None:
     """The same held-out images for every row, of the first seed that it has."""
-    from lib.plots.experiments import instance_rows, side_by_side
+    from lib.figures.experiments import instance_rows, side_by_side
 
     categories = [settings.category] if settings.category else None
     test = PreparedDataset(settings.dataset, "test", categories)

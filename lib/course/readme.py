@@ -69,9 +69,9 @@ def photographs_section(path: Path = RESULTS / "eth80_neighbors.json") -> str:
 
 
 def experiments_section(folder: Path = RESULTS) -> str:
-    """The tables of the experiments (`lib.grids`) whose results are kept, and the command for those that are not."""
+    """The tables of the experiments (`lib.course.grids`) that were kept, and the command for those that were not."""
+    from lib.course.grids import GRIDS, grid_results
     from lib.evaluation.comparison import comparison_table, markdown_table
-    from lib.grids import GRIDS, grid_results
 
     parts = []
     for name, grid in GRIDS.items():
@@ -121,12 +121,12 @@ def draw_picture() -> None:
     matplotlib.use("Agg")
     import torch
 
-    from lib.checkpoints import load_system
     from lib.data.loading import PreparedDataset
+    from lib.figures.experiments import instance_rows
+    from lib.figures.shapes import draw_mesh, facing
+    from lib.figures.style import image_grid
     from lib.paths import FURNITURE
-    from lib.plots.experiments import instance_rows
-    from lib.plots.shapes import draw_mesh, facing
-    from lib.plots.style import image_grid
+    from lib.training.checkpoints import load_system
 
     system = load_system(WEIGHTS / "shapeclipper-furniture-chair")
     data = PreparedDataset(FURNITURE, "test", ["chair"])

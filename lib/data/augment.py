@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.parallel import draw_rows
+from lib.rendering.parallel import draw_rows
 
 
 def augmented(

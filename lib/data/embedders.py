@@ -19,10 +19,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from lib.backbones import LITE0, Backbone, load_network
-from lib.compat import import_torchvision
 from lib.data.prepared import sha256
 from lib.errors import InputError
+from lib.networks.backbones import LITE0, Backbone, load_network
+from lib.networks.compat import import_torchvision
 
 CLIP_DEFAULT_TAG = "openai"
 PIXELS = 32  # a side, of the control
@@ -142,7 +142,7 @@ def _to_tensor(picture: Image.Image) -> Float[Tensor, "3 height width"]:
 
 
 def _image_text(weights: Path | None, device) -> Embedder:
-    from lib.image_text import FOLDER, NAME, load_image_text
+    from lib.networks.image_text import FOLDER, NAME, load_image_text
 
     model = load_image_text(weights or FOLDER, device)
     return Embedder(NAME, model.config.embed_dim, model.checksum, _unit(model.encode_images), _unit(model.encode_text))

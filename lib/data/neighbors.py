@@ -44,7 +44,7 @@ NEIGHBOR_FILE = "efficientnet_lite0"
 @torch.no_grad()
 def image_features(rgb, image_size: int = 128, batch_size: int = 64) -> Float[Tensor, "images size"]:
     """L2-normalised ImageNet features (EfficientNet-Lite0) of uint8 images (N, H, W, 3) on white."""
-    from lib.backbones import LITE0, Backbone
+    from lib.networks.backbones import LITE0, Backbone
 
     backbone = Backbone(LITE0, "imagenet", image_size, 127 / 255, 128 / 255).eval()
     parts = [backbone(part.float() / 255) for part in torch.as_tensor(rgb).split(batch_size)]

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 
-from lib.data.normal_network import load_normal_network
 from lib.data.onnx import check_sha256, open_onnx
 from lib.errors import InputError
+from lib.networks.normal_network import load_normal_network
 from lib.paths import WEIGHTS
 
 NORMALS = WEIGHTS / "normals-furniture"

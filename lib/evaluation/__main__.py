@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lib.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError, exit_code
 from lib.evaluation.instances import DEFAULT_PROTOCOLS, DEFAULT_THRESHOLDS, evaluate_instances
@@ -19,6 +18,7 @@ from lib.evaluation.results import results_table, write_instances, write_results
 from lib.evaluation.summary import Run, summarize
 from lib.files import read_json
 from lib.geometry.alignment import PROTOCOLS
+from lib.training.checkpoints import load_system
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +108,7 @@ def _checkpoint_jobs(folder: Path, options: argparse.Namespace) -> list:
 
 
 def _baseline_jobs(options: argparse.Namespace, dataset: PreparedDataset) -> list:
-    from lib.baselines import make_baselines
+    from lib.evaluation.baselines import make_baselines
 
     train = PreparedDataset(options.dataset, "train", options.categories)
     predictors = make_baselines(train, dataset, options.baselines or None)

@@ -1,6 +1,6 @@
 """The claims ledger: what the five papers print (``lib/claims.yaml``) beside what our runs measured.
 
-Our side comes from files of results alone: those of experiments in ``lib/results`` (`lib.grids.kept_name`; written by
+Our side comes from files of results alone: those of experiments in ``lib/results`` (`kept_name`; written by
 ``python -m lib.course.experiment NAME --keep``) and the ``results.json`` of checkpoints in ``lib/weights``. Quick and
 small runs are on the built-in furniture; a number of paper size counts only where it was measured on the paper's
 dataset. What has no such rows was not run.
@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from lib.course.grids import kept_name
 from lib.errors import InputError
 from lib.evaluation.results import read_results
-from lib.grids import kept_name
 from lib.paths import FURNITURE, RESULTS
 
 LEDGER = Path(__file__).parent.parent / "claims.yaml"

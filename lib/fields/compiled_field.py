@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lib.compiling import run_compiled
 from lib.fields.eikonal import Eikonal
 from lib.fields.hypernetwork import WrittenField, as_color
 from lib.fields.parts import PART, Part, parts_of, summed, taken, together
 from lib.fields.written_layers import ascend, encode_point, paired, retrace
-from lib.threads import in_parallel
+from lib.rendering.compiling import run_compiled
+from lib.rendering.threads import in_parallel
 
 FULL = 256  # points: a part that is smaller than `PART` has a multiple of them, so there are few programs
 

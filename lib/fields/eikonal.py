@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lib.compiling import run_compiled
 from lib.fields.encoding import encoding_tangent
 from lib.fields.parts import Part, added, even, parts_of, summed, taken
 from lib.fields.written_layers import (
@@ -25,7 +24,8 @@ from lib.fields.written_layers import (
     through_norm,
     to_point,
 )
-from lib.threads import in_parallel
+from lib.rendering.compiling import run_compiled
+from lib.rendering.threads import in_parallel
 
 
 class Eikonal(torch.autograd.Function):

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lib.compiling import being_compiled
 from lib.fields.encoding import encode, encoding_gradient
+from lib.rendering.compiling import being_compiled
 
 EPSILON = 1e-5  # of LayerNorm
 CHUNKS = {"cpu": 2048}  # points of all images that are worked on at once: what stays in the processor's cache

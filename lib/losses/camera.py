@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib.geometry.cameras import Viewpoint
-from lib.parallel import gathered
+from lib.rendering.parallel import gathered
 
 SQUARED_FLOOR = 1e-4  # of a chord
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lib.parallel import gathered
+from lib.rendering.parallel import gathered
 
 
 def to_canonical(

@@ -5,10 +5,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lib.figures.shapes import PLAIN, draw_mesh, viewpoint_at
+from lib.figures.style import BLUE, GREEN, GREY, MAGNITUDE, ORANGE, RED, plain, styled
 from lib.geometry.distance_transform import distance_transform
 from lib.geometry.meshes import marching_cubes
-from lib.plots.shapes import PLAIN, draw_mesh, viewpoint_at
-from lib.plots.style import BLUE, GREEN, GREY, MAGNITUDE, ORANGE, RED, plain, styled
 from lib.studies.bounds import BoundScene, Carving, Solid, Verdict
 from lib.studies.silhouette_fit import SilhouetteFit
 

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 from PIL import Image
 
-from lib.plots.style import PALETTE, plain, styled
+from lib.figures.style import PALETTE, plain, styled
 from lib.studies.retrieval import Pictures
 
 Line = tuple[

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib.data.loading import PreparedDataset
+from lib.figures.maps import normal_colors
+from lib.figures.shapes import draw_mesh, viewpoint_at
+from lib.figures.style import BLUE, GREY, ORANGE, image_grid, plain, styled
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.distance_grid import DistanceGrid
-from lib.plots.maps import normal_colors
-from lib.plots.shapes import draw_mesh, viewpoint_at
-from lib.plots.style import BLUE, GREY, ORANGE, image_grid, plain, styled
 from lib.rendering.volume import RenderedMaps
 from lib.studies.neighbors import Weighting
 

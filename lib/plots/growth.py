@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lib.errors import InputError
-from lib.plots.style import BLUE, GREEN, ORANGE, styled
+from lib.figures.style import BLUE, GREEN, ORANGE, styled
 
 AXES = ("batch", "rays", "samples", "image")  # what the numbers of a row's shape are
 TITLES = {"batch": "images", "rays": "rays an image", "samples": "samples a ray", "image": "pixels a side"}

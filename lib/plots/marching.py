@@ -9,9 +9,9 @@ import trimesh
 from torch import Tensor
 
 from lib.data.loading import Batch
+from lib.figures.style import BLUE, GREEN, GREY, MAGNITUDE, ORANGE, PURPLE, RED, SIGNED, plain, styled
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.distance_transform import distance_transform, sdf_lower_bound
-from lib.plots.style import BLUE, GREEN, GREY, MAGNITUDE, ORANGE, PURPLE, RED, SIGNED, plain, styled
 from lib.studies.marching import Case, Trace, ray_slice, trace_ray
 
 METHODS = {"learned": BLUE, "even steps": GREEN, "sphere tracing": ORANGE, "volume rendering": RED}

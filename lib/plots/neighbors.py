@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from lib.plots.style import BLUE, GREY, ORANGE, PALETTE, plain, styled
+from lib.figures.style import BLUE, GREY, ORANGE, PALETTE, plain, styled
 from lib.studies.retrieval import Pictures
 
 MARKS = {"same model": ORANGE, "same category": BLUE, "other category": "0.6"}

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 
 from lib.data.loading import Batch
+from lib.figures.style import BLUE, GREY, ORANGE, RED, image_grid, styled
 from lib.losses.normal import to_canonical
-from lib.plots.style import BLUE, GREY, ORANGE, RED, image_grid, styled
 from lib.studies.outliers import Corruption, Ranking
 
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.plots.maps import normal_colors
-from lib.plots.style import BLUE, GREEN, GREY, MAGNITUDE, ORANGE, PALETTE, RED, SIGNED, plain, styled
+from lib.figures.maps import normal_colors
+from lib.figures.style import BLUE, GREEN, GREY, MAGNITUDE, ORANGE, PALETTE, RED, SIGNED, plain, styled
 from lib.rendering.surface import Scene, compare_maps, normal_angles
 from lib.rendering.volume import LastInterval, RenderedMaps, compositing_weights, laplace_density, sample_depths
 

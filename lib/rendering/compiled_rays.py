@@ -14,13 +14,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lib.compiling import run_compiled
 from lib.fields.compiled_field import CompiledField, read, read_back
 from lib.fields.parts import Part, added, even, parts_of, summed, taken, together
 from lib.fields.written_layers import ascend, encode_point, paired, retrace
 from lib.geometry.cameras import Rays
+from lib.rendering.compiling import run_compiled
 from lib.rendering.ray_marching import Marcher, halved, points_at
-from lib.threads import in_parallel
+from lib.rendering.threads import in_parallel
 
 HALVED = 512  # rays of one image whose intervals a core halves: few, since only rays that hit are asked
 

@@ -22,16 +22,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lib.compiling import run_compiled
 from lib.fields.sdf import SDFField
 from lib.fields.texture import TextureField, colored_field
 from lib.geometry.cameras import Rays
-from lib.precision import all_digits
 from lib.rendering.chunk import Layout, Weights, fold, render_chunk
+from lib.rendering.compiling import run_compiled
 from lib.rendering.paths import RenderPath
+from lib.rendering.precision import all_digits
 from lib.rendering.skipping import Skip, render_rays_skipping
+from lib.rendering.threads import in_parallel
 from lib.rendering.volume import LastInterval, RenderedMaps, check_width, render_rays
-from lib.threads import in_parallel
 
 POINTS = 2048  # of a chunk on a processor: 64 numbers each are half a megabyte
 DEVICE_POINTS = 2**17  # elsewhere: launches cost more than memory

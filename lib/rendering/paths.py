@@ -2,8 +2,8 @@
 
 from typing import Literal, get_args
 
-from lib.compiling import can_compile
 from lib.errors import InputError
+from lib.rendering.compiling import can_compile
 
 RenderPath = Literal["auto", "plain", "fast", "compiled"]
 LONG_RUN = 3e8  # points rendered in training: below, compiling costs more than it saves

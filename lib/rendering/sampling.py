@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from lib.parallel import current_share, draw_rows, own_rows, whole_batch
+from lib.rendering.parallel import current_share, draw_rows, own_rows, whole_batch
 
 
 def boundary_distance(mask: np.ndarray) -> np.ndarray:

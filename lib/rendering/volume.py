@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lib.errors import InputError
 from lib.geometry.cameras import Rays, points_along
-from lib.parallel import draw_rows
+from lib.rendering.parallel import draw_rows
 
 LastInterval = Literal["zero", "infinite"]
 # points (batch, points, 3) -> sdf (batch, points), unit-free gradient (batch, points, 3), rgb (batch, points, 3)

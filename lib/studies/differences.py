@@ -1,6 +1,6 @@
 """What it matters where the papers' text, their released code and this course differ: effects that need no training.
 
-Each function measures one difference on real data; `lib.grids` has those whose effect only a training can show.
+Each function measures one difference on real data; `lib.course.grids` has those whose effect only a training can show.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,6 @@ import trimesh
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lib.backbones import Backbone
 from lib.data.loading import Batch, PreparedDataset
 from lib.evaluation import Prediction, evaluate_instances, measure_shape
 from lib.evaluation.comparison import compare_rows
@@ -24,6 +23,7 @@ from lib.geometry.meshes import marching_cubes, sample_surface
 from lib.geometry.metrics import wrap_degrees
 from lib.losses.reprojection import soft_iou
 from lib.losses.semantic import NeighborWeighting, neighbor_probabilities, unaligned_overlap
+from lib.networks.backbones import Backbone
 from lib.rendering.volume import compositing_weights, laplace_density, sample_depths
 
 RELEASED_GRID, RELEASED_BOUND = 100, 0.6  # samples an axis and half side of the released evaluation

@@ -2,8 +2,8 @@
 
 import math
 
-from lib.backbones import Backbone
-from lib.encoders import CameraPrior
+from lib.networks.backbones import Backbone
+from lib.networks.heads import CameraPrior
 from lib.systems.sdf_srn_config import SDFSRNConfig
 from lib.systems.shapeclipper_config import ShapeClipperConfig
 

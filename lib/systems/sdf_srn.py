@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lib.compiling import can_compile
 from lib.data.loading import Batch
 from lib.errors import InputError
 from lib.fields.compiled_field import CompiledField
@@ -18,10 +17,11 @@ from lib.geometry.cameras import Rays, Viewpoint, camera_rays, check_viewpoint, 
 from lib.losses.field import cube_distance, cube_loss, sphere_sdf
 from lib.losses.reprojection import rgb_loss
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
-from lib.memory import keep_memory
-from lib.parallel import draw_rows, gathered
-from lib.precision import all_digits
 from lib.rendering.compiled_rays import bisect_compiled, march_compiled
+from lib.rendering.compiling import can_compile
+from lib.rendering.memory import keep_memory
+from lib.rendering.parallel import draw_rows, gathered
+from lib.rendering.precision import all_digits
 from lib.rendering.ray_marching import Marcher, Surface, find_surface, march, points_at, sign_losses, weighted_mean
 from lib.rendering.sampling import uniform
 from lib.rendering.volume import RenderedMaps

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lib.backbones import ImageLayout
 from lib.errors import InputError
 from lib.geometry.cameras import Projection
 from lib.geometry.distance_transform import Beyond
+from lib.networks.backbones import ImageLayout
 from lib.rendering.ray_marching import HitGradient
 
 
@@ -26,7 +26,7 @@ class SDFSRNConfig:
     image_mean: float = 0.5
     image_std: float = 0.5
     freeze_batchnorm: bool = False
-    image_layout: ImageLayout = "auto"  # in memory; the same numbers to rounding, see lib.backbones.Backbone
+    image_layout: ImageLayout = "auto"  # in memory; the same numbers to rounding, see lib.networks.backbones.Backbone
     latent_size: int = 512
     hyper_layers: int = 5
     hyper_width: int = 512
@@ -132,7 +132,7 @@ SMALL = replace(
     cube_weight=1.0,
     pretrain_points=1000,
 )
-SINGLE_VIEW = replace(SHAPENET, jitter=0.2)  # one view a model: `lib.recipes` says so to what loads the images
+SINGLE_VIEW = replace(SHAPENET, jitter=0.2)  # one view a model: `lib.training.recipes` says so to what loads the images
 CONFIGS = {
     "shapenet": SHAPENET,
     "shapenet-single-view": SINGLE_VIEW,

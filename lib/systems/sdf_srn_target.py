@@ -11,7 +11,7 @@ from lib.data.augment import augmented
 from lib.data.loading import Batch
 from lib.geometry.cameras import Rays, Viewpoint, camera_rays, index_to_pixel
 from lib.geometry.distance_transform import Beyond, Unusable, count_unusable, distance_transform, sdf_lower_bound
-from lib.parallel import draw_rows, largest
+from lib.rendering.parallel import draw_rows, largest
 from lib.rendering.sampling import sample_pixels, values_at
 
 

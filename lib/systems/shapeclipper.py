@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from lib.data.augment import augmented
 from lib.data.loading import Batch, PreparedDataset
-from lib.encoders import CodeHead, ColorCode, ViewpointHead
 from lib.errors import InputError
 from lib.fields.sdf import SDFField
 from lib.fields.texture import TextureField, colored_field
@@ -17,10 +16,11 @@ from lib.losses.camera import azimuth_prior_loss, camera_margin_loss, mirror_los
 from lib.losses.field import eikonal_loss, sphere_sdf
 from lib.losses.normal import normal_loss
 from lib.losses.reprojection import mask_loss, rgb_loss
-from lib.parallel import draw_rows
-from lib.precision import all_digits
+from lib.networks.heads import CodeHead, ColorCode, ViewpointHead
 from lib.rendering.fast import render_fields
+from lib.rendering.parallel import draw_rows
 from lib.rendering.paths import choose_render_path
+from lib.rendering.precision import all_digits
 from lib.rendering.sampling import sample_pixels, uniform, values_at
 from lib.rendering.skipping import Skip
 from lib.rendering.volume import RenderedMaps, sample_depths

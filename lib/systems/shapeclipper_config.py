@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lib.backbones import ImageLayout
 from lib.errors import InputError
 from lib.geometry.cameras import Projection
 from lib.losses.semantic import NeighborWeighting
+from lib.networks.backbones import ImageLayout
 from lib.rendering.paths import RenderPath
 from lib.rendering.volume import LastInterval
 
@@ -21,17 +21,17 @@ class ShapeClipperConfig:
     # image -> codes, viewpoint
     backbone: str = "resnet34"
     viewpoint_backbone: str = "resnet18"  # "shared": the codes' backbone serves the viewpoint too
-    viewpoint_channels: int = 0  # above 0, its features keep their place in the image: see lib.backbones (ours)
+    viewpoint_channels: int = 0  # above 0, its features keep their place in the image: lib.networks.backbones (ours)
     backbone_weights: str = "imagenet"
     image_size: int = 224
     image_mean: float = 0.0
     image_std: float = 1.0
     freeze_batchnorm: bool = False
-    image_layout: ImageLayout = "auto"  # in memory; the same numbers to rounding, see lib.backbones.Backbone
+    image_layout: ImageLayout = "auto"  # in memory; the same numbers to rounding, see lib.networks.backbones.Backbone
     head_batchnorm: bool = True
     latent_size: int = 512
     code_size: int = 64
-    mean_color: bool = False  # the texture code also has the image's mean colour: see lib.encoders.ColorCode (ours)
+    mean_color: bool = False  # the texture code also has the image's mean colour: lib.networks.heads (ours)
     viewpoint: Literal["predicted", "given"] = "predicted"
     projection: Projection = "perspective"
     distance: float = 5.0

@@ -7,15 +7,15 @@ from typing import Any
 import ipywidgets
 from IPython.display import display
 
+from lib.data.photos import save_upload
 from lib.data.silhouette_files import read_silhouette
 from lib.errors import InputError
+from lib.figures.upload import upload_button
+from lib.figures.viewer import controlled, drawn_once, dropdown, slider, values_of
 from lib.geometry.distance_transform import distance_transform
-from lib.photos import save_upload
 from lib.plots.bounds import bound_figure, cone_scene, silhouette_figure
 from lib.studies.bounds import BoundScene
 from lib.studies.easel import CAMERAS, FILE, SOLIDS, Brush, Easel, scene_of
-from lib.widgets.upload import upload_button
-from lib.widgets.viewer import controlled, drawn_once, dropdown, slider, values_of
 
 OWN = "your silhouette"
 

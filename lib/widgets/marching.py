@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import ipywidgets
 
+from lib.figures.viewer import dropdown, slider
 from lib.plots.marching import marching_figure
 from lib.studies.marching import Case
-from lib.widgets.viewer import dropdown, slider
 
 RAYS, HALVINGS = 40, 6
 

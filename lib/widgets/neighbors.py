@@ -6,9 +6,9 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
+from lib.figures.viewer import dropdown, slider
 from lib.plots.neighbors import neighbor_sheet
 from lib.studies.retrieval import Pictures
-from lib.widgets.viewer import dropdown, slider
 
 Found = Mapping[str, tuple[np.ndarray, np.ndarray]]  # embedding -> rows (N, K) of the neighbours, similarities (N, K)
 

@@ -2,9 +2,9 @@
 
 import ipywidgets
 
+from lib.figures.viewer import slider
 from lib.plots.rays import comparison_figure, ray_figure
 from lib.rendering.surface import Scene
-from lib.widgets.viewer import slider
 
 SAMPLES = (8, 16, 24, 32, 64, 128, 256, 512)
 

@@ -35,10 +35,10 @@ import pandas as pd
 import torch
 from IPython.display import FileLink
 
-from lib.checkpoints import load_system
+from lib.training.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.paths import NOTEBOOKS, WEIGHTS, prepared_folder, run_folder
-from lib.train import choose_device
+from lib.training.__main__ import choose_device
 
 run = run_folder("00_start_here", profile, run_dir)
 source = Path(checkpoint) if checkpoint else WEIGHTS / f"shapeclipper-{dataset}-{category}"
@@ -71,7 +71,7 @@ print(f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces in {seconds:.
 
 # %% tags=["key-figure"] alt="A photo of a chair, the predicted mesh and the true one, from two sides"
 from lib.evaluation import Prediction
-from lib.plots.results import case_sheet, make_case
+from lib.figures.results import case_sheet, make_case
 
 prediction = Prediction(mesh, shape.viewpoint.rotation()[0].double().cpu().numpy(), given is not None)
 true = chairs.mesh(row)
@@ -81,7 +81,7 @@ figure = case_sheet([make_case("held out", chairs.rgb[row], prediction, true, ch
 # Now turn them yourself, with the mouse. (Where no scripts run, the pictures from several sides below stand in.)
 
 # %%
-from lib.plots.shapes import mesh_sheet, turnable
+from lib.figures.shapes import mesh_sheet, turnable
 
 sides = [float(view.angles()[0][0].rad2deg()) for view in (shape.viewpoint, chairs.viewpoint[row])]
 turnable({"predicted": mesh, "true": true}, azimuths=sides)
@@ -95,7 +95,7 @@ figure = mesh_sheet({"predicted": mesh, "true": true}, azimuths=(30, 120, 210, 3
 # %%
 import os
 
-from lib.photos import write_glb
+from lib.data.photos import write_glb
 
 glb = write_glb(mesh, run / "shape.glb")
 FileLink(os.path.relpath(glb, NOTEBOOKS))
@@ -148,7 +148,7 @@ print(results_table(results + stored).round(3).to_string())
 
 # %% tags=["extremes"] alt="The best, the median and the worst prediction of all held-out images beside the truth"
 from lib.evaluation import system_predictor
-from lib.plots.results import ranked_rows
+from lib.figures.results import ranked_rows
 
 whole = read_instances(source / "instances.parquet") if (source / "instances.parquet").is_file() else instances
 order = ranked_rows(whole, chairs) or ranked_rows(instances, chairs)  # rows of the dataset, best first
@@ -166,7 +166,7 @@ figure = case_sheet(cases)
 # choose another image.
 
 # %% tags=["viewer"] alt="A predicted chair, rendered from a chosen azimuth and elevation"
-from lib.widgets.viewer import controlled, dropdown, prediction_viewer, slider
+from lib.figures.viewer import controlled, dropdown, prediction_viewer, slider
 
 redraw = controlled(
     prediction_viewer(system, chairs),
@@ -184,8 +184,8 @@ redraw = controlled(
 # chair in anything.
 
 # %% tags=["photo"] alt="A photo and the predicted mesh from several sides"
-from lib.photos import read_photo
-from lib.widgets.upload import photo_figure, upload_control
+from lib.data.photos import read_photo
+from lib.figures.upload import photo_figure, upload_control
 
 size = chairs.rgb.shape[1]
 if photo:
@@ -206,7 +206,7 @@ reconstruct = upload_control(system, run, size)
 # real collection would not have, true normals, viewpoints and meshes, is there to study and to measure with.
 
 # %% tags=["data"] alt="Samples with image, mask, normals, viewpoint and caption, and who made the object"
-from lib.widgets.viewer import sample_page
+from lib.figures.viewer import sample_page
 
 creators = pd.read_csv(data.prepared.folder / "ATTRIBUTION.csv").set_index("model")
 makers = {model: f"{c['name']} by {c.creator}, {c.licence}" for model, c in creators.iterrows()}

@@ -36,10 +36,10 @@ from lib.data.neighbors import find_neighbors, random_neighbors
 from lib.paths import prepared_folder, run_folder
 from lib.plots import embedding_maps
 from lib.plots import neighbors as plots
-from lib.plots.source import show_source
+from lib.figures.source import show_source
 from lib.studies import retrieval
 from lib.widgets.neighbors import draw_query, query_controls
-from lib.widgets.viewer import controlled
+from lib.figures.viewer import controlled
 
 run = run_folder("01_clip_neighbors", profile, run_dir)
 pictures = retrieval.read_pictures(prepared_folder(dataset, data_root), split, count, seed)

@@ -37,7 +37,7 @@ from lib.geometry.distance_transform import distance_transform, sdf_lower_bound
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
 from lib.paths import prepared_folder, run_folder
 from lib.plots import bounds as plots
-from lib.plots.source import show_source
+from lib.figures.source import show_source
 from lib.studies import bounds as study
 from lib.studies.easel import Easel, open_pixel, scene_of
 from lib.widgets import bounds as controls

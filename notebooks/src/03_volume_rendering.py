@@ -33,8 +33,8 @@ from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.paths import prepared_folder, run_folder
 from lib.plots import rays as plots
-from lib.plots.shapes import viewpoint_at
-from lib.plots.source import show_source
+from lib.figures.shapes import viewpoint_at
+from lib.figures.source import show_source
 from lib.rendering.surface import compare_maps, height_color, mesh_scene, sphere_scene
 from lib.rendering.volume import compositing_weights, laplace_density, render_rays
 
@@ -94,7 +94,7 @@ show_source(laplace_density, compositing_weights, render_rays)
 
 # %% tags=["control"] alt="Distance, density, transmittance and weight along the ray of one pixel"
 from lib.widgets.rays import beta_slider, draw_comparison, draw_ray, pixel_sliders, samples_slider
-from lib.widgets.viewer import controlled
+from lib.figures.viewer import controlled
 
 redraw = controlled(
     lambda **values: draw_ray(scene, **values),

@@ -28,12 +28,12 @@ from pathlib import Path
 
 import torch
 
-from lib.checkpoints import load_system
+from lib.training.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.data.neighbors import image_features, nearest, read_neighbors
 from lib.paths import WEIGHTS, prepared_folder, run_folder
 from lib.plots import gradients as plots
-from lib.plots.source import show_source
+from lib.figures.source import show_source
 from lib.studies.neighbors import telling_query
 from lib.systems.shapeclipper import ShapeClipper
 
@@ -145,7 +145,7 @@ figure = plots.shares_figure(shares)
 
 # %% tags=["control"] alt="The chair coloured by its gradient with a chosen neighbour"
 from lib.widgets.gradients import draw_gradient, neighbor_choice
-from lib.widgets.viewer import controlled
+from lib.figures.viewer import controlled
 
 azimuths = [float(data.viewpoint[row].angles()[0].rad2deg()) for row in rows]
 redraw = controlled(

@@ -32,14 +32,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.checkpoints import load_system
+from lib.training.checkpoints import load_system
 from lib.files import write_json
 from lib.data.loading import PreparedDataset
 from lib.geometry.cameras import Viewpoint
 from lib.losses.normal import inliers, normal_errors, normal_loss, to_canonical
 from lib.paths import WEIGHTS, prepared_folder, run_folder
 from lib.plots import normals as plots
-from lib.plots.source import show_source
+from lib.figures.source import show_source
 from lib.studies.outliers import azimuth_slopes, basin_share, corrupted, landscape, ranking
 
 begin = time.perf_counter()
@@ -118,7 +118,7 @@ print(f"the shipped network's normals are off by {degrees.median():.0f}° (media
 
 # %%
 from lib.widgets.normals import draw_dropout, keep_slider, share_slider
-from lib.widgets.viewer import controlled
+from lib.figures.viewer import controlled
 
 show = controlled(
     lambda keep, share: draw_dropout(batch, maps, keep, share, seed),

@@ -16,7 +16,7 @@
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: a minute with given viewpoints, or the real training
-recipe: str = "small"  # small | small-given | released | paper: what the full profile trains (lib/recipes.py)
+recipe: str = "small"  # small | small-given | released | paper: what the full profile trains (lib/training/recipes.py)
 dataset: str = "furniture"  # name of the prepared data
 data_root: str = ""  # a prepared folder; empty: the one that comes with the course
 category: str = "chair"  # which objects to learn
@@ -34,9 +34,9 @@ from accelerate import notebook_launcher
 
 from lib.data.loading import PreparedDataset
 from lib.paths import WEIGHTS, prepared_folder, run_folder
-from lib.recipes import RECIPES
+from lib.training.recipes import RECIPES
 from lib.systems.shapeclipper import ShapeClipper
-from lib.train import choose_device, train_recipe, validation_images
+from lib.training.__main__ import choose_device, train_recipe, validation_images
 
 name = "quick" if profile == "quick" else recipe
 chosen = RECIPES[name].changed(seed=seed)
@@ -64,7 +64,7 @@ print(f"{len(test)} held-out images of {test.metadata['model'].nunique()} other 
 
 # %% tags=["step"] alt="One image and its neighbour with mask, normals, where rays are drawn, and the rendering: a ball"
 from lib.data.neighbors import read_neighbors
-from lib.plots.maps import step_figure
+from lib.figures.maps import step_figure
 
 torch.manual_seed(seed)
 system = ShapeClipper(chosen.system).to(accelerator.device).eval()
@@ -98,8 +98,8 @@ figure = step_figure(step, ball.render(samples=32), ball.render(step.neighbor.vi
 # how the system puts them together: a dictionary of terms, already weighted, whose sum is what training makes small.
 
 # %%
-from lib.objective import ablation_table, objective_table, recipe_table
-from lib.plots.source import show_source
+from lib.course.objective import ablation_table, objective_table, recipe_table
+from lib.figures.source import show_source
 
 pd.set_option("display.max_colwidth", 80)
 others = {key: RECIPES[key].system for key in ("small", "paper")}
@@ -127,10 +127,10 @@ recipe_table()
 # We stop on purpose when three fifths are done.
 
 # %% tags=["train"] alt="Loss curves, and a held-out chair rendered at several steps"
-from lib.listeners import Snapshots, TensorBoard
-from lib.run_log import read_log
-from lib.training import train
-from lib.widgets.viewer import LiveBoard
+from lib.training.listeners import Snapshots, TensorBoard
+from lib.training.log import read_log
+from lib.training.loop import train
+from lib.figures.viewer import LiveBoard
 
 total = chosen.training.pretrain_steps + chosen.training.steps
 watched = test.batch(torch.tensor([len(test) // 2]))
@@ -199,7 +199,7 @@ print("\n".join(f"{way:14} {digest}" for way, digest in digests.items()))
 # that no input shows: there the system relies on what chairs have in common. Below, turn the first of them.
 
 # %% tags=["key-figure"] alt="Held-out chairs: image, rendering, true and rendered normals, and the mesh from two sides"
-from lib.plots.maps import reconstruction_sheet
+from lib.figures.maps import reconstruction_sheet
 
 rows = torch.linspace(0, len(test) - 1, 6).long()[1:5]
 held_out = test.batch(rows).to(accelerator.device)
@@ -209,7 +209,7 @@ meshes = [shapes.mesh(resolution=64, index=i) for i in range(len(rows))]
 figure = reconstruction_sheet(held_out, shapes.render(samples=32), shapes.viewpoint.rotation(), meshes)
 
 # %% tags=["control"] alt="One predicted chair, rendered and as a mesh, from a chosen side"
-from lib.widgets.viewer import controlled, slider, turned_views
+from lib.figures.viewer import controlled, slider, turned_views
 
 redraw = controlled(
     lambda azimuth, elevation: turned_views(shapes, meshes[0], azimuth, elevation, size=64),
@@ -225,8 +225,8 @@ redraw = controlled(
 # and see what longer training does.
 
 # %% tags=["curves"] alt="Weighted losses over the steps, one line a term, logarithmic"
-from lib.plots.training import loss_figure
-from lib.widgets.viewer import dropdown
+from lib.figures.training import loss_figure
+from lib.figures.viewer import dropdown
 
 logs = {"this run": log} | {path.parent.name: path for path in sorted(WEIGHTS.glob("shapeclipper-*/train.jsonl"))}
 redraw = controlled(
@@ -271,7 +271,7 @@ print(table.round(3).to_string())
 # `select="shapes"` is the released code's way, `select="last"` takes the last state. Both scores, after training:
 
 # %%
-from lib.validation import validate
+from lib.training.validation import validate
 
 scores = validate(system, validation or test, seed, shapes=True, limit=8)
 print(f"image loss (what 'images' looks at)           {scores['image_loss']:.3f}")
@@ -290,7 +290,7 @@ print(f"10 x Chamfer distance (what 'shapes' looks at) {10 * scores['chamfer_dis
 # *Plain* keeps every sample of every ray; *in chunks* computes a part of the rays again instead of keeping it, and
 # *compiled* does so by code made for the machine at hand, chunks side by side on its cores. Plain takes longer than
 # predicted where it needs gigabytes, which the system hands out page by page and cleared: with freed memory kept
-# (`lib/memory.py`) its step of four images took 2.6 s instead of 4.0, and 5.0 GB instead of 3.7.
+# (`lib/rendering/memory.py`) its step of four images took 2.6 s instead of 4.0, and 5.0 GB instead of 3.7.
 
 # %% tags=["growth"] alt="Seconds and memory of a step against images, rays, samples and pixels, with predicted lines"
 import json
@@ -342,8 +342,8 @@ figure = growth_figure(growth)
 # ```bash
 # make run PROFILE=full NOTEBOOKS=06                        # viewpoints unknown: recipe small
 # make run PROFILE=full NOTEBOOKS=06 PARAMS="-p recipe small-given"
-# python -m lib.train small --categories chair --run runs/chair       # the same without a notebook
-# python -m lib.train small-colors --categories chair --run runs/colors --set start=runs/chair   # then colours
+# python -m lib.training small --categories chair --run runs/chair       # the same without a notebook
+# python -m lib.training small-colors --categories chair --run runs/colors --set start=runs/chair   # then colours
 # tensorboard --logdir runs
 # ```
 #
@@ -351,13 +351,13 @@ figure = growth_figure(growth)
 # them, as in the released code.
 #
 # ```bash
-# accelerate launch --num_processes 4 -m lib.train paper --run runs/paper            # one machine, four GPUs
+# accelerate launch --num_processes 4 -m lib.training paper --run runs/paper            # one machine, four GPUs
 # accelerate launch --num_processes 12 --num_machines 3 --machine_rank 0 \
-#   --main_process_ip first-machine --main_process_port 29500 -m lib.train paper --run runs/paper
+#   --main_process_ip first-machine --main_process_port 29500 -m lib.training paper --run runs/paper
 # ```
 #
 # From a notebook, Accelerate's `notebook_launcher` starts the processes: run this one with `-p processes 4`. Each calls
-# `lib.train.train_recipe`, which makes its own data, system and accelerator. They train into the run folder, and what
+# `lib.training.__main__.train_recipe`, which makes its own data, system and accelerator. They train into the run folder, and what
 # the notebook then trains is finished already.
 #
 # ## Questions to try
@@ -382,6 +382,6 @@ print("nearer to the true shapes than the ball:", after < before)
 # ## Where to read on
 #
 # - The paper: Huang et al., *ShapeClipper*, CVPR 2023, Sec. 3.4 for the training, Tables 2 and 3 for the ablations.
-# - `lib/training.py` for the loop, `lib/batches.py` and `lib/parallel.py` for what a step gets where several processes
-#   share it; `lib/recipes.py` for the numbers.
+# - `lib/training/loop.py` for the loop, `lib/training/batches.py` and `lib/rendering/parallel.py` for what a step gets where several processes
+#   share it; `lib/training/recipes.py` for the numbers.
 # - Notebook **07** measures what you trained: pass the run folder printed above as its `checkpoint`.

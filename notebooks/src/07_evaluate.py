@@ -32,13 +32,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.checkpoints import load_system
+from lib.training.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.evaluation import Run, evaluate_instances, read_results, results_table, summarize
 from lib.evaluation import system_predictor, write_results
 from lib.paths import WEIGHTS, prepared_folder, run_folder
-from lib.plots.source import show_source
-from lib.train import choose_device
+from lib.figures.source import show_source
+from lib.training.__main__ import choose_device
 
 run = run_folder("07_evaluate", profile, run_dir)
 quick = profile == "quick"
@@ -77,7 +77,7 @@ options = {"protocols": ("raw", "view", "icp"), "rows": rows, "points": points, 
 measured = {name: evaluate_instances(remembering(name), test, **options) for name in systems}
 
 # %% tags=["extremes"] alt="Best, median and worst prediction beside the true shapes, from the photo's side and turned"
-from lib.plots.results import case_sheet, make_case, ranked_rows
+from lib.figures.results import case_sheet, make_case, ranked_rows
 
 first = next(iter(systems))
 order = ranked_rows(measured[first], test)  # rows of the dataset, best first
@@ -104,7 +104,7 @@ figure = case_sheet(cases)
 
 # %% tags=["shrink"] alt="Displacement of the surface against grid size: formula and measured points"
 from lib.geometry.meshes import marching_cubes
-from lib.plots.results import shrink_figure
+from lib.figures.results import shrink_figure
 
 
 def ball(x):
@@ -137,8 +137,8 @@ figure = shrink_figure(sizes, moved)
 from lib.geometry import metrics
 from lib.geometry.alignment import Clouds
 from lib.geometry.meshes import sample_surface
-from lib.plots.results import protocol_figure, threshold_figure
-from lib.widgets.viewer import controlled, dropdown, slider
+from lib.figures.results import protocol_figure, threshold_figure
+from lib.figures.viewer import controlled, dropdown, slider
 
 
 def clouds_of(row):
@@ -184,7 +184,7 @@ figure = protocol_figure(clouds_of(picked["median"][0]))
 # perfectly smooth, real chairs, and those marked *true view* are told the viewpoint, which ours has to find.
 
 # %%
-from lib.baselines import make_baselines
+from lib.evaluation.baselines import make_baselines
 
 baselines = make_baselines(known, test, shapes=24 if quick else 64)
 if quick:
@@ -201,7 +201,7 @@ print(f"protocol view, {len(rows)} images, {resolution} samples an axis, {points
 print(results_table(results).round(3).to_string())
 
 # %% tags=["baselines"] alt="10 x Chamfer distance of each system and baseline with its 95 % interval"
-from lib.plots.results import comparison_bars
+from lib.figures.results import comparison_bars
 
 redraw = controlled(
     lambda metric, protocol: comparison_bars(results, metric, protocol, 1 if "score" in metric else 10),
@@ -231,7 +231,7 @@ if len({row["category"] for row in results}) > 2:  # "all" and more than one
 # 1 is even, 0 collapsed; a dozen images drawn evenly reach about 0.8.
 
 # %% tags=["viewpoint"] alt="Predicted against true azimuths, and their spread over the circle"
-from lib.plots.results import azimuth_figure
+from lib.figures.results import azimuth_figure
 
 learned = next((name for name in systems if systems[name].config.viewpoint == "predicted"), None)
 shown_system = learned or "retrieval_feature (own view)"
@@ -289,7 +289,7 @@ results_table(shipped or results, metrics=metrics_shown).round(4)
 # %% tags=["differences"]
 from lib.data.neighbors import read_neighbors
 from lib.evaluation.comparison import comparison_table
-from lib.grids import GRIDS, grid_results
+from lib.course.grids import GRIDS, grid_results
 from lib.studies.differences import Material, differences_table, measure_differences
 
 last = list(systems)[-1]  # of the two that come with the course, the one with given viewpoints

@@ -15,7 +15,7 @@
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: a dozen held-out images, coarsely, or the whole test split at full resolution
-recipe: str = "quick"  # what is trained, a name of lib/recipes.py
+recipe: str = "quick"  # what is trained, a name of lib/training/recipes.py
 row: str = "full"  # the cell's row in the table
 changes: dict = {"steps": 50, "pretrain_steps": 20}  # settings of the recipe that this cell changes
 dataset: str = "furniture"  # name of the prepared data
@@ -32,14 +32,14 @@ from pathlib import Path
 
 import torch
 
-from lib.checkpoints import load_system
+from lib.training.checkpoints import load_system
 from lib.data.loading import PreparedDataset
-from lib.grids import find_recipe, size_of
+from lib.course.grids import find_recipe, size_of
 from lib.paths import prepared_folder, run_folder
-from lib.run_log import read_log
+from lib.training.log import read_log
 from lib.systems import make_system
-from lib.train import choose_device, only_category, validation_images
-from lib.training import train
+from lib.training.__main__ import choose_device, only_category, validation_images
+from lib.training.loop import train
 
 run = run_folder("08_experiment_cell", profile, run_dir)
 if not run_dir and profile == "quick":
@@ -73,7 +73,7 @@ else:
 log = read_log(Path(refine_from or run) / "log.jsonl")
 
 # %% tags=["curves"] alt="Weighted losses over the steps of this cell's training, one panel a term"
-from lib.plots.training import loss_figure
+from lib.figures.training import loss_figure
 
 figure = loss_figure(log)
 
@@ -108,8 +108,8 @@ write_instances(run / "instances.parquet", instances.assign(row=row, seed=seed))
 # Always the same few images, whatever the row and the seed: choosing them afterwards would be choosing the story.
 
 # %% tags=["key-figure"] alt="The same four held-out objects in every cell: photo, prediction and truth from two sides"
-from lib.plots.experiments import cases_of, instance_rows
-from lib.plots.results import case_sheet
+from lib.figures.experiments import cases_of, instance_rows
+from lib.figures.results import case_sheet
 
 fine = 48 if quick else 80
 shown = refined_predictor(system, fine, steps, seed) if refine_from else system

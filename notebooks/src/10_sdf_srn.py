@@ -32,15 +32,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lib.checkpoints import load_system
+from lib.training.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.paths import WEIGHTS, prepared_folder, run_folder
 from lib.plots import marching as plots
-from lib.plots.source import show_source
-from lib.recipes import SDF_SRN_RECIPES
+from lib.figures.source import show_source
+from lib.training.recipes import SDF_SRN_RECIPES
 from lib.systems.sdf_srn import SDFSRN
-from lib.train import choose_device
-from lib.widgets.viewer import controlled
+from lib.training.__main__ import choose_device
+from lib.figures.viewer import controlled
 
 begin, quick = time.perf_counter(), profile == "quick"
 chosen = SDF_SRN_RECIPES["sdf-srn-quick" if quick else "sdf-srn-small"].changed(seed=seed)
@@ -66,7 +66,7 @@ figure = plots.idea_figure(test.batch(torch.tensor([shown])), test.mesh(shown))
 #
 # | part | in the paper | here |
 # |---|---|---|
-# | encoder | ResNet-18 → code | `lib.backbones.Backbone` |
+# | encoder | ResNet-18 → code | `lib.networks.backbones.Backbone` |
 # | hypernetwork | code → weights of $f$ and $g$ | `lib.fields.hypernetwork`: *one small network an image* |
 # | $f$, $g$ | signed distance and colour, 4 layers, encoded points | `WrittenField` |
 # | $h$ | LSTM: the next stride from the feature where the ray is (Eq. 6) | `lib.rendering.ray_marching.Marcher` |
@@ -171,9 +171,9 @@ for kind in ("implicit", "unrolled"):
 # the curves is the goal, an image that is never trained on. Normals are not used here: their row of pictures is for you.
 
 # %% tags=["train"] alt="Loss curves, and a held-out chair rendered at several steps"
-from lib.listeners import Snapshots
-from lib.training import train
-from lib.widgets.viewer import LiveBoard
+from lib.training.listeners import Snapshots
+from lib.training.loop import train
+from lib.figures.viewer import LiveBoard
 
 if quick:
     shutil.rmtree(run / "training", ignore_errors=True)
@@ -212,7 +212,7 @@ figure = plots.crossings_figure(crossings)
 # mesh from two sides that the image does not show.
 
 # %% tags=["held-out"] alt="Held-out chairs: image, rendering, true and rendered normals, and the mesh from two sides"
-from lib.plots.maps import reconstruction_sheet
+from lib.figures.maps import reconstruction_sheet
 
 best = (load_system(source, accelerator.device) if source else system).eval()
 rows = torch.linspace(0, len(test) - 1, 6).long()[1:5]
@@ -333,11 +333,11 @@ print(f"                     after {steps:3} steps of Adam:", [round(v, 2) for v
 #    (`WrittenField.with_gradient`). Where is it not 1, and which term of the loss would you change?
 #
 # ```bash
-# python -m lib.train sdf-srn-small --categories chair --run runs/sdf-srn                # the real training
-# python -m lib.train sdf-srn-small --categories chair --run runs/occupancy --set field=occupancy      # a row of Table 3
-# python -m lib.train sdf-srn --dataset SHAPENET --categories airplane --run runs/airplane      # the paper's ShapeNet setting
-# python -m lib.train sdf-srn-single-view --dataset SHAPENET --categories chair --run runs/one  # one view of each model
-# python -m lib.train sdf-srn-pascal3d --dataset PASCAL3D --categories car --run runs/pascal    # photographs
+# python -m lib.training sdf-srn-small --categories chair --run runs/sdf-srn                # the real training
+# python -m lib.training sdf-srn-small --categories chair --run runs/occupancy --set field=occupancy      # a row of Table 3
+# python -m lib.training sdf-srn --dataset SHAPENET --categories airplane --run runs/airplane      # the paper's ShapeNet setting
+# python -m lib.training sdf-srn-single-view --dataset SHAPENET --categories chair --run runs/one  # one view of each model
+# python -m lib.training sdf-srn-pascal3d --dataset PASCAL3D --categories car --run runs/pascal    # photographs
 # ```
 
 # %% tags=["nbval-check-output"]

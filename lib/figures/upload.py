@@ -9,12 +9,12 @@ from IPython.display import display
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lib.data.photos import SUFFIXES, read_photo, save_upload, write_glb
 from lib.errors import InputError
-from lib.photos import SUFFIXES, read_photo, save_upload, write_glb
-from lib.plots.shapes import draw_mesh, facing
-from lib.plots.style import image_grid
+from lib.figures.shapes import draw_mesh, facing
+from lib.figures.style import image_grid
+from lib.figures.viewer import closed
 from lib.systems.base import Reconstruction
-from lib.widgets.viewer import closed
 
 TURNS = (0, 60, 120, 180)
 

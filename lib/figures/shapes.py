@@ -10,8 +10,8 @@ from embreex.rtcore_scene import EmbreeScene
 from jaxtyping import Float
 from scipy.spatial import cKDTree
 
+from lib.figures.style import image_grid
 from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers
-from lib.plots.style import image_grid
 
 PLAIN = (0.74, 0.79, 0.84)  # of a mesh without colours: a quiet grey-blue
 MAX_FACES = 5_000  # a plotly figure of more is slow to turn

@@ -8,9 +8,9 @@ from torch import nn
 
 from lib.data.loading import PreparedDataset
 from lib.evaluation import Prediction, Predictor, system_predictor
-from lib.plots.results import Case, make_case, view_of_rotation
-from lib.plots.shapes import draw_mesh, facing
-from lib.plots.style import image_grid
+from lib.figures.results import Case, make_case, view_of_rotation
+from lib.figures.shapes import draw_mesh, facing
+from lib.figures.style import image_grid
 
 TITLE_WIDTH = 16  # letters above a column; longer names take several lines
 
@@ -38,7 +38,7 @@ def predictions_of(
 def cases_of(
     system: nn.Module | Predictor, dataset: PreparedDataset, rows: Sequence[int], resolution: int = 80
 ) -> list[Case]:
-    """Predictions beside the truth, for `lib.plots.results.case_sheet`."""
+    """Predictions beside the truth, for `lib.figures.results.case_sheet`."""
     made = predictions_of(system, dataset, rows, resolution)
     return [
         make_case(f"image {row}", dataset.rgb[row], one, dataset.mesh(row), dataset.viewpoint[row])

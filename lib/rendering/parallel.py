@@ -1,6 +1,6 @@
 """A batch divided among processes, or into parts that follow one another, as if one had computed it whole.
 
-`lib.training` says inside `sharing` which images of the batch are computed at the moment. Then
+`lib.training.loop` says inside `sharing` which images of the batch are computed at the moment. Then
 
 - what is random is drawn for all images of the batch by everyone, with the same generator, and each keeps the rows of
   its own images (`draw_rows`; `whole_batch`, `own_rows` for other draws): the cost is that everyone draws everything;

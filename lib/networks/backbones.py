@@ -11,8 +11,8 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lib.compat import import_torchvision
 from lib.errors import InputError
+from lib.networks.compat import import_torchvision
 
 LITE0 = "tf_efficientnet_lite0"
 STRIDE = 16  # pixels between the cells of the feature maps that a viewpoint estimator may look at

@@ -17,11 +17,11 @@ from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lib.backbones import LITE0, load_network
-from lib.compat import import_torchvision
 from lib.data.prepared import sha256
 from lib.errors import InputError
 from lib.files import load_state, read_json, read_tensors, write_atomically, write_json
+from lib.networks.backbones import LITE0, load_network
+from lib.networks.compat import import_torchvision
 from lib.paths import WEIGHTS
 
 NAME = "image_text_furniture"
@@ -137,7 +137,7 @@ def build_network(config: ImageTextConfig, backbone: str = "random") -> nn.Modul
     Parameters
     ----------
     backbone : {"imagenet", "random"}
-        First weights of the image tower (see `lib.backbones.Backbone`); all else is random.
+        First weights of the image tower (see `lib.networks.backbones.Backbone`); all else is random.
     """
     import_torchvision()
     import open_clip

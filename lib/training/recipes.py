@@ -6,7 +6,7 @@ from lib.errors import InputError
 from lib.systems.sdf_srn_config import PASCAL3D, SHAPENET, SINGLE_VIEW, SDFSRNConfig, for_category
 from lib.systems.sdf_srn_config import SMALL as SDF_SRN_SMALL
 from lib.systems.shapeclipper_config import PAPER, RELEASED, SMALL, ShapeClipperConfig
-from lib.training import TrainingConfig
+from lib.training.loop import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lib.data.neighbors import read_neighbors
 from lib.data.shards import ShardedDataset
 from lib.errors import InputError
 from lib.losses.semantic import choose_neighbors, neighbor_probabilities
-from lib.parallel import Share
+from lib.rendering.parallel import Share
 
 
 @dataclass(frozen=True)

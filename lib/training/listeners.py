@@ -1,4 +1,4 @@
-"""What may listen to a training run: `lib.training.train` calls each with the system and every row of the log."""
+"""What may listen to a training run: `lib.training.loop.train` calls each with the system and every row of the log."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +81,7 @@ class Snapshots:
 @torch.no_grad()
 def rendered_pictures(system: nn.Module, batch: Batch, image_size: int, samples: int) -> list[np.ndarray]:
     """Colours and normals of the first sample as the system sees it now; the system is left as it was."""
-    from lib.plots.maps import on_white_normals
+    from lib.figures.maps import on_white_normals
 
     was_training = system.training
     system.eval()

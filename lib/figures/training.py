@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from lib.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, YELLOW, plain, styled
+from lib.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, YELLOW, plain, styled
 
 TERM_COLORS = {
     "rgb": BLUE,

@@ -1,4 +1,4 @@
-"""Train a recipe from the command line: ``python -m lib.train small-given --categories chair --run runs/chair``."""
+"""Train a recipe from the command line: ``python -m lib.training small-given --categories chair --run runs/chair``."""
 
 import argparse
 import json
@@ -9,18 +9,18 @@ import torch
 from accelerate import Accelerator, PartialState
 from pandas import read_parquet
 
-from lib.checkpoints import save_weights
 from lib.data.loading import PreparedDataset
 from lib.data.prepared import METADATA
 from lib.data.shards import open_dataset
 from lib.errors import InputError, exit_code
 from lib.files import write_atomically
-from lib.listeners import TensorBoard
 from lib.paths import FURNITURE
-from lib.recipes import ALL_RECIPES, Recipe
-from lib.run_log import read_log
 from lib.systems import make_system
-from lib.training import train
+from lib.training.checkpoints import save_weights
+from lib.training.listeners import TensorBoard
+from lib.training.log import read_log
+from lib.training.loop import train
+from lib.training.recipes import ALL_RECIPES, Recipe
 
 LOGS = ("train.jsonl", "log.jsonl")  # of a shipped checkpoint, of a run
 
@@ -51,7 +51,7 @@ def train_recipe(
 ) -> torch.nn.Module:
     """Train a recipe on a prepared folder, or go on where the run folder stopped: what each of several processes does.
 
-    ``accelerate launch -m lib.train`` and ``accelerate.notebook_launcher(train_recipe, (...))`` both come here.
+    ``accelerate launch -m lib.training`` and ``accelerate.notebook_launcher(train_recipe, (...))`` both come here.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def read_settings(pairs: list[str]) -> dict:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lib.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lib.training", description=__doc__)
     parser.add_argument("recipe", choices=sorted(ALL_RECIPES))
     parser.add_argument("--dataset", type=Path, default=FURNITURE, help="a prepared folder, or one in shards")
     parser.add_argument("--categories", nargs="+", help="default: all")

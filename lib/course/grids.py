@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.course.objective import ABLATIONS, IN_THE_PAPER
 from lib.errors import InputError
 from lib.evaluation import read_results
-from lib.objective import ABLATIONS, IN_THE_PAPER
 from lib.paths import FURNITURE, RESULTS
-from lib.recipes import ALL_RECIPES, Recipe
 from lib.systems.sdf_srn_config import ABLATIONS as SDF_SRN_ABLATIONS
+from lib.training.recipes import ALL_RECIPES, Recipe
 
 FULL = "full"  # the row that all others are compared with
 SAVE_EVERY = 100  # steps that an interrupted cell repeats at most

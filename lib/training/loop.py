@@ -6,7 +6,7 @@ moments and the step are enough.
 
 Several processes (`accelerate launch`, or `accelerate.notebook_launcher` on a function that calls `train`) divide each
 batch, give the losses and the updates that one gives with the same `batch_size`, up to rounding, and log the loss of
-the whole batch: see `lib.parallel`. **Batch normalisation** is the exception. Where it is frozen (`freeze_batchnorm`,
+the whole batch (`lib.rendering.parallel`). **Batch normalisation** is an exception. Where it is frozen (`freeze_batchnorm`,
 and `head_batchnorm` off: the small recipes) nothing differs; elsewhere each process normalises its own images by their
 own statistics, and the running ones that are kept are the first process's. The paper's setting is of that kind.
 """
@@ -25,15 +25,15 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lib.batches import Batches
-from lib.checkpoints import begin_with, save_weights
 from lib.data.loading import PreparedDataset
 from lib.data.neighbors import NEIGHBOR_FILE
 from lib.errors import InputError
-from lib.parallel import sharing
-from lib.run_log import Interrupted, Listener, RunLog, interruptible
-from lib.run_state import about_run, load_best, resume_run, save_best, save_run, state_of
-from lib.validation import validate
+from lib.rendering.parallel import sharing
+from lib.training.batches import Batches
+from lib.training.checkpoints import begin_with, save_weights
+from lib.training.log import Interrupted, Listener, RunLog, interruptible
+from lib.training.state import about_run, load_best, resume_run, save_best, save_run, state_of
+from lib.training.validation import validate
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TrainingConfig:
     Attributes
     ----------
     start : str
-        Folder of a checkpoint whose weights a run begins with; empty: new weights. See `lib.checkpoints.begin_with`.
+        Folder of a checkpoint whose weights a run begins with; empty: new weights. See `begin_with`.
     steps, pretrain_steps : int
         Steps of training, after steps of pretraining (sphere, azimuth prior).
     batch_size : int

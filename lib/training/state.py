@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
-from lib.checkpoints import load_training, save_training, save_weights
 from lib.errors import InputError
 from lib.files import load_state, read_json, read_tensors, write_json
+from lib.training.checkpoints import load_training, save_training, save_weights
 
 
 def about_run(system: nn.Module, config, data) -> dict:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lib.recipes import RECIPES
 from lib.systems.shapeclipper_config import ShapeClipperConfig
+from lib.training.recipes import RECIPES
 
 
 @dataclass(frozen=True)

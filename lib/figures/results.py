@@ -10,11 +10,11 @@ from jaxtyping import Float
 
 from lib.data.loading import PreparedDataset
 from lib.evaluation import Prediction
+from lib.figures.shapes import draw_mesh, facing
+from lib.figures.style import BLUE, GREEN, GREY, ORANGE, RED, image_grid, plain, styled
 from lib.geometry.alignment import PROTOCOLS, Clouds
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.metrics import azimuth_entropy, chamfer_distance, f_score, nearest_distances
-from lib.plots.shapes import draw_mesh, facing
-from lib.plots.style import BLUE, GREEN, GREY, ORANGE, RED, image_grid, plain, styled
 
 SHOWN_POINTS = 1_500
 
@@ -222,8 +222,8 @@ def view_of_rotation(rotation: Float[np.ndarray, "3 3"]) -> Viewpoint:
     >>> [abs(round(float(angle), 3)) for angle in view.angles()]
     [0.0, 0.0, 0.0]
     """
+    from lib.figures.shapes import viewpoint_at
     from lib.geometry.metrics import camera_azimuth
-    from lib.plots.shapes import viewpoint_at
 
     elevation = np.degrees(np.arcsin(np.clip(-rotation[2, 2], -1, 1)))
     return viewpoint_at(float(camera_azimuth(rotation)), float(elevation))

@@ -7,8 +7,8 @@ from matplotlib import colormaps
 from torch import Tensor
 
 from lib.data.loading import Batch, PreparedDataset
-from lib.plots.shapes import draw_mesh, viewpoint_at
-from lib.plots.style import BLUE, MAGNITUDE, image_grid, plain, styled
+from lib.figures.shapes import draw_mesh, viewpoint_at
+from lib.figures.style import BLUE, MAGNITUDE, image_grid, plain, styled
 from lib.rendering.volume import RenderedMaps
 
 

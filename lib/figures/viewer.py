@@ -11,10 +11,10 @@ from IPython.display import Pretty, display
 
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
-from lib.plots.maps import on_white_normals, sample_sheet
-from lib.plots.shapes import draw_mesh, viewpoint_at
-from lib.plots.style import image_grid
-from lib.plots.training import training_board
+from lib.figures.maps import on_white_normals, sample_sheet
+from lib.figures.shapes import draw_mesh, viewpoint_at
+from lib.figures.style import image_grid
+from lib.figures.training import training_board
 from lib.systems.base import Reconstruction
 
 
@@ -147,13 +147,13 @@ def page_rows(categories: list[str], category: str, page: int, page_size: int) -
 
 
 class LiveBoard:
-    """A listener of `lib.training.train`: the board of `training_board`, drawn again with each new snapshot.
+    """A listener of `lib.training.loop.train`: the board of `training_board`, drawn again with each new snapshot.
 
     There is one output, updated in place, so nothing piles up; without a browser the last state is stored.
 
     Parameters
     ----------
-    snapshots : lib.listeners.Snapshots
+    snapshots : lib.training.listeners.Snapshots
         Takes the frames; its batch is the goal.
     rows : list of dict
         Of the log so far, where a run goes on.
@@ -185,7 +185,7 @@ class LiveBoard:
 
 def goal_pictures(batch) -> list:
     """The photo and its true normals (white where unknown) of the first sample, as RGB."""
-    from lib.plots.maps import normal_colors
+    from lib.figures.maps import normal_colors
 
     rgb = batch.rgb[0].cpu().numpy()
     return [rgb, rgb * 0 + 1 if batch.normal is None else normal_colors(batch.normal[0])]

@@ -1,0 +1,1 @@
+"""Image networks: image -> features, codes, viewpoint."""

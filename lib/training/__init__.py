@@ -1,0 +1,1 @@
+"""The training loop, recipes, checkpoints and logs: imports systems by their face alone."""
