@@ -6,7 +6,7 @@ moments and the step are enough.
 
 Several processes (`accelerate launch`, or `accelerate.notebook_launcher` on a function that calls `train`) divide each
 batch, give the losses and the updates that one gives with the same `batch_size`, up to rounding, and log the loss of
-the whole batch (`lib.rendering.parallel`). **Batch normalisation** is an exception. Where it is frozen (`freeze_batchnorm`,
+the whole batch (`lib.rendering.parallel`). **Batch normalisation** is an exception. Where frozen (`freeze_batchnorm`,
 and `head_batchnorm` off: the small recipes) nothing differs; elsewhere each process normalises its own images by their
 own statistics, and the running ones that are kept are the first process's. The paper's setting is of that kind.
 """
