@@ -40,18 +40,6 @@ def encoding_gradient(
     return point
 
 
-def encoding_tangent(
-    encoded: Float[Tensor, "*shape encoded"],
-    direction: Float[Tensor, "*shape 3"],
-    frequencies: int,
-    factor: float = 1.0,
-) -> Float[Tensor, "*shape encoded"]:
-    """How the encoding changes as the point moves in a direction: the transpose of `encoding_gradient`."""
-    _, sin_angle, cos_angle = _parts(encoded, frequencies)
-    angles = _angles(direction, frequencies, factor)
-    return torch.cat([direction, cos_angle * angles, -sin_angle * angles], dim=-1)
-
-
 def _parts(encoded: Tensor, frequencies: int) -> tuple[Tensor, ...]:
     return encoded.split([3, 3 * frequencies, 3 * frequencies], dim=-1)
 

@@ -1,52 +1,20 @@
 """Fields whose weights are written by a network: one code, one small MLP (SDF-SRN Sec. 3.3, Fig. 3).
 
-A backbone of hyper-linear layers, each followed by LayerNorm without affine terms (in the released code, not in the
-paper) and ReLU, sees the encoded point at every layer. Its feature goes to the head of f (signed distance), the head of
-g (colour) and the marcher h, whose own weights are shared by all images.
+Every layer of the written MLP sees the encoded point; LayerNorm without affine terms (in the released code, not in the
+paper) and ReLU follow. The last feature goes to the head of f (signed distance), the head of g (colour) and the marcher
+h, whose own weights are shared by all images.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lib.fields.eikonal import Eikonal
-from lib.fields.encoding import encoded_size
-from lib.fields.written_layers import (
-    Backbone,
-    ascend,
-    centered,
-    chunks,
-    descend,
-    encode_point,
-    to_point,
-)
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A linear layer an image: its matrix (B, 1 + in, out), whose first row is the bias."""
-
-    matrix: Float[Tensor, "batch rows outputs"]
-
-    @property
-    def bias(self) -> Float[Tensor, "batch 1 outputs"]:
-        """The first row."""
-        return self.matrix[:, :1]
-
-    @property
-    def weight(self) -> Float[Tensor, "batch inputs outputs"]:
-        """All rows but the first."""
-        return self.matrix[:, 1:]
-
-    def __call__(self, x: Float[Tensor, "batch points inputs"]) -> Float[Tensor, "batch points outputs"]:
-        """X W + b for each image."""
-        return torch.baddbmm(self.bias, x, self.weight)
-
-    def __getitem__(self, index: slice) -> "Linear":
-        return Linear(self.matrix[index])
+from lib.fields.encoding import encode, encoded_size
 
 
 @dataclass(frozen=True)
@@ -55,81 +23,74 @@ class WrittenField:
 
     Attributes
     ----------
-    layers : tuple of Linear
-        The backbone, centered for its LayerNorm; all but the first see (previous layer, encoded point).
-    to_distance, to_color : Linear
+    layers : tuple of Tensor, shapes (B, 1 + in, width)
+        The MLP; the first row of each is the bias. All but the first see (previous layer, encoded point).
+    to_distance, to_color : Tensor, shapes (B, 1 + width, 1) and (B, 1 + width, 3)
         The heads.
     frequencies : int
         Octaves of the encoding; 0 is the paper's "w/o positional encoding".
     """
 
-    layers: tuple[Linear, ...]
-    to_distance: Linear
-    to_color: Linear
+    layers: tuple[Float[Tensor, "batch rows width"], ...]
+    to_distance: Float[Tensor, "batch rows 1"]
+    to_color: Float[Tensor, "batch rows 3"]
     frequencies: int
 
-    @property
-    def matrices(self) -> tuple[Float[Tensor, "batch rows outputs"], ...]:
-        """Of the backbone's layers."""
-        return tuple(layer.matrix for layer in self.layers)
-
     def feature(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points width"]:
-        """The backbone's last layer, which both heads and the marcher read."""
-        return joined([Backbone.apply(part, self.frequencies, *self.matrices) for part in chunks(points)])
+        """The last layer, which both heads and the marcher read; points in the world frame."""
+        encoded = encode(points, self.frequencies, math.pi)  # (B, P, 3 + 6 F)
+        value = None
+        for layer in self.layers:
+            seen = encoded if value is None else torch.cat([value, encoded], dim=-1)
+            value = F.relu(F.layer_norm(linear(seen, layer), layer.shape[-1:]))  # (B, P, width)
+        return value
 
     def distance(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points"]:
-        """Signed distance f, negative inside."""
-        return joined([self.to_distance(self.feature(part))[..., 0] for part in chunks(points)])
+        """Signed distance f in world units, negative inside."""
+        return linear(self.feature(points), self.to_distance)[..., 0]
 
     def distance_and_feature(self, points: Float[Tensor, "batch points 3"]) -> tuple[Tensor, Tensor]:
-        """Signed distance and what the marcher sees."""
+        """Signed distance (B, P), and the feature (B, P, width) that the marcher sees."""
         feature = self.feature(points)
-        return self.to_distance(feature)[..., 0], feature
+        return linear(feature, self.to_distance)[..., 0], feature
 
     def color(self, feature: Float[Tensor, "batch points width"]) -> Float[Tensor, "batch points 3"]:
-        """g, RGB in [0, 1]."""
-        return as_color(self.to_color(feature))
+        """g, RGB in [0, 1]: the released code's tanh in [-1, 1], rescaled."""
+        return (linear(feature, self.to_color).tanh() + 1) / 2
 
     def color_at(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points 3"]:
         """The colour at points."""
         return self.color(self.feature(points))
 
-    @torch.no_grad()
     def with_gradient(
-        self, points: Float[Tensor, "batch points 3"]
+        self, points: Float[Tensor, "batch points 3"], create_graph: bool = False
     ) -> tuple[Float[Tensor, "batch points"], Float[Tensor, "batch points width"], Float[Tensor, "batch points 3"]]:
-        """Signed distance, feature and the gradient of the signed distance with respect to the point; no graph."""
-        parts = [self._with_gradient(part) for part in chunks(points)]
-        return tuple(joined(list(column)) for column in zip(*parts, strict=True))
+        """Signed distance, feature and the gradient of the signed distance with respect to the point.
 
-    def _with_gradient(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        encoded = encode_point(points, self.frequencies)
-        layers = ascend(encoded, self.matrices)
-        upstream, _ = descend(layers, self.matrices, self.to_distance.weight.mT, encoded.shape[-1])
-        feature = layers[-1][0].relu()
-        return self.to_distance(feature)[..., 0], feature, to_point(encoded, upstream)
-
-    def eikonal(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, ""]:
-        """The mean of (|grad f| - 1)^2 (`lib.losses.field.eikonal_loss`), with gradients for the field alone."""
-        return Eikonal.apply(points, self.frequencies, False, self.to_distance.weight.mT, *self.matrices)
+        With `create_graph` a loss on the gradient can be differentiated again; without it nothing keeps a graph.
+        """
+        with torch.enable_grad():
+            points = points.detach().requires_grad_()
+            sdf, feature = self.distance_and_feature(points)
+            (gradient,) = torch.autograd.grad(sdf.sum(), points, create_graph=create_graph)
+        if create_graph:
+            return sdf, feature, gradient
+        return sdf.detach(), feature.detach(), gradient
 
     def __getitem__(self, index: slice) -> "WrittenField":
         layers = tuple(layer[index] for layer in self.layers)
         return WrittenField(layers, self.to_distance[index], self.to_color[index], self.frequencies)
 
 
-def as_color(output: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points 3"]:
-    """The released code's tanh in [-1, 1], rescaled to [0, 1]."""
-    return (output.tanh() + 1) / 2
-
-
-def joined(parts: list[Tensor]) -> Tensor:
-    """Parts of the points as one; the part itself if it is alone."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+def linear(
+    x: Float[Tensor, "batch points inputs"], matrix: Float[Tensor, "batch rows outputs"]
+) -> Float[Tensor, "batch points outputs"]:
+    """A linear layer an image: its first row is the bias, the rest the weights."""
+    return torch.baddbmm(matrix[:, :1], x, matrix[:, 1:])
 
 
 class Hypernetwork(nn.Module):
-    """Code -> the weights of f and g: an MLP of its own for each layer, as in the released code.
+    """Code -> the weights of f and g: one MLP for each written layer, as in the released code.
 
     Parameters
     ----------
@@ -151,24 +112,21 @@ class Hypernetwork(nn.Module):
         frequencies: int = 5,
     ):
         super().__init__()
-        self.code_size, self.frequencies = code_size, frequencies
+        self.frequencies = frequencies
         point = encoded_size(frequencies)
         self.shapes = [(point, width)] + [(width + point, width)] * (layers - 1) + [(width, 1), (width, 3)]
-        self.writers = nn.ModuleList(
-            [_mlp(code_size, hyper_layers, hyper_width, (inputs + 1) * outputs) for inputs, outputs in self.shapes]
-        )
+        self.writers = nn.ModuleList()
+        for inputs, outputs in self.shapes:
+            hidden = []
+            for size, next_size in pairwise([code_size] + [hyper_width] * hyper_layers):
+                hidden += [nn.Linear(size, next_size), nn.ReLU()]
+            last_size = hyper_width if hyper_layers else code_size
+            self.writers.append(nn.Sequential(*hidden, nn.Linear(last_size, (inputs + 1) * outputs)))
 
     def forward(self, code: Float[Tensor, "batch code"]) -> WrittenField:
         """The fields of B codes."""
-        *layers, distance, color = (
+        *layers, to_distance, to_color = (
             writer(code).unflatten(-1, (inputs + 1, outputs))
             for writer, (inputs, outputs) in zip(self.writers, self.shapes, strict=True)
         )
-        backbone = tuple(Linear(centered(matrix)) for matrix in layers)
-        return WrittenField(backbone, Linear(distance), Linear(color), self.frequencies)
-
-
-def _mlp(inputs: int, hidden_layers: int, width: int, outputs: int) -> nn.Sequential:
-    sizes = [inputs] + [width] * hidden_layers
-    hidden = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
-    return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))
+        return WrittenField(tuple(layers), to_distance, to_color, self.frequencies)

@@ -48,10 +48,13 @@ def colored_field(
     shape_code: Float[Tensor, "batch code"],
     texture_code: Float[Tensor, "batch code"] | None,
 ) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """Signed distance, its gradient and colour (white without a code) as one function of points (B, P, 3)."""
+    """Signed distance, its gradient and colour (white without a code) as one function of points (B, P, 3).
 
-    def evaluate(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        sdf, feature, gradient = sdf_field.with_gradient(points, shape_code)
+    Its second argument, booleans (B, P), says where the gradient is needed (default: everywhere).
+    """
+
+    def evaluate(points: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        sdf, feature, gradient = sdf_field.with_gradient(points, shape_code, where)
         if texture_code is None:
             return sdf, gradient, torch.ones_like(points)
         return sdf, gradient, texture_field(points, texture_code, feature)

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib.geometry.cameras import Viewpoint
-from lib.rendering.parallel import gathered
 
 SQUARED_FLOOR = 1e-4  # of a chord
 
@@ -17,10 +16,8 @@ def azimuth_prior_loss(azimuth: Float[Tensor, "count 2"], power: int = 2) -> Flo
 
     The sorted values of cos, sin and cos * sin are compared with those of an even grid: a Wasserstein distance in one
     dimension, for each. With `power` 2 the released code's form, the three L2 norms summed over 3 B; with 1 the mean
-    absolute difference, its form in pretraining. 0 for an even spread. Of several processes' azimuths, the distance of
-    all together.
+    absolute difference, its form in pretraining. 0 for an even spread.
     """
-    azimuth = gathered(azimuth)
     count = len(azimuth)
     grid = (2 * torch.arange(1, count + 1, device=azimuth.device, dtype=azimuth.dtype) - 1) * math.pi / count
     total = azimuth.new_zeros(())

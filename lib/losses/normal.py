@@ -4,8 +4,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lib.rendering.parallel import gathered
-
 
 def to_canonical(
     normal: Float[Tensor, "batch rays 3"], rotation: Float[Tensor, "batch 3 3"]
@@ -60,7 +58,7 @@ def normal_loss(
         Where both the image and the rendering show the object; other rays do not count.
     keep : float
         Share of the minibatch's pixels that count, lowest 1 - cos first; 1 turns the dropout off. The paper gives no
-        value, the released code 0.8. The minibatch is that of all processes together.
+        value, the released code 0.8.
 
     Returns
     -------
@@ -68,7 +66,6 @@ def normal_loss(
         Mean over the kept pixels, in [0, 5 * 2 sqrt(3) + 2]; 0 when no pixel is visible.
     """
     target = to_canonical(target, rotation)
-    rendered, target, visible = gathered(rendered), gathered(target), gathered(visible)
     error, angular = normal_errors(rendered[visible], target[visible], l1_weight)
     kept = inliers(angular, keep)
     return (error * kept).sum() / kept.sum().clamp(min=1)

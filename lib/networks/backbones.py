@@ -3,7 +3,6 @@
 import math
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +12,10 @@ from torch import Tensor, nn
 
 from lib.errors import InputError
 from lib.networks.compat import import_torchvision
+from lib.networks.depthwise import speed_up_depthwise
 
 LITE0 = "tf_efficientnet_lite0"
 STRIDE = 16  # pixels between the cells of the feature maps that a viewpoint estimator may look at
-ImageLayout = Literal["auto", "channels_last", "channels_first"]  # of images and weights in memory
-FEW_PIXELS = 4  # of a convolution's output, for which a product of patches is faster; for 16 it is not
-SMALL_IMAGE = 96  # pixels; up to here a ResNet's training is 10 to 20 % faster with channels first on a processor
 
 
 class Backbone(nn.Module):
@@ -42,9 +39,11 @@ class Backbone(nn.Module):
         0: the features are the network's own, averaged over the image. Above 0 (ours): the network ends where its
         maps are 1/16 of the image wide, and these, mixed to so many channels, are the features: where in a small
         image something lies is not lost. The part of the network behind them is left out.
-    layout : {"auto", "channels_last", "channels_first"}
-        How images and weights lie in memory: the same numbers to rounding, in more or less time. "auto": channels
-        last, except where images are small and the convolutions are not depthwise (a ResNet at 64 pixels).
+
+    Attributes
+    ----------
+    precision : torch.dtype or None
+        Mixed precision is for the image networks alone: cameras, fields and normals need float32.
     """
 
     def __init__(
@@ -56,15 +55,12 @@ class Backbone(nn.Module):
         std: float = 1.0,
         freeze_batchnorm: bool = False,
         map_channels: int = 0,
-        layout: str = "auto",
     ):
         super().__init__()
         self.image_size, self.mean, self.std, self.freeze_batchnorm = image_size, mean, std, freeze_batchnorm
-        network = load_network(name, weights)
-        self.layout = _layout_of(layout, network, image_size)
-        self.network = network.to(memory_format=self.layout)
-        if self.layout is torch.contiguous_format:
-            _convolve_few_pixels(self.network)
+        self.precision: torch.dtype | None = None
+        self.network = load_network(name, weights).to(memory_format=torch.channels_last)
+        speed_up_depthwise(self.network)
         self.size = self.network.num_features
         self.mix = None
         if map_channels > 0:
@@ -81,11 +77,12 @@ class Backbone(nn.Module):
         images = (images.permute(0, 3, 1, 2) - self.mean) / self.std
         if images.shape[-1] != self.image_size:
             images = F.interpolate(images, size=self.image_size, mode="bilinear", antialias=True)
-        images = images.contiguous(memory_format=self.layout)
-        if self.mix is None:
-            return self.network(images)
-        (maps,) = self.network.forward_intermediates(images, indices=[self.level], intermediates_only=True)
-        return F.relu(self.mix(maps)).flatten(1)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
+            if self.mix is None:
+                return self.network(images).to(images.dtype)
+            (maps,) = self.network.forward_intermediates(images, indices=[self.level], intermediates_only=True)
+            return F.relu(self.mix(maps)).flatten(1).to(images.dtype)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Switch to training, leaving frozen batch normalisation in evaluation mode."""
@@ -97,35 +94,6 @@ class Backbone(nn.Module):
 
     def _batchnorms(self):
         return (m for m in self.network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-
-
-class PatchConv2d(nn.Conv2d):
-    """A convolution that on a processor is a product of patches where its output has few pixels.
-
-    There its time is that of reading and writing the weights, which the library behind `nn.Conv2d` puts in another
-    order first: 512 channels on 2 x 2 pixels, forward and backward, take 5 ms instead of 2.
-    """
-
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
-        """The same numbers to rounding."""
-        sides = zip(images.shape[-2:], self.kernel_size, self.padding, self.stride, strict=True)
-        height, width = ((side + 2 * padding - kernel) // stride + 1 for side, kernel, padding, stride in sides)
-        if images.device.type != "cpu" or height * width > FEW_PIXELS:
-            return super().forward(images)
-        patches = F.unfold(images, self.kernel_size, padding=self.padding, stride=self.stride)
-        product = F.linear(patches.mT.flatten(0, 1), self.weight.flatten(1), self.bias)
-        return product.unflatten(0, (len(images), -1)).mT.unflatten(-1, (height, width))
-
-
-def _convolve_few_pixels(network: nn.Module) -> None:
-    for module in network.modules():
-        if type(module) is nn.Conv2d and max(module.kernel_size) > 1 and _is_plain(module):
-            module.__class__ = PatchConv2d  # the same weights under the same names
-
-
-def _is_plain(layer: nn.Conv2d) -> bool:
-    numbers = isinstance(layer.padding, tuple)  # and not "same" or "valid"
-    return numbers and layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
 
 
 def load_network(name: str, weights: str = "imagenet") -> nn.Module:
@@ -155,16 +123,6 @@ def load_network(name: str, weights: str = "imagenet") -> nn.Module:
     _check_fit(network, state, f"backbone_weights: {weights!r} does not fit {name!r}")
     network.load_state_dict({key: state[key] for key in network.state_dict()})
     return network
-
-
-def _layout_of(layout: str, network: nn.Module, image_size: int) -> torch.memory_format:
-    layouts = {"channels_last": torch.channels_last, "channels_first": torch.contiguous_format}
-    if layout == "auto":
-        depthwise = any(module.groups > 1 for module in network.modules() if isinstance(module, nn.Conv2d))
-        layout = "channels_last" if depthwise or image_size > SMALL_IMAGE else "channels_first"
-    if layout not in layouts:
-        raise InputError(f"image_layout: {layout!r} is none of 'auto', 'channels_last', 'channels_first'")
-    return layouts[layout]
 
 
 def _cut_behind(network: nn.Module, stride: int) -> tuple[int, int]:

@@ -24,7 +24,6 @@ blend (1 - t) z^(j) + t z^(j+1) of the marcher's points. Its gradient moves the 
 exactly 0 with respect to f where f does not feed the marcher.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -61,12 +60,6 @@ class Marcher(nn.Module):
         """Stride >= 0 in world units, and the state of all rays after it."""
         state = self.cell(feature.flatten(0, 1), state)
         return self.to_stride(state[0]).abs().reshape(feature.shape[:2]), state
-
-    def matrices(self) -> tuple[Float[Tensor, "gates seen"], Float[Tensor, "1 state"]]:
-        """The cell's weights for (feature, h, 1), torch's order of gates; and the stride's for (h, 1)."""
-        bias = self.cell.bias_ih + self.cell.bias_hh
-        gates = torch.cat([self.cell.weight_ih, self.cell.weight_hh, bias[:, None]], dim=1)
-        return gates, torch.cat([self.to_stride.weight, self.to_stride.bias[:, None]], dim=1)
 
 
 def points_at(rays: Rays, depth: Float[Tensor, "batch rays"]) -> Float[Tensor, "batch rays 3"]:
@@ -155,7 +148,6 @@ def find_surface(
     values: Float[Tensor, "batch rays points"],
     iterations: int = 10,
     gradient: HitGradient = "implicit",
-    halve: Callable | None = None,
 ) -> Surface:
     """The first zero of the signed distance along marched rays, by bisection.
 
@@ -169,30 +161,24 @@ def find_surface(
         Halvings of the interval: z* is known to its width / 2^(iterations + 1).
     gradient : {"implicit", "unrolled"}
         What `Surface.depth` hands back to the field, or to the marcher; see the module.
-    halve : callable, optional
-        `bisect` of this signed distance in another way: (rays, near, far, hit, iterations) -> depths.
     """
     enters = (values[..., :-1] > 0) & (values[..., 1:] <= 0)
     hit, last = enters.any(dim=-1), depths.shape[-1] - 2
     interval = torch.where(hit, enters.int().argmax(dim=-1), last)
     near, far = (depths.gather(-1, (interval + k)[..., None])[..., 0] for k in (0, 1))
-    halve = halve or functools.partial(bisect, distance)
-    depth = halve(rays, near, far, hit, iterations)
+    depth = bisect(distance, rays, near, far, hit, iterations)
     if gradient == "implicit":
         attached = with_implicit_gradient(distance, rays, depth)
     else:
         attached = with_unrolled_gradient(near, far, depth)
-    return Surface(torch.where(hit, attached, far), hit, interval, _counts(hit, interval, last, values))
-
-
-def _counts(hit: Tensor, interval: Tensor, last: int, values: Tensor) -> dict[str, int]:
     kinds = {
         "last": hit & (interval == last),
         "early": hit & (interval < last),
         "none": ~hit,
         "inside": ~hit & (values[..., 0] <= 0),
     }
-    return {name: int(where.sum()) for name, where in kinds.items()}
+    counts = {name: int(where.sum()) for name, where in kinds.items()}
+    return Surface(torch.where(hit, attached, far), hit, interval, counts)
 
 
 @torch.no_grad()
@@ -214,17 +200,10 @@ def bisect(
     chosen = Rays(*(part.gather(1, order[..., None].expand(-1, -1, 3)) for part in (rays.origins, rays.directions)))
     low, high = near.gather(1, order), far.gather(1, order)
     for _ in range(iterations):
-        low, high = halved(distance, chosen, low, high)
+        middle = (low + high) / 2
+        outside = distance(points_at(chosen, middle)) > 0
+        low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
     return torch.where(hit, near.scatter(1, order, (low + high) / 2), far)
-
-
-def halved(
-    distance: Distance, rays: Rays, low: Float[Tensor, "batch rays"], high: Float[Tensor, "batch rays"]
-) -> tuple[Float[Tensor, "batch rays"], Float[Tensor, "batch rays"]]:
-    """The half of each interval at whose ends the signs of f differ: f > 0 at low and f <= 0 at high."""
-    middle = (low + high) / 2
-    outside = distance(points_at(rays, middle)) > 0
-    return torch.where(outside, middle, low), torch.where(outside, high, middle)
 
 
 def with_implicit_gradient(

@@ -6,8 +6,6 @@ from jaxtyping import Float, Int
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from lib.rendering.parallel import current_share, draw_rows, own_rows, whole_batch
-
 
 def boundary_distance(mask: np.ndarray) -> np.ndarray:
     """Distance in pixels of every pixel centre to the silhouette's boundary, on both sides of it.
@@ -33,12 +31,7 @@ def sample_pixels(
     """Row-major indices of `rays` different pixels an image, drawn with probability proportional to the weights."""
     flat = weights.flatten(1).to(generator.device)
     count = min(rays, flat.shape[1])
-    if current_share() is None:
-        return torch.multinomial(flat, count, generator=generator).to(weights.device)
-    # What multinomial does, with numbers for the whole batch: the pixels that win an exponential race.
-    race = torch.empty((whole_batch(len(flat)), flat.shape[1]), dtype=flat.dtype, device=flat.device)
-    race = own_rows(race.exponential_(generator=generator))
-    return (flat / race).topk(count, dim=1).indices.to(weights.device)
+    return torch.multinomial(flat, count, generator=generator).to(weights.device)
 
 
 def values_at(
@@ -50,5 +43,5 @@ def values_at(
 
 
 def uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform numbers in [-1, 1], on the device and of the type of another tensor; `shape` begins with the images."""
-    return (2 * draw_rows(torch.rand, shape, generator, like.dtype) - 1).to(like.device)
+    """Uniform numbers in [-1, 1], drawn on the generator's device, on the device and of the type of `like`."""
+    return (2 * torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype) - 1).to(like.device)

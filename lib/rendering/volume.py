@@ -14,14 +14,15 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from lib.errors import InputError
 from lib.geometry.cameras import Rays, points_along
-from lib.rendering.parallel import draw_rows
 
 LastInterval = Literal["zero", "infinite"]
+PART_POINTS = 2**14  # rendered at once by `render_rays_in_parts`: about 4 MB a layer
 # points (batch, points, 3) -> sdf (batch, points), unit-free gradient (batch, points, 3), rgb (batch, points, 3)
 Field = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -41,15 +42,12 @@ class RenderedMaps:
         mask is near 0.
     depth : Tensor, shape (...)
         Mean depth of what was hit, along the unit ray, in world units; the far depth where nothing was hit.
-    skipped : Tensor, shape (...), optional
-        Where points were left out (`lib.rendering.skipping`): the sum of their weights, a bound of the colour's error.
     """
 
     rgb: Float[Tensor, "*shape 3"]
     mask: Float[Tensor, "*shape"]
     normal: Float[Tensor, "*shape 3"]
     depth: Float[Tensor, "*shape"]
-    skipped: Float[Tensor, "*shape"] | None = None
 
 
 def laplace_density(sdf: Float[Tensor, "*shape"], beta: float | Tensor) -> Float[Tensor, "*shape"]:
@@ -90,7 +88,7 @@ def sample_depths(
     if generator is None:
         within = torch.full(shape, 0.5, device=near.device, dtype=near.dtype)
     else:
-        within = draw_rows(torch.rand, shape, generator, near.dtype).to(near.device)
+        within = torch.rand(shape, generator=generator, device=generator.device, dtype=near.dtype).to(near.device)
     steps = (torch.arange(samples, device=near.device, dtype=near.dtype) + within) / samples
     return near[:, None, None] + steps * (far - near)[:, None, None]
 
@@ -99,9 +97,8 @@ def compositing_weights(
     density: Float[Tensor, "*rays samples"],
     depths: Float[Tensor, "*rays samples"],
     last_interval: LastInterval = "zero",
-    opacity: Callable[[Tensor], Tensor] = lambda optical_depth: -torch.expm1(-optical_depth),
 ) -> Float[Tensor, "*rays samples"]:
-    """Weights w_i = T_i alpha_i of the samples of each ray; they sum to at most 1. `opacity` computes 1 - exp(-x).
+    """Weights w_i = T_i alpha_i of the samples of each ray; they sum to at most 1.
 
     The last sample has no right neighbour. The released ShapeClipper gives it length 0, VolSDF 1e10 ("infinite"):
     then whatever density is left at the far end becomes opaque.
@@ -109,7 +106,7 @@ def compositing_weights(
     last = torch.full_like(depths[..., :1], 0.0 if last_interval == "zero" else 1e10)
     optical_depth = density * torch.cat([depths.diff(dim=-1), last], dim=-1)
     before = torch.cumsum(F.pad(optical_depth, (1, 0))[..., :-1], dim=-1)
-    return torch.exp(-before) * opacity(optical_depth)
+    return torch.exp(-before) * -torch.expm1(-optical_depth)
 
 
 def render_rays(
@@ -118,13 +115,15 @@ def render_rays(
     depths: Float[Tensor, "batch rays samples"],
     beta: float | Tensor,
     last_interval: LastInterval = "zero",
+    needs_normal: Bool[Tensor, "batch rays"] | None = None,
 ) -> RenderedMaps:
     """Render B x N rays.
 
     Parameters
     ----------
     field : callable
-        Points (B, P, 3) -> signed distance (B, P), its gradient (B, P, 3), colour (B, P, 3).
+        Points (B, P, 3) -> signed distance (B, P), its gradient (B, P, 3), colour (B, P, 3); with `needs_normal` it is
+        also given booleans (B, P) that say where the gradient is needed.
     rays : Rays
         In the world frame, with unit directions.
     depths : Tensor, shape (B, N, S)
@@ -133,21 +132,56 @@ def render_rays(
         Width of the surface in world units, > 0.
     last_interval : {"zero", "infinite"}
         See `compositing_weights`.
+    needs_normal : Tensor, optional
+        Rays whose normal is needed; the normal of the others is 0. Default: all.
 
     Returns
     -------
     RenderedMaps
         With shapes (B, N, ...).
     """
-    points = points_along(rays, depths)
-    sdf, gradient, color = field(points.flatten(1, 2))
+    points = points_along(rays, depths).flatten(1, 2)  # (B, N S, 3)
     grid = depths.shape[1:]
-    weights = compositing_weights(laplace_density(sdf.unflatten(1, grid), beta), depths, last_interval)
+    if needs_normal is None:
+        sdf, gradient, color = field(points)
+    else:
+        sdf, gradient, color = field(points, needs_normal[..., None].expand(-1, *grid).flatten(1))
+    density = laplace_density(sdf.unflatten(1, grid), beta)  # (B, N, S)
+    weights = compositing_weights(density, depths, last_interval)
     mask = weights.sum(dim=-1)
-    blend = weights[..., None, :]
+    blend = weights[..., None, :]  # (B, N, 1, S)
+    rgb = (blend @ color.unflatten(1, grid)).squeeze(-2) + (1 - mask)[..., None]  # on white
     # Density falls as the distance grows, so the unit of -grad(density) is the unit of grad(sdf).
     outward = F.normalize(gradient, dim=-1).unflatten(1, grid)
-    rgb = (blend @ color.unflatten(1, grid)).squeeze(-2) + (1 - mask)[..., None]
     normal = F.normalize((blend @ outward).squeeze(-2), dim=-1)
     far_weighted = (weights * depths).sum(dim=-1) + 1e-6 * depths[..., -1]
     return RenderedMaps(rgb, mask, normal, far_weighted / (mask + 1e-6))
+
+
+def render_rays_in_parts(
+    field: Field,
+    rays: Rays,
+    depths: Float[Tensor, "batch rays samples"],
+    beta: float | Tensor,
+    last_interval: LastInterval = "zero",
+    needs_normal: Bool[Tensor, "batch rays"] | None = None,
+    points: int = PART_POINTS,
+) -> RenderedMaps:
+    """`render_rays` in little memory: some rays at a time, computed again in the backward pass instead of being kept.
+
+    Parameters
+    ----------
+    points : int
+        Computed at once, of all images together. The other arguments are those of `render_rays`.
+    """
+    batch, count, samples = depths.shape
+    size = max(1, points // (batch * samples))
+    parts = []
+    for start in range(0, count, size):
+        part = slice(start, start + size)
+        some_rays = Rays(rays.origins[:, part], rays.directions[:, part])
+        needed = None if needs_normal is None else needs_normal[:, part]
+        arguments = (field, some_rays, depths[:, part], beta, last_interval, needed)
+        parts.append(checkpoint(render_rays, *arguments, use_reentrant=False, preserve_rng_state=False))
+    names = ("rgb", "mask", "normal", "depth")
+    return RenderedMaps(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in names))

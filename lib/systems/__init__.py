@@ -1,20 +1,22 @@
-"""A paper in one file: its parts put together, its objective, its configuration."""
+"""A paper a file: its parts put together, its objective, its configuration. What is ours is a subclass beside it."""
 
-import torch
+from lib.systems.base import System, SystemConfig
+from lib.systems.sdf_srn import SDFSRN, SDFSRNConfig
+from lib.systems.sdf_srn_small import SDFSRNSmall, SDFSRNSmallConfig
+from lib.systems.shapeclipper import ShapeClipper, ShapeClipperConfig
+from lib.systems.shapeclipper_small import ShapeClipperSmall, ShapeClipperSmallConfig
 
-from lib.systems.sdf_srn import SDFSRN
-from lib.systems.sdf_srn_config import SDFSRNConfig
-from lib.systems.shapeclipper import ShapeClipper
-from lib.systems.shapeclipper_config import ShapeClipperConfig
-
-# A thin surface (small beta) gives densities below 1e-38, on which a CPU is many times slower: flush them to zero.
-# Threads inherit the setting when they start, so it comes before the first tensor is computed.
-torch.set_flush_denormal(True)
-
-SYSTEMS = {"shapeclipper": (ShapeClipper, ShapeClipperConfig), "sdf_srn": (SDFSRN, SDFSRNConfig)}
+SYSTEMS = {
+    "shapeclipper": (ShapeClipper, ShapeClipperConfig),
+    "shapeclipper_small": (ShapeClipperSmall, ShapeClipperSmallConfig),
+    "sdf_srn": (SDFSRN, SDFSRNConfig),
+    "sdf_srn_small": (SDFSRNSmall, SDFSRNSmallConfig),
+}
 
 
-def make_system(config: ShapeClipperConfig | SDFSRNConfig) -> ShapeClipper | SDFSRN:
+def make_system(config: SystemConfig) -> System:
     """The system that a configuration belongs to, with new weights."""
-    (make,) = (make for make, kind in SYSTEMS.values() if type(config) is kind)
-    return make(config)
+    for system_class, config_class in SYSTEMS.values():
+        if type(config) is config_class:
+            return system_class(config)
+    raise TypeError(f"no system has a configuration of type {type(config).__name__}")

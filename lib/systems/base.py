@@ -1,4 +1,4 @@
-"""What every system gives back: a shape that can be asked, meshed and rendered."""
+"""What every system promises, and what it gives back: a shape that can be asked, meshed and rendered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,15 +7,105 @@ import numpy as np
 import torch
 import trimesh
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from lib.data.loading import Batch, PreparedDataset
+from lib.errors import InputError
 from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers
 from lib.geometry.meshes import marching_cubes
 from lib.geometry.surface_grid import surface_grid
+from lib.networks.backbones import Backbone
 from lib.rendering.volume import RenderedMaps, render_rays, sample_depths
 
 CHUNK = 65536  # points evaluated at once
 CACHED = 4096  # the same where a processor's cache should hold what the layers give
+
+
+@dataclass(frozen=True)
+class SystemConfig:
+    """Everything that defines a system: each paper's file has its own, with the paper's values as defaults."""
+
+    def for_category(self, category: str) -> "SystemConfig":
+        """The setting that the paper uses for this category alone. Default: all categories are alike."""
+        return self
+
+
+class System(nn.Module):
+    """A paper's parts and objective. Training, evaluation and the course know a system by this face alone.
+
+    Attributes
+    ----------
+    name : str
+        What checkpoints call it.
+    config : SystemConfig
+        Everything that defines it.
+    needs_viewpoint : bool
+        Training images must come with their viewpoints, and `reconstruct` should be given them.
+    neighbor_weighting : str or None
+        How a neighbour of each training image is chosen (`lib.losses.semantic.neighbor_probabilities`); None: the
+        system wants no neighbours.
+    fresh_parts : tuple of str
+        Modules that begin with new weights in a run that starts from a checkpoint.
+    counts : dict
+        Numbers of the last training step that belong in the log beside the losses, such as the width of the surface.
+    """
+
+    name = ""
+    config: SystemConfig
+    needs_viewpoint = False
+    neighbor_weighting: str | None = None
+    fresh_parts: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """Default: nothing."""
+        return {}
+
+    def prepare(self, data: PreparedDataset) -> None:
+        """Look at the whole training set once, before training. Default: nothing."""
+
+    def begin_step(self, done: float) -> None:
+        """Hear what share of the training is done, in [0, 1). Default: nothing."""
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Every weighted term of the objective by name; training minimises their sum."""
+        raise NotImplementedError
+
+    def pretrain_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The terms of the steps before training. Default: those of training."""
+        return self.losses(batch, generator)
+
+    def forward(self, batch: Batch, generator: torch.Generator, pretraining: bool = False) -> dict[str, Tensor]:
+        """`losses`, or `pretrain_losses`: what a wrapper for several devices calls."""
+        return self.pretrain_losses(batch, generator) if pretraining else self.losses(batch, generator)
+
+    def reconstruct(
+        self, images: Float[Tensor, "batch height width 3"], viewpoint: Viewpoint | None = None
+    ) -> "Reconstruction":
+        """Shapes of segmented images on white, in [0, 1]; `viewpoint` where it is known."""
+        raise NotImplementedError
+
+    def refine(self, batch: Batch, generator: torch.Generator, steps: int | None = None) -> "Reconstruction":
+        """Shapes that are optimised for the images themselves. Default: the system cannot."""
+        raise InputError(f"{self.name} has no test-time optimisation; use sdf_srn")
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """The image networks' parameters that learn, which training may move more slowly than the rest."""
+        networks = [module.network for module in self.modules() if isinstance(module, Backbone)]
+        return [p for network in networks for p in network.parameters() if p.requires_grad]
+
+    def set_precision(self, precision: torch.dtype | None) -> None:
+        """Compute the image networks, and nothing else, in mixed precision."""
+        for module in self.modules():
+            if isinstance(module, Backbone):
+                module.precision = precision
+
+
+def require_viewpoint(batch: Batch, name: str) -> Viewpoint:
+    """The batch's viewpoints; `InputError` where the dataset has none."""
+    if batch.viewpoint is None:
+        raise InputError(f"{name} needs a dataset whose metadata holds azimuth, elevation and tilt")
+    return batch.viewpoint
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from lib.data.shards import open_dataset
 from lib.errors import InputError, exit_code
 from lib.files import write_atomically
 from lib.paths import FURNITURE
-from lib.systems import make_system
-from lib.training.checkpoints import save_weights
+from lib.systems import System, make_system
+from lib.systems.checkpoints import save_weights
 from lib.training.listeners import TensorBoard
 from lib.training.log import read_log
 from lib.training.loop import train
-from lib.training.recipes import ALL_RECIPES, Recipe
+from lib.training.recipes import ALL_RECIPES, COLOR_RECIPES, Recipe
 
 LOGS = ("train.jsonl", "log.jsonl")  # of a shipped checkpoint, of a run
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     recipe = ALL_RECIPES[options.recipe].for_category(only_category(options.dataset, options.categories))
     recipe = recipe.changed(**{**read_settings(options.set), "seed": options.seed})
-    if _only_texture(recipe.system) and not recipe.training.start:
+    if options.recipe in COLOR_RECIPES and not recipe.training.start:
         raise InputError(f"{options.recipe} gives colours to finished shapes: say whose, --set start=FOLDER")
     system = train_recipe(recipe, options.dataset, options.run, options.categories, options.views, options.device)
     if options.export and PartialState().is_main_process:
@@ -48,7 +48,7 @@ def train_recipe(
     categories: list[str] | None = None,
     views: int | None = None,
     device: str = "auto",
-) -> torch.nn.Module:
+) -> System:
     """Train a recipe on a prepared folder, or go on where the run folder stopped: what each of several processes does.
 
     ``accelerate launch -m lib.training`` and ``accelerate.notebook_launcher(train_recipe, (...))`` both come here.
@@ -109,7 +109,7 @@ def choose_device(name: str, mixed_precision: str = "no") -> Accelerator:
     return Accelerator(cpu=name == "cpu", mixed_precision=mixed_precision)
 
 
-def export(system: torch.nn.Module, run: Path, folder: Path) -> None:
+def export(system: System, run: Path, folder: Path) -> None:
     """Write a finished run's weights as float16, with its log and configuration, for shipping.
 
     The log of a run that began with a checkpoint comes after that checkpoint's, and its steps are counted from there.
@@ -121,15 +121,11 @@ def export(system: torch.nn.Module, run: Path, folder: Path) -> None:
     if logs:
         earlier = read_log(logs[0])
         before = earlier[-1]["step"]
-        phase = {"phase": "colors"} if _only_texture(system.config) else {}
+        phase = {"phase": "colors"} if system.fresh_parts else {}
         rows = earlier + [row | (phase if "loss" in row else {}) | {"step": row["step"] + before} for row in rows]
         about |= {"step": about["step"] + before, "best": _later(about["best"], before)}
     save_weights(folder, system, about, half=True)
     write_atomically(folder / "train.jsonl", lambda p: p.write_text("".join(json.dumps(row) + "\n" for row in rows)))
-
-
-def _only_texture(config) -> bool:
-    return getattr(config, "learn", "all") == "texture"  # SDF-SRN learns all
 
 
 def _later(best: dict | None, steps: int) -> dict | None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import nn
+from lib.systems.base import System
 
-Listener = Callable[[nn.Module, dict], None]
+Listener = Callable[[System, dict], None]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -36,7 +36,7 @@ class RunLog:
         if self.file:
             self.file.close()
 
-    def write(self, system: nn.Module, row: dict):
+    def write(self, system: System, row: dict):
         """Add a row, with the seconds that the run has taken so far, and hand it to the listeners."""
         row = row | {"seconds": round(self.before + time.perf_counter() - self.start, 2)}
         self.last = row if "loss" in row else self.last

@@ -3,16 +3,19 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib.data.loading import PreparedDataset
+from lib.geometry.alignment import Clouds, aligned_chamfer_distance
+from lib.geometry.meshes import is_empty, sample_surface
 from lib.geometry.metrics import azimuth_entropy, azimuth_error
 from lib.losses.reprojection import mask_loss, rgb_loss
+from lib.systems.base import Reconstruction, System
 
 
 @torch.no_grad()
 def validate(
-    system: nn.Module, data: PreparedDataset, seed: int = 0, shapes: bool = False, limit: int = 48, image_size: int = 32
+    system: System, data: PreparedDataset, seed: int = 0, shapes: bool = False, limit: int = 48, image_size: int = 32
 ) -> dict[str, float]:
     """Scores on up to `limit` samples, spread evenly over the dataset.
 
@@ -29,7 +32,7 @@ def validate(
     rows = torch.linspace(0, len(data) - 1, min(limit, len(data))).round().long().unique()
     device = next(system.parameters()).device
     batch = data.batch(rows).to(device)
-    given = batch.viewpoint if getattr(system.config, "viewpoint", None) == "given" else None
+    given = batch.viewpoint if system.needs_viewpoint else None
     shape = system.reconstruct(batch.rgb, given)
     maps = shape.render(image_size=image_size, samples=32)
     mask, rgb = _resized(batch.mask[..., None], image_size)[..., 0], _resized(batch.rgb, image_size)
@@ -43,7 +46,8 @@ def validate(
         scores["azimuth_entropy"] = azimuth_entropy(predicted)
         scores["azimuth_error"] = float(min(np.median(azimuth_error(predicted, true, turn)) for turn in (0, 180)))
     if shapes:
-        scores["chamfer_distance"] = _chamfer_distance(system, data, rows, seed)
+        distances = [chamfer_distance_of(shape, data, int(row), i, seed) for i, row in enumerate(rows)]
+        scores["chamfer_distance"] = float(np.mean(distances))
     system.train(was_training)
     return {name: round(value, 6) for name, value in scores.items()}
 
@@ -52,8 +56,16 @@ def _resized(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images.permute(0, 3, 1, 2), size=size, mode="area").permute(0, 2, 3, 1)
 
 
-def _chamfer_distance(system: nn.Module, data: PreparedDataset, rows: Tensor, seed: int) -> float:
-    """The released code's way to choose a checkpoint: 3D ground truth of the validation samples."""
-    from lib.evaluation import validation_chamfer_distance
+def chamfer_distance_of(
+    shape: Reconstruction, data: PreparedDataset, row: int, index: int, seed: int, points: int = 10_000
+) -> float:
+    """Of one shape to the truth (``view`` protocol), by a coarse grid and few points.
 
-    return validation_chamfer_distance(system, data, rows.tolist(), seed)
+    The released code chooses checkpoints this way, and so sees the 3D ground truth of the validation samples.
+    """
+    mesh = shape.mesh(64, index, colored=False)
+    predicted = np.zeros((1, 3)) if is_empty(mesh) else sample_surface(mesh, points, [seed, row, 1])
+    target = sample_surface(data.mesh(row), points, [seed, row, 0])
+    rotation = shape.viewpoint[index].rotation()[0].detach().double().cpu().numpy()
+    true_rotation = data.viewpoint[row].rotation()[0].double().cpu().numpy()
+    return aligned_chamfer_distance(Clouds(predicted, target, rotation, true_rotation), "view")
