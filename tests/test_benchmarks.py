@@ -20,7 +20,7 @@ from benchmarks.report import write_report
 from lib.data.neighbor_exact import Neighbors
 from lib.paths import REPOSITORY
 from lib.systems.sdf_srn import SDFSRN
-from lib.systems.sdf_srn_config import SDFSRNConfig
+from lib.systems.sdf_srn import SDFSRNConfig
 
 ROW = {"name", "variant", "device", "seconds", "ratio", "memory_mb", "shape"}  # what every row has
 

@@ -12,17 +12,11 @@ from safetensors.torch import load_file, save_file
 from tiny import TINY, make_batch, make_system
 
 from lib.errors import InputError
-from lib.training.checkpoints import (
-    load_system,
-    load_training,
-    read_about,
-    read_json,
-    read_tensors,
-    save_training,
-    save_weights,
-    write_atomically,
-    write_json,
-)
+from lib.files import read_json, read_tensors, write_atomically, write_json
+from lib.paths import WEIGHTS
+from lib.systems.checkpoints import load_system, save_weights, translated
+from lib.systems.shapeclipper import PAPER
+from lib.training.state import load_training, read_about, save_training
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +24,6 @@ def system():
     """One that has been trained for a step, so that its buffers are not the first ones."""
     system = make_system(TINY, seed=3, shake=0.05)
     system.losses(make_batch(4), torch.Generator().manual_seed(0))
-    system.progress.fill_(0.25)
     return system
 
 
@@ -114,12 +107,37 @@ def test_training_state_brings_back_weights_moments_and_notes(tmp_path):
             assert torch.equal(value, fresh.state[theirs][key]), key
 
 
+@pytest.mark.parametrize(
+    ("folder", "name", "settings"),
+    [
+        ("shapeclipper-furniture-chair", "shapeclipper_small", {"guess_weight": 0.0, "mean_color": True}),
+        ("shapeclipper-furniture-chair-given", "shapeclipper_small", {"viewpoint": "given", "beta_final": 0.015}),
+        ("sdf-srn-furniture-chair", "sdf_srn_small", {"hit_gradient": "implicit", "cube_weight": 1.0}),
+    ],
+)
+def test_shipped_checkpoints_load_under_todays_names(folder, name, settings):
+    system = load_system(WEIGHTS / folder, expected=name.removesuffix("_small"))
+    assert system.name == name and {key: getattr(system.config, key) for key in settings} == settings
+
+
+def test_an_older_checkpoint_of_the_papers_system_is_the_papers(tmp_path):
+    """It named every setting of ours, turned off, and held how far the training was."""
+    system = make_system(TINY)
+    save_weights(tmp_path, system, {})
+    edit(tmp_path, width=64, guess_weight=0.0, mean_color=False, beta_final=None, render_path="auto")
+    path = tmp_path / "weights.safetensors"
+    save_file({**load_file(path), "progress": torch.tensor(1.0)}, path)
+    loaded = load_system(tmp_path)
+    assert loaded.name == "shapeclipper" and loaded.config == replace(TINY, backbone_weights="random")
+    assert translated("shapeclipper", asdict(PAPER)) == ("shapeclipper", asdict(PAPER))
+
+
 # --- what does not fit ---------------------------------------------------------------------------------------------
 
 
 def test_another_system_is_refused(saved):
     about = json.loads((saved / "config.json").read_text())
-    with pytest.raises(InputError, match="'shapeclipper', not of sdf_srn"):
+    with pytest.raises(InputError, match="'shapeclipper', not of 'sdf_srn'"):
         load_system(saved, expected="sdf_srn")
     (saved / "config.json").write_text(json.dumps({**about, "system": "sdf_srn"}))
     with pytest.raises(InputError, match="sdf_srn"):
@@ -133,7 +151,7 @@ def load_system_error(folder: Path, **kwargs) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("changes", [{"width": 24}, {"latent_size": 8}, {"viewpoint": "given"}, {"sdf_layers": 4}])
+@pytest.mark.parametrize("changes", [{"latent_size": 8}, {"viewpoint": "given"}])
 def test_weights_of_another_configuration_are_refused(saved, changes):
     edit(saved, **changes)
     assert "another configuration" in load_system_error(saved)
@@ -180,7 +198,7 @@ def test_missing_and_surplus_tensors_are_named(saved):
 
 
 def test_refused_state_leaves_the_system_as_it_was(saved, tmp_path):
-    other = make_system(replace(TINY, width=24))
+    other = make_system(replace(TINY, latent_size=24))
     optimizer = torch.optim.Adam(other.parameters())
     state = tmp_path / "state.safetensors"
     save_training(state, make_system(TINY), torch.optim.Adam(make_system(TINY).parameters()), {})

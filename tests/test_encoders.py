@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lib.errors import InputError
-from lib.networks.backbones import LITE0, Backbone, PatchConv2d, _convolve_few_pixels, load_network
+from lib.networks.backbones import LITE0, Backbone, load_network
 from lib.networks.compat import import_torchvision
+from lib.networks.depthwise import FewPixelConv2d, speed_up_depthwise
 from lib.networks.heads import Bottleneck, CameraPrior, CodeHead, ViewpointHead, mean_color
 
 LITE0_INPUT = (127 / 255, 128 / 255)
@@ -245,39 +246,13 @@ def test_code_head_has_the_released_sizes_and_keeps_the_codes_apart():
     torch.testing.assert_close(texture, head.texture_projection(latents[:, 512:]))
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "layout", "last"),
-    [
-        (LITE0, 64, "auto", True),
-        ("resnet18", 64, "auto", False),
-        ("resnet18", 128, "auto", True),
-        ("resnet18", 64, "channels_last", True),
-        ("resnet18", 128, "channels_first", False),
-    ],
-)
-def test_memory_is_laid_out_as_it_pays_or_as_it_is_asked(name, size, layout, last):
-    backbone = Backbone(name, "random", size, layout=layout)
-    weight = next(m.weight for m in backbone.network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1)
-    assert weight.is_contiguous(memory_format=torch.channels_last) == last
-    assert backbone(torch.rand(2, 32, 32, 3)).shape == (2, backbone.size)
-
-
-def test_layouts_give_the_same_features():
-    networks = [Backbone("resnet18", "random", 48, layout=layout).eval() for layout in ("channels_last", "auto")]
-    networks[1].load_state_dict(networks[0].state_dict())
-    images = torch.rand(2, 48, 48, 3)
-    torch.testing.assert_close(networks[0](images), networks[1](images), rtol=1e-4, atol=1e-5)
-    with pytest.raises(InputError, match="image_layout: 'diagonal'"):
-        Backbone("resnet18", "random", 48, layout="diagonal")
-
-
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), ((2, 3), (1, 2), (0, 1)), (1, 2, 0)])
-@pytest.mark.parametrize("side", [2, 3, 7])  # from few pixels, as a product, to many
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (5, 1, 2), (3, 2, 1), ((2, 3), (1, 2), (0, 1))])
+@pytest.mark.parametrize("side", [2, 3])  # few pixels, by matrices, and more
 @pytest.mark.parametrize("bias", [False, True])
-def test_convolution_of_few_pixels_by_patches_is_the_convolution(kernel, stride, padding, side, bias):
+def test_depthwise_convolution_of_few_pixels_is_the_convolution(kernel, stride, padding, side, bias):
     """Values and all gradients, in float64."""
-    plain = nn.Conv2d(5, 4, kernel, stride, padding, bias=bias).double()
-    ours = PatchConv2d(5, 4, kernel, stride, padding, bias=bias).double()
+    plain = nn.Conv2d(5, 5, kernel, stride, padding, groups=5, bias=bias).double()
+    ours = FewPixelConv2d(5, 5, kernel, stride, padding, groups=5, bias=bias).double()
     ours.load_state_dict(plain.state_dict())
     images = torch.randn(3, 5, side, side, dtype=torch.float64, requires_grad=True)
     found = []
@@ -288,9 +263,10 @@ def test_convolution_of_few_pixels_by_patches_is_the_convolution(kernel, stride,
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_only_plain_convolutions_become_patches():
-    network = Backbone("resnet18", "random", 64).network
-    assert type(network.layer4[1].conv2) is PatchConv2d and type(network.layer4[0].downsample[0]) is nn.Conv2d
-    odd = nn.Sequential(*(nn.Conv2d(4, 4, 3, **kind) for kind in ({"groups": 2}, {"dilation": 2}, {"padding": "same"})))
-    _convolve_few_pixels(odd)
+def test_only_plain_depthwise_convolutions_change():
+    network = Backbone(LITE0, "random", 64).network
+    assert sum(type(module) is FewPixelConv2d for module in network.modules()) == 12
+    kinds = ({"groups": 2}, {"groups": 4, "dilation": 2}, {"groups": 4, "padding": "same"}, {})
+    odd = nn.Sequential(*(nn.Conv2d(4, 4, 3, **kind) for kind in kinds))
+    speed_up_depthwise(odd)
     assert all(type(layer) is nn.Conv2d for layer in odd)

@@ -20,7 +20,7 @@ from lib.evaluation.__main__ import main
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.meshes import marching_cubes
 from lib.systems.sdf_srn import SDFSRN
-from lib.systems.sdf_srn_config import SDFSRNConfig
+from lib.systems.sdf_srn import SDFSRNConfig
 from lib.systems.shapeclipper import ShapeClipper
 from lib.training.checkpoints import load_system, save_weights
 from lib.training.recipes import RECIPES

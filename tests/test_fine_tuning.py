@@ -13,9 +13,9 @@ from tiny import EVERYTHING, make_batch, make_system, write_prepared
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.systems import make_system as make_any
-from lib.systems.sdf_srn_config import SMALL as SDF_SRN
+from lib.systems.checkpoints import begin_with, load_system, save_weights
+from lib.systems.sdf_srn_small import SMALL as SDF_SRN
 from lib.training.__main__ import export, main
-from lib.training.checkpoints import begin_with, load_system, save_weights
 from lib.training.log import read_log
 from lib.training.loop import TrainingConfig, train
 from lib.training.recipes import COLOR_RECIPES, RECIPES
@@ -66,13 +66,15 @@ def test_parts_that_only_one_has_are_left_as_they_are(shapes, config):
 
 
 def test_what_does_not_fit_is_one_sentence_and_changes_nothing(shapes, tmp_path):
-    wide = make_system(replace(EVERYTHING, width=20), seed=9)
+    wide = make_system(replace(EVERYTHING, latent_size=20), seed=9)
     before = {name: tensor.clone() for name, tensor in wide.state_dict().items()}
     with pytest.raises(InputError, match="another configuration"):
         begin_with(wide, shapes)
     assert all(torch.equal(tensor, before[name]) for name, tensor in wide.state_dict().items())
     other = make_any(replace(SDF_SRN, backbone="test_resnet", backbone_weights="random"))
-    with pytest.raises(InputError, match="start: .* holds a checkpoint of system 'shapeclipper', not of 'sdf_srn'"):
+    with pytest.raises(
+        InputError, match="start: .* holds a checkpoint of system 'shapeclipper_small', not of 'sdf_srn_small'"
+    ):
         begin_with(other, shapes)
     with pytest.raises(InputError, match="nowhere"):
         begin_with(wide, tmp_path / "nowhere")
@@ -119,12 +121,12 @@ def test_shapes_that_would_move_with_batch_normalisation_are_refused():
 def test_color_recipes_differ_from_those_of_the_shapes_in_what_they_learn():
     for name, recipe in COLOR_RECIPES.items():
         shapes = RECIPES[name.removesuffix("-colors")].system
-        weights = [key for key in vars(shapes) if key.endswith("_weight") and key not in ("rgb_weight", "skip_weight")]
+        weights = [key for key in vars(shapes) if key.endswith("_weight") and key != "rgb_weight"]
         kept = {key: value for key, value in vars(recipe.system).items() if key not in weights}
         assert kept == {k: v for k, v in vars(shapes).items() if k not in weights} | {
             "learn": "texture", "mean_color": True, "beta": shapes.beta_final
         }  # fmt: skip
-        assert not any(getattr(recipe.system, key) for key in weights if key != "normal_l1_weight")
+        assert not any(getattr(recipe.system, key) for key in weights)
 
 
 def test_the_command_asks_whose_colours(data, tmp_path, capsys):

@@ -16,7 +16,7 @@ from lib.training.log import read_log
 from lib.training.recipes import RECIPES
 
 IMAGES, VIEWS = 17, 3  # three training models: two get one image more than the third
-TINY = ["image_size=32", "latent_size=8", "code_size=4", "width=8", "rays=8", "neighbor_rays=8", "samples=4"]
+TINY = ["image_size=32", "latent_size=8", "rays=8", "neighbor_rays=8", "samples=4"]
 STEPS = ["backbone_weights=random", "pretrain_points=8", "pretrain_steps=1", "steps=2", "batch_size=4", "log_every=1"]
 
 

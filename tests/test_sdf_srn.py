@@ -19,11 +19,19 @@ from lib.geometry.distance_transform import distance_transform
 from lib.geometry.meshes import first_hits, ray_scene
 from lib.losses.field import cube_distance, cube_loss
 from lib.rendering.sampling import values_at
-from lib.systems import SYSTEMS, make_system, sdf_srn
-from lib.systems.sdf_srn import SDFSRN
-from lib.systems.sdf_srn_config import ABLATIONS, CONFIGS, SDFSRNConfig, for_category
-from lib.systems.sdf_srn_target import outside_only, rescaled, sample_target, silhouette_bound, silhouette_iou
-from lib.training.checkpoints import load_system, save_weights
+from lib.systems import SYSTEMS, make_system, sdf_srn, sdf_srn_small
+from lib.systems.checkpoints import load_system, save_weights
+from lib.systems.sdf_srn import (
+    ABLATIONS,
+    CONFIGS,
+    SDFSRN,
+    SDFSRNConfig,
+    outside_only,
+    rescaled,
+    sample_target,
+    silhouette_bound,
+)
+from lib.systems.sdf_srn_small import SDFSRNSmallConfig
 from lib.training.log import read_log
 from lib.training.loop import TrainingConfig, train
 
@@ -35,20 +43,15 @@ TINY = SDFSRNConfig(
     hyper_layers=1,
     hyper_width=16,
     width=16,
-    layers=2,
     frequencies=2,
     distance=5.0,
     focal=4.0,
     near=0.8,
     far=0.8,
-    steps=4,
-    bisections=6,
-    state_size=8,
     rays=40,
     silhouette_depths=3,
     eikonal_points=30,
     pretrain_points=200,
-    refine_steps=3,
 )
 TERMS = {"ray_last", "ray_free", "rgb", "sdf", "eikonal"}
 
@@ -58,7 +61,11 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def make_tiny(**changes) -> SDFSRN:
+    """The paper's system, or with a setting of ours the course's."""
     torch.manual_seed(0)
+    if {"hit_gradient", "cube_weight"} & set(changes):
+        sizes = {name: getattr(TINY, name) for name in vars(TINY)}
+        return make_system(SDFSRNSmallConfig(**{**sizes, "cube_weight": 0.0, **changes}))
     return make_system(replace(TINY, **changes))
 
 
@@ -70,8 +77,7 @@ def terms_of(batch=None, **changes) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def ball() -> SDFSRN:
     """A system that writes spheres of radius 0.4 and has learned to march to them."""
-    size = {"sphere_radius": 0.4, "width": 32, "state_size": 16, "frequencies": 1}
-    system = make_tiny(**size, steps=6, bisections=12)
+    system = make_tiny(sphere_radius=0.4, width=32, frequencies=1)
     batch = replace(make_batch(4, neighbor=False, mask=disc(0.317)), index=torch.arange(4))  # 0.4 at distance 5
     optimizer = torch.optim.Adam(system.hypernetwork.parameters(), 1e-2)
     for step in range(300):
@@ -102,7 +108,7 @@ def test_settings_of_the_paper():
     assert (c.rays, c.silhouette_depths, c.margin, c.frequencies) == (1024, 5, 0.01, 5)
     assert (c.rgb_weight, c.sdf_weight, c.eikonal_weight, c.last_weight, c.free_weight) == (1, 3, 0.01, 1, 0.1)
     assert c.distance - c.near == pytest.approx(2) and c.distance + c.far == pytest.approx(3.5)
-    assert (c.steps, c.bisections, c.state_size, c.eikonal_points) == (10, 10, 32, 10_000)
+    assert (sdf_srn.STRIDES, sdf_srn.LAYERS, c.eikonal_points) == (10, 4, 10_000)
     pascal = CONFIGS["pascal3d"]
     assert (pascal.rgb_weight, pascal.eikonal_weight) == (10, 1)
     assert (pascal.sdf_weight, pascal.last_weight, pascal.free_weight, pascal.margin) == (6, 2, 0.2, 0.005)  # by 2
@@ -134,18 +140,21 @@ def test_cube_term_forbids_surfaces_behind_the_scene_and_no_object_in_it():
     assert "cube" not in terms_of(batch) and terms_of(batch, cube_weight=2.0)["cube"] >= 0
 
 
-def test_cube_term_of_an_occupancy_asks_for_its_sign_alone():
+def test_cube_term_of_an_occupancy_asks_for_its_sign_alone(monkeypatch):
     system = make_tiny(field="occupancy", cube_weight=1.0)
     points = torch.tensor([[[[0.0, 0, 0.7], [0.0, 0, 7.0], [0.1, 0, 0]]]])
     empty, full = torch.full((1, 1, 3), 20.0), torch.full((1, 1, 3), -20.0)
-    assert system._cube_loss(points, empty) < 1e-7  # a logit is no distance: seven units away it need not grow
-    assert system._cube_loss(points, full) == pytest.approx(2 * 20 / 3, rel=1e-6)  # the third lies in the cube
+    monkeypatch.setattr(sdf_srn_small, "points_along", lambda rays, depths: points)
+    target = sample_target(make_batch(1, neighbor=False), 3, True, generator())
+    target = replace(target, inside=target.inside[:, :1], weights=target.weights[:, :1])
+    assert system.ray_losses(target, empty, empty)["cube"] < 1e-7  # a logit is no distance: it need not grow
+    assert system.ray_losses(target, full, full)["cube"] == pytest.approx(2 * 20 / 3, rel=1e-6)  # the third is inside
 
 
 def test_mixed_precision_leaves_the_surface_its_digits():
     system, batch = make_tiny(), make_batch(neighbor=False)
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = system.losses(batch, generator())
+    system.set_precision(torch.bfloat16)
+    losses = system.losses(batch, generator())
     sum(losses.values()).backward()
     assert all(loss.dtype == torch.float32 for loss in losses.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in system.parameters())
@@ -153,9 +162,9 @@ def test_mixed_precision_leaves_the_surface_its_digits():
 
 
 def test_airplanes_weigh_silhouettes_less_on_shapenet_only():
-    assert for_category(CONFIGS["shapenet"], "airplane").sdf_weight == 1
-    assert for_category(CONFIGS["shapenet"], "chair") == CONFIGS["shapenet"]
-    assert for_category(CONFIGS["pascal3d"], "airplane") == CONFIGS["pascal3d"]
+    assert CONFIGS["shapenet"].for_category("airplane").sdf_weight == 1
+    assert CONFIGS["shapenet"].for_category("chair") == CONFIGS["shapenet"]
+    assert CONFIGS["pascal3d"].for_category("airplane") == CONFIGS["pascal3d"]
 
 
 def test_impossible_settings_are_refused_by_name():
@@ -220,11 +229,11 @@ def test_terms_scale_with_their_weights_alone(weight, term):
 def test_occupancy_terms_are_cross_entropies():
     """With logit -f, against torch's own, without importance."""
     system = make_tiny(field="occupancy", importance=False)
-    batch = system._with_view(make_batch(neighbor=False))
+    batch = system.with_projection(make_batch(neighbor=False))
     losses = system.losses(batch, generator())
     target = sample_target(batch, TINY.rays, False, generator())
     code = system.encode(batch.rgb)
-    _, values = system._march(system.hypernetwork(code), target.viewpoint, target.rays)
+    _, values = system.march(system.hypernetwork(code), target.viewpoint, target.rays)
     last = F.binary_cross_entropy_with_logits(-values[..., -1], target.inside.float())
     free = F.binary_cross_entropy_with_logits(-values[..., :-1], torch.zeros_like(values[..., :-1]))
     torch.testing.assert_close(losses["ray_last"], last)
@@ -243,7 +252,7 @@ def test_silhouette_loss_of_a_true_distance_is_nothing_and_of_a_swollen_one_is_n
         mask = (closest < radius).float().view(1, size, size)
         batch = Batch(torch.tensor([0]), torch.ones(1, size, size, 3), mask, None, view, torch.ones(1, size, size))
         target = outside_only(sample_target(batch, 900, True, generator()))
-        losses.append(ball._silhouette_loss(ball.hypernetwork(code), target, generator()).item())
+        losses.append(ball.silhouette_loss(ball.hypernetwork(code), target, generator()).item())
     assert losses[0] < 0.02 < 10 * losses[0] < losses[1]
 
 
@@ -392,8 +401,9 @@ def test_reconstruction_wears_its_texture_and_takes_the_given_view(ball):
     assert not any(angle.any() for angle in ball.reconstruct(make_batch(1).rgb).viewpoint.angles())
 
 
-def test_refining_carves_what_the_silhouette_forbids_and_leaves_the_network():
-    system = make_tiny(refine_rate=0.05).eval()
+def test_refining_carves_what_the_silhouette_forbids_and_leaves_the_network(monkeypatch):
+    monkeypatch.setattr(sdf_srn, "REFINE_RATE", 0.05)
+    system = make_tiny().eval()
     batch = make_batch(2, neighbor=False, mask=disc(0.22))
     weights = {name: tensor.clone() for name, tensor in system.state_dict().items()}
 
@@ -441,23 +451,6 @@ def test_training_pauses_and_goes_on_as_if_it_never_stopped(tmp_path):
     trained = [row for row in read_log(run / "log.jsonl") if row["phase"] == "training"]
     counts = [row["rays_last"] + row["rays_early"] + row["rays_none"] for row in trained]
     assert counts == [config.batch_size * system.config.rays] * config.steps
-
-
-def test_long_trainings_on_a_processor_are_compiled(monkeypatch):
-    monkeypatch.setattr(sdf_srn, "can_compile", lambda: True)
-    system, compiled = make_tiny(eikonal_points=10_000), []
-    for steps, batch_size in ((100, 2), (100_000, 2), (10, 2)):
-        system.plan(steps, batch_size)
-        compiled.append(system.compiled)
-    assert compiled == [False, True, False]
-    for path in ("fast", "compiled"):
-        system = make_tiny(render_path=path)
-        system.plan(100_000, 32)
-        assert system.compiled == (path == "compiled")
-    monkeypatch.setattr(sdf_srn, "can_compile", lambda: False)
-    system = make_tiny(eikonal_points=10_000)
-    system.plan(100_000, 2)
-    assert not system.compiled
 
 
 def test_single_view_training_takes_one_sample_of_each_model(tmp_path):
@@ -521,10 +514,3 @@ def test_field_that_is_negative_everywhere_starts_inside():
         system.hypernetwork.writers[-2][-1].bias[0] = -1.0
     system.losses(make_batch(2, neighbor=False), generator())
     assert system.crossings == {"last": 0, "early": 0, "none": 2 * TINY.rays, "inside": 2 * TINY.rays}
-
-
-def test_silhouettes_agree_as_their_areas_do():
-    left, half, none = torch.zeros(3, 4, 4)
-    left[:, :2], half[:, :1] = 1, 0.9
-    found = silhouette_iou(torch.stack([half, left, none, none]), torch.stack([left, left, left, none]))
-    assert found.tolist() == [0.5, 1, 0, 1]

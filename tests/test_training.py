@@ -8,33 +8,29 @@ import signal
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from tiny import TINY, make_system, write_prepared
+from tiny import EVERYTHING, TINY, make_system, write_prepared
 from tiny_dataset import write_tiny_dataset
 
-import lib.training.checkpoints
+import lib.training.state
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.evaluation import evaluate_instances
+from lib.systems.checkpoints import load_system
 from lib.training.__main__ import main
 from lib.training.batches import Batches, seeded
-from lib.training.checkpoints import load_system, read_about
 from lib.training.log import Interrupted, read_log
-from lib.training.loop import TrainingConfig, learning_rate_factor, train
+from lib.training.loop import TrainingConfig, learning_rate_factor, train, train_step
+from lib.training.state import read_about
 from lib.training.validation import validate
 
 # batch normalisation, random augmentation and guesses: all that could remember something between steps
-SYSTEM = replace(
-    TINY,
-    mirror_weight=0.1,
-    augment_mirrored=True,
-    guess_weight=0.1,
-    quarters_from=0.0,
-)
+SYSTEM = replace(EVERYTHING, augment_mirrored=True, head_batchnorm=True, freeze_batchnorm=False)
 CONFIG = TrainingConfig(
     steps=6,
     pretrain_steps=2,
@@ -205,7 +201,7 @@ def test_run_killed_while_it_saves_equals_the_whole_one(go, whole, tmp_path, mon
         save_file(tensors, path, metadata=metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lib.training.checkpoints, "save_file", half_a_file)
+        patch.setattr(lib.training.state, "save_file", half_a_file)
         assert in_a_process(lambda: go(tmp_path)) == signal.SIGKILL
     assert read_about(tmp_path / "checkpoint/state.safetensors")["step"] == 3
     go(tmp_path, weights=7)
@@ -328,10 +324,14 @@ def test_damaged_state_is_one_sentence(go, paused, tmp_path):
         go(run)
 
 
-@pytest.mark.parametrize("name", ["steps", "batch_size", "log_every", "save_every", "validate_every"])
-def test_settings_below_one_are_refused(name):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, 0) for name in ("steps", "batch_size", "log_every", "save_every", "validate_every")]
+    + [("seed", -1), ("accumulate", 2)],
+)
+def test_impossible_settings_are_refused_by_name(name, value):
     with pytest.raises(InputError, match=name):
-        replace(CONFIG, **{name: 0})
+        replace(CONFIG, **{name: value})
 
 
 def test_loss_that_is_not_finite_stops_by_name(data, tmp_path):
@@ -377,7 +377,7 @@ def test_command_line_prints_one_sentence_and_returns_2(folder, tmp_path, capsys
 
 def test_data_without_validation_images_keep_the_last_weights(tmp_path):
     folder = write_prepared(tmp_path / "discs", train=4, val=0, views=2)
-    tiny = ["width=8", "latent_size=8", "code_size=4", "rays=8", "neighbor_rays=8", "samples=4", "semantic_weight=0.0"]
+    tiny = ["latent_size=8", "rays=8", "neighbor_rays=8", "samples=4", "semantic_weight=0.0"]
     steps = ["pretrain_steps=1", "steps=2", "batch_size=2", "pretrain_points=8"]
     run = tmp_path / "run"
     command = ["small-given", "--dataset", str(folder), "--run", str(run), "--device", "cpu"]
@@ -419,10 +419,10 @@ def test_best_shapes_decide_where_that_is_asked(go, tmp_path):
     distances = {r["step"]: r["chamfer_distance"] for r in rows(tmp_path / "run") if r["phase"] == "validation"}
     best = json.loads((tmp_path / "run/config.json").read_text())["best"]
     assert best == {"score": min(distances.values()), "step": min(distances, key=distances.get)}
-    # the score is what evaluation gives for the same weights and samples
+    # the score is what evaluation gives for the same weights and samples, up to the points drawn
     measured = evaluate_instances(trained, shapes, protocols=["view"], resolution=64, points=10_000)
     value = measured.loc[measured["metric"] == "chamfer_distance", "value"].mean()
-    assert best["score"] == pytest.approx(value, abs=1e-5)
+    assert best["score"] == pytest.approx(value, rel=0.02)
 
 
 def test_last_weights_stay_where_that_is_asked(go, tmp_path):
@@ -467,29 +467,67 @@ def test_backbone_has_its_own_learning_rate(go, tmp_path):
 # --- batches and log -----------------------------------------------------------------------------------------------
 
 
+def images_of(batches: Batches, step: int) -> torch.Tensor:
+    return torch.cat([batch.index for batch, _ in batches.draw(step, True)])
+
+
 def test_batches_are_the_same_whenever_asked_and_an_epoch_sees_no_sample_twice(data):
     batches = Batches(make_system(SYSTEM), replace(CONFIG, batch_size=2), data, Accelerator(cpu=True))
     orders = []
     for epoch in range(3):
         steps = range(epoch * 4, epoch * 4 + 4)
-        drawn = [batches.draw(step, True).batch.index for step in steps]
+        drawn = [images_of(batches, step) for step in steps]
         assert sorted(torch.cat(drawn).tolist()) == list(range(8))
-        assert all(torch.equal(batches.draw(step, True).batch.index, d) for step, d in zip(steps, drawn, strict=True))
+        assert all(torch.equal(images_of(batches, step), d) for step, d in zip(steps, drawn, strict=True))
         orders.append(torch.cat(drawn).tolist())
     assert orders[0] != orders[1] != orders[2]
+
+
+def test_parts_and_processes_divide_the_batch(data):
+    """Two processes with two parts each see what one sees at once, in its order, and draw other random numbers."""
+    config = replace(CONFIG, batch_size=8)
+    whole = images_of(Batches(make_system(SYSTEM), config, data, Accelerator(cpu=True)), 3)
+    parts, draws = [], []
+    for process in range(2):
+        one = SimpleNamespace(num_processes=2, process_index=process, device=torch.device("cpu"))
+        for batch, generator in Batches(make_system(SYSTEM), replace(config, accumulate=2), data, one).draw(3, False):
+            assert len(batch.index) == 2
+            parts.append(batch.index)
+            draws.append(torch.rand(1, generator=generator).item())
+    assert torch.equal(torch.cat(parts), whole) and len(set(draws)) == 4
+    with pytest.raises(InputError, match="batch_size: 3 images cannot be divided evenly by 2 x 1"):
+        Batches(make_system(SYSTEM), CONFIG, data, one)
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(data, monkeypatch):
+    """Of a loss that is a mean over images and draws nothing."""
+    system = make_system(replace(EVERYTHING, viewpoint="given"), shake=0.02)
+    monkeypatch.setattr(system, "losses", lambda batch, _: {"code": system.encode(batch.rgb)[0].square().mean()})
+    found, accelerator = [], Accelerator(cpu=True)
+    optimizer = torch.optim.SGD(system.parameters(), lr=0.0)
+    optimizer.param_groups[0]["initial_lr"] = 0.0
+    for parts in (1, 4):
+        config = replace(CONFIG, batch_size=8, accumulate=parts, pretrain_steps=0, clip=None)
+        batches = Batches(system, config, data, accelerator)
+        losses, _ = train_step(system, system, optimizer, config, batches, accelerator, 0)
+        found.append(
+            [torch.tensor(losses["code"]), *(p.grad.clone() for p in system.codes.shape_projection.parameters())]
+        )
+    for whole, divided in zip(*found, strict=True):
+        torch.testing.assert_close(divided, whole, rtol=1e-4, atol=1e-7)  # sums in another order, in single precision
 
 
 def test_neighbours_in_training_are_of_other_models(data):
     batches = Batches(make_system(SYSTEM), CONFIG, data, Accelerator(cpu=True))
     models, seen = data.metadata["model"], set()
     for step in range(60):
-        batch = batches.draw(step, True).batch
+        ((batch, _),) = batches.draw(step, True)
         for query, other in zip(batch.index.tolist(), batch.neighbor.index.tolist(), strict=True):
             assert models[query] != models[other]
             assert other in batches.neighbors[query].tolist()
             seen.add((query, other))
     assert len(seen) == 8 * 2  # every neighbour has its turn
-    assert batches.draw(0, False).batch.neighbor is None
+    assert next(batches.draw(0, False))[0].neighbor is None
 
 
 def test_generators_of_neighbouring_numbers_are_unlike():
