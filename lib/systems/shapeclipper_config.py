@@ -119,3 +119,15 @@ SMALL = replace(
     pretrain_points=1000,
 )
 CONFIGS = {"paper": PAPER, "released": RELEASED, "small": SMALL}
+
+# the rows of the paper's Tables 2 and 3, and what else can be taken away, as changes of the configuration
+ABLATIONS = {
+    "w/o L_SSC": {"semantic_weight": 0.0},
+    "w/o normal": {"normal_weight": 0.0},
+    "w/o noise-tol": {"normal_keep": 1.0},
+    "w/o symmetry": {"symmetric": False},
+    "w/o eikonal": {"eikonal_weight": 0.0},
+    "w/o azimuth prior": {"azimuth_prior_weight": 0.0},
+    "viewpoint given": {"viewpoint": "given"},
+}
+IN_THE_PAPER = ("w/o L_SSC", "w/o normal", "w/o noise-tol")

@@ -20,6 +20,7 @@ from lib.figures import upload, viewer
 from lib.figures.upload import shape_of_uploads
 from lib.figures.viewer import (
     LiveBoard,
+    Snapshots,
     controlled,
     drawn_once,
     page_rows,
@@ -28,7 +29,7 @@ from lib.figures.viewer import (
     slider,
     turned_views,
 )
-from lib.training.listeners import Snapshots, TensorBoard
+from lib.training.listeners import TensorBoard
 
 
 class Shown(list):
@@ -104,11 +105,6 @@ def test_several_controls_that_are_set_together_draw_once(shown):
         controls["a"].value = controls["b"].value = 5
     controls["a"].value = 6
     assert drawn == [(2, 2), (5, 5), (6, 5)]
-
-
-def test_sliders_keep_their_kind():
-    assert isinstance(slider("n", 1, 0, 2, 1), ipywidgets.IntSlider)
-    assert isinstance(slider("d", 0.1, 0, 1, 0.1), ipywidgets.FloatSlider)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -229,7 +225,7 @@ def test_a_photo_with_a_mask_equals_its_cut_out(tmp_path):
 
 def test_uploads_become_a_mesh(tmp_path, monkeypatch):
     system = make_system().eval()
-    monkeypatch.setattr(upload, "shape_figure", lambda images, shape, title: (images.shape, title))
+    monkeypatch.setattr(upload, "shape_figure", lambda images, mesh, viewpoint, title: (images.shape, title))
     figure, sentence = shape_of_uploads(system, uploaded("me.png", png(cut_out())), (), tmp_path, 32)
     assert figure == ((1, 32, 32, 3), "your photo")
     assert len(trimesh.load(tmp_path / "photo.glb", force="mesh").faces) > 100

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.nb06 import TERMS, objective_table, recipe_table
 from tiny import EVERYTHING, TINY, make_batch, make_system
 
-from lib.course.objective import ABLATIONS, IN_THE_PAPER, TERMS, objective_table, recipe_table
+from lib.systems.shapeclipper_config import ABLATIONS, IN_THE_PAPER
 from lib.training.recipes import RECIPES
 
 
