@@ -12,13 +12,12 @@ from tiny_dataset import write_tiny_dataset
 
 from lib.data.loading import PreparedDataset
 from lib.evaluation import Prediction
-from lib.figures.maps import normal_colors, to_camera
+from lib.figures.maps import normal_colors
 from lib.figures.results import case_sheet, make_case, ranked_rows, view_of_rotation
 from lib.figures.shapes import MAX_FACES, decimated, draw_mesh, turnable, viewpoint_at
 from lib.figures.training import loss_panels, loss_terms, series, training_board
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.meshes import marching_cubes
-from lib.losses.normal import to_canonical
 
 
 @pytest.fixture(autouse=True)
@@ -99,13 +98,6 @@ def test_colours_of_normals():
     normal = torch.tensor([[0.0, 0, -1], [1, 0, 0], [0, -1, 0], [0, 0, 0]])
     expected = [[0.5, 0.5, 1], [1, 0.5, 0.5], [0.5, 1, 0.5], [1, 1, 1]]  # towards us blue, right red, up green
     assert normal_colors(normal) == pytest.approx(np.array(expected))
-
-
-def test_to_camera_undoes_to_canonical():
-    normal = torch.nn.functional.normalize(torch.randn(2, 4, 5, 3), dim=-1)
-    rotation = torch.cat([viewpoint_at(30, 10).rotation(), viewpoint_at(200, -20).rotation()])
-    world = to_canonical(normal.flatten(1, 2), rotation).reshape(normal.shape)
-    assert torch.allclose(to_camera(world, rotation), normal, atol=1e-6)
 
 
 # training

@@ -13,9 +13,9 @@ from IPython.display import Pretty, display
 from jaxtyping import Float
 from torch import nn
 
-from lib.data.loading import Batch, PreparedDataset
+from lib.data.loading import Batch
 from lib.errors import InputError
-from lib.figures.maps import normal_colors, on_white_normals, sample_sheet
+from lib.figures.maps import normal_colors, on_white_normals
 from lib.figures.shapes import draw_mesh, viewpoint_at
 from lib.figures.style import image_grid
 from lib.figures.training import training_board
@@ -130,46 +130,6 @@ def turned_views(shape: Reconstruction, mesh: trimesh.Trimesh, azimuth: float, e
     figure = image_grid([pictures], ["rendered", "rendered normals", "mesh"], size=2.3)
     figure.suptitle(f"azimuth {azimuth:g}°, elevation {elevation:g}°", fontsize=10)
     return figure
-
-
-def prediction_viewer(system: nn.Module, dataset: PreparedDataset) -> Callable[..., Any]:
-    """A function of row, azimuth and elevation (degrees) that draws what a system predicts for a sample."""
-    last: dict[int, tuple[Reconstruction, trimesh.Trimesh]] = {}
-
-    def draw(row: int, azimuth: float, elevation: float):
-        if row not in last:
-            last.clear()
-            shape = reconstructed(system, dataset.batch(torch.tensor([row])))
-            last[row] = shape, shape.mesh(resolution=64)
-        return turned_views(*last[row], azimuth, elevation, size=64)
-
-    return draw
-
-
-def sample_page(dataset: PreparedDataset, category: str, page: int, page_size: int = 4, makers: dict | None = None):
-    """A page of samples of one category (`sample_sheet`); pages beyond the last show the last.
-
-    Parameters
-    ----------
-    makers : dict, optional
-        Model -> who made it.
-    """
-    rows = page_rows(dataset.metadata["category"].tolist(), category, page, page_size)
-    models = dataset.metadata["model"].iloc[rows]
-    return sample_sheet(dataset, rows, [makers.get(model, "") for model in models] if makers else None)
-
-
-def page_rows(categories: list[str], category: str, page: int, page_size: int) -> list[int]:
-    """Rows on a page (from 1) of one category, spread over its models: neighbouring rows show the same object.
-
-    Examples
-    --------
-    >>> page_rows(["chair", "lamp", "chair", "chair", "chair"], "chair", 1, 2)
-    [0, 3]
-    """
-    rows = [row for row, name in enumerate(categories) if name == category]
-    pages = max(1, -(-len(rows) // page_size))
-    return rows[min(page, pages) - 1 :: pages][:page_size]
 
 
 @dataclass
