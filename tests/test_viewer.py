@@ -2,6 +2,7 @@
 
 import io
 import time
+from types import SimpleNamespace
 
 import ipywidgets
 import numpy as np
@@ -19,13 +20,7 @@ from lib.data.photos import read_photo, save_upload, write_glb
 from lib.errors import InputError
 from lib.figures import upload, viewer
 from lib.figures.upload import shape_of_uploads
-from lib.figures.viewer import (
-    LiveBoard,
-    Snapshots,
-    controlled,
-    drawn_once,
-    slider,
-)
+from lib.figures.viewer import LiveBoard, Snapshots, controlled, drawn_once, reconstructed, slider, turned_views
 from lib.training.listeners import TensorBoard
 
 
@@ -113,15 +108,20 @@ def test_a_page_of_samples_names_their_makers(tmp_path):
 
 
 def test_one_reconstruction_serves_all_views_of_a_sample(tmp_path, monkeypatch):
-    data = PreparedDataset(write_prepared(tmp_path / "discs"), "val")
-    system, calls = make_system().eval(), []
-    system.reconstruct = lambda *a, read=system.reconstruct: calls.append(1) or read(*a)
-    draw = nb00.prediction_viewer(system, data)
-    figure = draw(1, 30, 20)
-    assert figure.get_suptitle() == "azimuth 30°, elevation 20°" and len(figure.axes) == 3
+    data, read = PreparedDataset(write_prepared(tmp_path / "discs"), "val"), []
+    shape = SimpleNamespace(mesh=lambda resolution: "mesh")
+    monkeypatch.setattr(nb00, "reconstructed", lambda system, batch: read.append(batch.index.tolist()) or shape)
     monkeypatch.setattr(nb00, "turned_views", lambda shape, mesh, *view, size: view)
-    assert draw(1, 90, 10) == (90, 10)
-    assert len(calls) == 1
+    draw = nb00.prediction_viewer(None, data)
+    assert [draw(1, 0, 10), draw(1, 90, 10), draw(2, 0, 10)] == [(0, 10), (90, 10), (0, 10)]
+    assert read == [[1], [2]]
+
+
+def test_turned_views_show_the_asked_side():
+    shape = reconstructed(make_system().eval(), make_batch(1))
+    figure = turned_views(shape, trimesh.creation.box((0.2, 0.2, 0.2)), 30, 20, size=16)
+    assert figure.get_suptitle() == "azimuth 30°, elevation 20°"
+    assert len(figure.axes) == 3
 
 
 # following a training run
