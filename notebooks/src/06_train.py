@@ -282,8 +282,8 @@ print(f"10 x Chamfer distance (what 'shapes' looks at) {10 * scores['chamfer_dis
 # %% [markdown]
 # ## Where to read the whole step
 #
-# One step of ShapeClipper's training is understood from these files of `lib`, in this order. What is *ours* is in none of
-# them: guesses, quarter turns and mean colours are a subclass in `systems/shapeclipper_small.py`.
+# To understand one step of ShapeClipper's training, read these files of `lib`, in this order. What is *ours* (guesses,
+# quarter turns, mean colours) is a subclass in another file, `systems/shapeclipper_small.py`.
 #
 # 1. `systems/shapeclipper.py`: the configuration, the networks put together, and the objective shown above;
 # 2. `systems/base.py`: what training and evaluation expect of every system;
