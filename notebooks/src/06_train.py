@@ -28,7 +28,6 @@ processes: int = 1  # how many train together, each on its own GPU
 # %%
 import shutil
 
-import pandas as pd
 import torch
 from accelerate import notebook_launcher
 
@@ -99,6 +98,8 @@ figure = step_figure(step, ball.render(samples=32), ball.render(step.neighbor.vi
 # puts them together. It returns a dictionary of weighted terms, and training minimises their sum.
 
 # %%
+import pandas as pd
+
 from lib.figures.source import show_source
 from lib.systems.shapeclipper import ShapeClipper
 from support.nb06 import ablation_table, objective_table, recipe_table
