@@ -38,7 +38,7 @@ from lib.data.loading import Batch, PreparedDataset
 from lib.errors import InputError, exit_code
 from lib.paths import FURNITURE, REPOSITORY, RUNS
 from lib.systems.shapeclipper import ShapeClipper
-from lib.systems.shapeclipper_config import PAPER
+from lib.systems.shapeclipper import PAPER
 
 BASE = {"batch": 2, "rays": 512, "samples": 64, "image": 224}
 STEP_AXES = {

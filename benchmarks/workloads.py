@@ -27,7 +27,7 @@ from lib.rendering.volume import RenderedMaps, sample_depths
 from lib.systems.sdf_srn import SDFSRN
 from lib.systems.sdf_srn_config import SDFSRNConfig
 from lib.systems.shapeclipper import ShapeClipper
-from lib.systems.shapeclipper_config import PAPER
+from lib.systems.shapeclipper import PAPER
 from lib.training.checkpoints import load_system
 
 PATHS = {"plain": "plain", "fast": "compiled", "fast, not compiled": "fast"}

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.course.objective import ABLATIONS, IN_THE_PAPER
 from lib.errors import InputError
 from lib.evaluation import read_results
 from lib.paths import FURNITURE, RESULTS
 from lib.systems.sdf_srn_config import ABLATIONS as SDF_SRN_ABLATIONS
+from lib.systems.shapeclipper import ABLATIONS, IN_THE_PAPER
 from lib.training.recipes import ALL_RECIPES, Recipe
 
 FULL = "full"  # the row that all others are compared with

@@ -3,12 +3,11 @@
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib import colormaps
 from torch import Tensor
 
-from lib.data.loading import Batch, PreparedDataset
+from lib.data.loading import Batch
 from lib.figures.shapes import draw_mesh, viewpoint_at
-from lib.figures.style import BLUE, MAGNITUDE, image_grid, plain, styled
+from lib.figures.style import image_grid
 from lib.rendering.volume import RenderedMaps
 
 
@@ -33,29 +32,6 @@ def on_white_normals(maps: RenderedMaps, rotation: Float[Tensor, "batch 3 3"]) -
     return colors * mask + (1 - mask)
 
 
-@styled()
-def sample_sheet(dataset: PreparedDataset, rows: list[int], makers: list[str] | None = None):
-    """Samples with all that the dataset knows of them: a row each; returns the matplotlib figure.
-
-    Parameters
-    ----------
-    rows : list of int
-        Of the dataset.
-    makers : list of str, optional
-        Who made each object.
-    """
-    import matplotlib.pyplot as plt
-
-    titles = ("image", "mask", "normals", "viewpoint", "caption")
-    layout = {"squeeze": False, "layout": "constrained", "width_ratios": [1] * 4 + [1.5]}
-    figure, axes = plt.subplots(len(rows), 5, figsize=(8.6, 1.55 * len(rows) + 0.3), **layout)
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=10)
-    for line, row in zip(axes, rows, strict=True):
-        _sample_row(line, dataset, row, makers[rows.index(row)] if makers else "")
-    return figure
-
-
 def reconstruction_sheet(batch: Batch, maps: RenderedMaps, rotation: Float[Tensor, "batch 3 3"], meshes: list):
     """What went in and what came out: image, rendering, true and rendered normals, the mesh from two other sides.
 
@@ -76,53 +52,3 @@ def reconstruction_sheet(batch: Batch, maps: RenderedMaps, rotation: Float[Tenso
     drawn = [batch.rgb.cpu().numpy(), maps.rgb.cpu().numpy(), true, on_white_normals(maps, rotation)]
     drawn += [[draw_mesh(mesh, viewpoint_at(azimuth)) for mesh in meshes] for azimuth in (40, 220)]
     return image_grid([[images[row] for images in drawn] for row in range(count)], titles)
-
-
-def step_figure(batch: Batch, rendered: RenderedMaps, neighbor_rendered: RenderedMaps):
-    """One training step in a picture: an image and its neighbour, where rays go, and what the shape looks like now.
-
-    Parameters
-    ----------
-    batch : Batch
-        One sample with its neighbour.
-    rendered, neighbor_rendered : RenderedMaps
-        The sample's shape, from the sample's viewpoint and from the neighbour's.
-    """
-    titles = ("image", "mask", "normals", "where rays are drawn", "rendered now")
-    rows = []
-    for target, maps in ((batch, rendered), (batch.neighbor, neighbor_rendered)):
-        normals = None if target.normal is None else normal_colors(target.normal[0])
-        chances = target.ray_weights[0] / target.ray_weights[0].max()
-        pictures = [target.rgb[0], target.mask[0], normals, colormaps[MAGNITUDE](chances.cpu().numpy()), maps.rgb[0]]
-        rows.append([p.cpu().numpy() if isinstance(p, Tensor) else p for p in pictures])
-    return image_grid(rows, titles, ("query", "neighbour"))
-
-
-def draw_dial(axis, azimuth: float, elevation: float):
-    """Where the camera stands, seen from above: the object in the middle, its front towards the top."""
-    axis.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal")
-    plain(axis)
-    angle = np.radians(azimuth)
-    x, y = -np.sin(angle), np.cos(angle)
-    circle = np.radians(np.linspace(0, 360, 90))
-    axis.plot(np.cos(circle), np.sin(circle), color="0.8", lw=1)
-    axis.plot([-0.25, 0, 0.25, -0.25], [-0.2, 0.3, -0.2, -0.2], color="0.4", lw=1.2)
-    axis.plot([x, 0.4 * x], [y, 0.4 * y], color=BLUE, lw=1)
-    axis.plot(x, y, "o", color=BLUE, ms=7)
-    axis.text(0, -1.42, f"{azimuth:.0f}°, {elevation:.0f}° up", ha="center", fontsize=8)
-
-
-def _sample_row(line, dataset: PreparedDataset, row: int, credit: str):
-    sample = dataset.metadata.iloc[row]
-    plain(line[0]).imshow(dataset.rgb[row])
-    plain(line[1]).imshow(dataset.mask[row], cmap="gray", vmin=0, vmax=255)
-    plain(line[2])
-    if dataset.normal is not None:
-        line[2].imshow(normal_colors(dataset.normal[row]))
-    if dataset.viewpoint is None:
-        plain(line[3]).text(0.5, 0.5, "not known", ha="center", va="center", transform=line[3].transAxes)
-    else:
-        draw_dial(line[3], sample.azimuth, sample.elevation)
-    caption = sample.caption if isinstance(sample.caption, str) else "no caption"
-    plain(line[4]).text(0, 0.62, f"“{caption}”", fontsize=9, transform=line[4].transAxes, wrap=True)
-    line[4].text(0, 0.25, credit, fontsize=7, color="0.35", transform=line[4].transAxes, va="center", wrap=True)

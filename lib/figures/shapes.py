@@ -24,6 +24,12 @@ def viewpoint_at(azimuth: float, elevation: float = 20.0, focal: float = 3.6) ->
     return Viewpoint.from_angles(angles[0], angles[1], focal=focal)
 
 
+def facing(viewpoint: Viewpoint, turn: float = 0.0) -> Viewpoint:
+    """A camera at the angles of a viewpoint, its azimuth turned by degrees, with the unit cube in the picture."""
+    azimuth, elevation, _ = (angle.rad2deg() for angle in viewpoint.angles())
+    return viewpoint_at(float(azimuth[0]) + turn, float(elevation[0]))
+
+
 def draw_mesh(
     mesh: trimesh.Trimesh, viewpoint: Viewpoint, image_size: int = 160, oversample: int = 2, smooth: bool = True
 ) -> Float[np.ndarray, "size size 3"]:
@@ -54,18 +60,25 @@ def draw_mesh(
         TriangleMesh(scene, np.ascontiguousarray(mesh.triangles, dtype=np.float32))
         hit = scene.run(origins, directions, output=1)
         seen = hit["primID"] >= 0
-        corner = mesh.faces[hit["primID"][seen]]
+        face = hit["primID"][seen]
+        corners = mesh.faces[face]  # (hits, 3)
         u, v = hit["u"][seen, None], hit["v"][seen, None]
-        share = np.concatenate([1 - u - v, u, v], axis=1)
-        normal = _normals(mesh, hit["primID"][seen], corner, share, smooth)
-        color = np.einsum("hc,hcd->hd", share, vertex_colors(mesh)[corner])
-        image[seen] = color * _brightness(normal, directions[seen], viewpoint)
+        shares = np.concatenate([1 - u - v, u, v], axis=1)  # barycentric coordinates  (hits, 3)
+        color = np.einsum("hc,hcd->hd", shares, vertex_colors(mesh)[corners])
+        normal = np.asarray(mesh.face_normals)[face]
+        if smooth:
+            normal = np.einsum("hc,hcd->hd", shares, np.asarray(mesh.vertex_normals)[corners])
+            normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+        # Lambert's law; a surface has two sides, and the one that we see is lit
+        normal = np.where((normal * directions[seen]).sum(1, keepdims=True) > 0, -normal, normal)
+        light = np.array([-0.45, -0.6, -0.66]) @ viewpoint.rotation()[0].numpy()  # camera frame: left, up, back
+        image[seen] = color * (AMBIENT + DIFFUSE * (normal @ light).clip(0)[:, None])
     return image.reshape(image_size, oversample, image_size, oversample, 3).mean(axis=(1, 3)).clip(0, 1)
 
 
 def vertex_colors(mesh: trimesh.Trimesh) -> Float[np.ndarray, "vertices 3"]:
     """RGB in [0, 1] of each vertex; `PLAIN` where the mesh has none."""
-    if getattr(mesh.visual, "kind", None) == "vertex":
+    if mesh.visual.kind == "vertex":
         return np.asarray(mesh.visual.vertex_colors)[:, :3] / 255
     return np.tile(PLAIN, (len(mesh.vertices), 1))
 
@@ -75,7 +88,7 @@ def decimated(mesh: trimesh.Trimesh, faces: int = MAX_FACES) -> trimesh.Trimesh:
     if len(mesh.faces) <= faces:
         return mesh
     smaller = mesh.simplify_quadric_decimation(face_count=faces)
-    if getattr(mesh.visual, "kind", None) == "vertex":
+    if mesh.visual.kind == "vertex":
         nearest = cKDTree(mesh.vertices).query(smaller.vertices)[1]
         smaller.visual.vertex_colors = np.asarray(mesh.visual.vertex_colors)[nearest]
     return smaller
@@ -100,13 +113,18 @@ def turnable(meshes: dict[str, trimesh.Trimesh], azimuths: Sequence[float] = (40
 
     cells = [[{"type": "scene"} for _ in meshes]]
     figure = make_subplots(rows=1, cols=len(meshes), specs=cells, subplot_titles=list(meshes), horizontal_spacing=0.01)
-    for column, mesh in enumerate(meshes.values(), start=1):
-        figure.add_trace(_mesh3d(go, decimated(mesh)), row=1, col=column)
     hidden = {"visible": False, "range": [-0.62, 0.62]}
     figure.update_scenes(xaxis=hidden, yaxis=hidden, zaxis=hidden, aspectmode="cube")
-    for column in range(len(meshes)):
-        eye = 1.5 * _towards(azimuths[min(column, len(azimuths) - 1)], 20.0)
-        figure.update_scenes(camera_eye=dict(zip("xyz", eye.tolist(), strict=True)), col=column + 1)
+    light = {"ambient": 0.55, "diffuse": 0.6, "specular": 0.05, "roughness": 0.9}
+    for number, mesh in enumerate(map(decimated, meshes.values())):
+        x, y, z = np.round(mesh.vertices, 4).T if len(mesh.vertices) else np.zeros((3, 0))
+        i, j, k = mesh.faces.T if len(mesh.faces) else np.zeros((3, 0), dtype=int)
+        colors = (vertex_colors(mesh) * 255).round().astype(np.uint8)
+        trace = go.Mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, vertexcolor=colors, lighting=light, hoverinfo="skip")
+        figure.add_trace(trace, row=1, col=number + 1)
+        forward = viewpoint_at(azimuths[min(number, len(azimuths) - 1)]).rotation()[0, 2]
+        eye = dict(zip("xyz", (-1.5 * forward).tolist(), strict=True))
+        figure.update_scenes(camera_eye=eye, col=number + 1)
     figure.update_layout(height=height, margin={"l": 0, "r": 0, "t": 30, "b": 0}, showlegend=False)
     return figure
 
@@ -117,37 +135,3 @@ def mesh_sheet(
     """Pictures of meshes: a row each, seen from a few sides; returns the matplotlib figure."""
     rows = [[draw_mesh(mesh, viewpoint_at(a, elevation), 220) for a in azimuths] for mesh in meshes.values()]
     return image_grid(rows, [f"from {azimuth:g}°" for azimuth in azimuths], list(meshes), size=1.9)
-
-
-def facing(viewpoint: Viewpoint, turn: float = 0.0) -> Viewpoint:
-    """A camera at the angles of a viewpoint, its azimuth turned by degrees, with the unit cube in the picture."""
-    azimuth, elevation, _ = (angle.rad2deg() for angle in viewpoint.angles())
-    return viewpoint_at(float(azimuth[0]) + turn, float(elevation[0]))
-
-
-def _normals(mesh, face, corner, share, smooth: bool) -> Float[np.ndarray, "hits 3"]:
-    if not smooth:
-        return np.asarray(mesh.face_normals)[face]
-    normal = np.einsum("hc,hcd->hd", share, np.asarray(mesh.vertex_normals)[corner])
-    return normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
-
-
-def _brightness(normal, direction, viewpoint: Viewpoint) -> Float[np.ndarray, "hits 1"]:
-    """Lambert's law for a light above and to the left of the camera; surfaces have two sides."""
-    normal = np.where((normal * direction).sum(1, keepdims=True) > 0, -normal, normal)
-    light = np.array([-0.45, -0.6, -0.66]) @ viewpoint.rotation()[0].numpy()  # camera frame: left, up, back
-    return AMBIENT + DIFFUSE * (normal @ light).clip(0)[:, None]
-
-
-def _towards(azimuth: float, elevation: float) -> Float[np.ndarray, "3"]:
-    """Unit vector from the object to a camera at these angles in degrees."""
-    a, e = np.radians([azimuth, elevation])
-    return np.array([-np.sin(a) * np.cos(e), np.cos(a) * np.cos(e), np.sin(e)])
-
-
-def _mesh3d(go, mesh: trimesh.Trimesh):
-    x, y, z = np.round(mesh.vertices, 4).T if len(mesh.vertices) else np.zeros((3, 0))
-    i, j, k = mesh.faces.T if len(mesh.faces) else np.zeros((3, 0), dtype=int)
-    light = {"ambient": 0.55, "diffuse": 0.6, "specular": 0.05, "roughness": 0.9}
-    colors = (vertex_colors(mesh) * 255).round().astype(np.uint8)
-    return go.Mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, vertexcolor=colors, lighting=light, hoverinfo="skip")

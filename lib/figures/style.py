@@ -64,20 +64,29 @@ def image_grid(
     """
     import matplotlib.pyplot as plt
 
-    count = max(len(row) for row in rows)
+    count = max(len(images) for images in rows)
+    limits = [*limits, *[None] * (count - len(limits))]
     side = (size * count + 0.6, size * len(rows) + 0.5)
     figure, axes = plt.subplots(len(rows), count, figsize=side, squeeze=False, layout="constrained")
-    for axis in axes.flat:
-        plain(axis)
-    shown = [_show_row(line, row, limits) for line, row in zip(axes, rows, strict=True)]
+    scalar_maps = {}  # column -> the last one in it
+    for line, images in zip(axes, rows, strict=True):
+        for axis in line:
+            plain(axis)
+        for column, image in enumerate(images):
+            if image is None:
+                continue
+            if np.ndim(image) == 3:
+                line[column].imshow(np.clip(image, 0, 1))
+            else:
+                low, high, colors = limits[column] or (0, 1, "gray")
+                scalar_maps[column] = line[column].imshow(image, vmin=low, vmax=high, cmap=colors)
     for axis, title in zip(axes[0], columns, strict=False):
         axis.set_title(title, fontsize=9.5)
     for axis, label in zip(axes[:, 0], labels, strict=False):
         axis.set_ylabel(label, fontsize=9.5)
-    for column, limit in zip(range(count), limits, strict=False):
-        drawn = [row[column] for row in shown if column < len(row) and row[column] is not None]
-        if limit and drawn:
-            figure.colorbar(drawn[-1], ax=axes[:, column], location="bottom", shrink=0.85, pad=0.02)
+    for column, scalar_map in scalar_maps.items():
+        if limits[column]:
+            figure.colorbar(scalar_map, ax=axes[:, column], location="bottom", shrink=0.85, pad=0.02)
     return figure
 
 
@@ -88,16 +97,3 @@ def plain(axis):
     for spine in axis.spines.values():
         spine.set_visible(False)
     return axis
-
-
-def _show_row(axes, images, limits) -> list:
-    padded = [*limits, *[None] * (len(images) - len(limits))]
-    return [_show(axis, image, limit) for axis, image, limit in zip(axes, images, padded, strict=False)]
-
-
-def _show(axis, image, limit):
-    if image is None:
-        return None
-    low, high, colors = limit or (0, 1, "gray")
-    drawn = axis.imshow(np.clip(image, 0, 1) if np.ndim(image) == 3 else image, vmin=low, vmax=high, cmap=colors)
-    return drawn if np.ndim(image) == 2 else None

@@ -1,6 +1,7 @@
 """Curves of a training run, and the same object rendered again and again while it learns."""
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from lib.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, YELLOW, plain, styled
@@ -17,6 +18,7 @@ TERM_COLORS = {
 }
 NOT_TERMS = ("step", "phase", "loss", "seconds", "beta")
 COUNTS = ("rays_", "silhouettes_")
+COLUMNS = 5  # panels in a row
 
 
 def loss_terms(rows: list[dict]) -> list[str]:
@@ -34,12 +36,9 @@ def series(rows: list[dict], name: str, smooth: int = 1) -> tuple[np.ndarray, np
     >>> series(rows, "loss", smooth=2)[1]
     array([1. , 1.5, 2.5])
     """
-    pairs = [(row["step"], row[name]) for row in rows if row["phase"] != "validation" and name in row]
-    steps, values = np.array(pairs, dtype=float).reshape(-1, 2).T
-    total = np.cumsum(np.r_[0.0, values])
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(last - max(smooth, 1), 0)
-    return steps, (total[last] - total[first]) / np.maximum(last - first, 1)
+    values = {row["step"]: row[name] for row in rows if row["phase"] != "validation" and name in row}
+    means = pd.Series(values, dtype=float).rolling(max(smooth, 1), min_periods=1).mean()
+    return means.index.to_numpy(), means.to_numpy()
 
 
 def loss_panels(rows: list[dict]) -> dict[str, list[str]]:
@@ -50,7 +49,7 @@ def loss_panels(rows: list[dict]) -> dict[str, list[str]]:
 
 
 @styled()
-def draw_losses(figure, rows: list[dict], smooth: int = 5, columns: int = 5):
+def draw_losses(figure, rows: list[dict], smooth: int = 5):
     """Weighted losses over the steps of training, a panel a term; those of the neighbour are dashed.
 
     Parameters
@@ -60,24 +59,32 @@ def draw_losses(figure, rows: list[dict], smooth: int = 5, columns: int = 5):
     rows : list of dict
         Of ``log.jsonl``.
     smooth : int
-        Each point is the mean of so many logged rows.
+        Each point is the mean of this many logged rows.
     """
     rows = [row for row in rows if row["phase"] == "training"]
     panels = loss_panels(rows)
-    columns = min(columns, len(panels))
+    columns = min(COLUMNS, len(panels))
     axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).ravel()
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
-        _draw_panel(axis, rows, title, names, smooth)
+        for name in names:
+            line, label = ("--", "neighbour") if name.startswith("neighbor_") else ("-", "own")
+            axis.plot(*series(rows, name, smooth), line, color=TERM_COLORS.get(title, "black"), lw=1.4, label=label)
+        axis.set_title(title.replace("_", " "), fontsize=9)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.set_ylim(bottom=0)
+        if len(names) > 1:
+            axis.legend(fontsize=7, loc="lower left")
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     axes[0].set_ylabel("weighted loss", fontsize=8.5)
 
 
 def loss_figure(rows: list[dict], smooth: int = 5):
-    """`draw_losses` as a figure of its own."""
+    """The panels of `draw_losses` as a matplotlib figure."""
     import matplotlib.pyplot as plt
 
-    lines = -(-len(loss_panels([row for row in rows if row["phase"] == "training"])) // 5)
+    lines = -(-len(loss_panels([row for row in rows if row["phase"] == "training"])) // COLUMNS)
     figure = plt.figure(figsize=(8.6, 2.1 * lines), layout="constrained")
     draw_losses(figure, rows, smooth)
     return figure
@@ -97,7 +104,11 @@ def training_board(
     frames : dict
         Step -> images rendered at that step, in the order of `target`.
     shown : int
-        At most so many frames, evenly chosen.
+        Show at most this many frames, evenly chosen.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     import matplotlib.pyplot as plt
 
@@ -114,17 +125,3 @@ def training_board(
         for axis, picture in zip(axes[:, column], pictures, strict=True):
             axis.imshow(picture)
     return figure
-
-
-def _draw_panel(axis, rows: list[dict], title: str, names: list[str], smooth: int):
-    color = TERM_COLORS.get(title, "black")
-    for name in names:
-        steps, values = series(rows, name, smooth)
-        twin = name.startswith("neighbor_")
-        axis.plot(steps, values, "--" if twin else "-", color=color, lw=1.4, label="neighbour" if twin else "own")
-    axis.set_title(title.replace("_", " "), fontsize=9)
-    axis.set_xlabel("step", fontsize=8)
-    axis.tick_params(labelsize=7)
-    axis.set_ylim(bottom=0)
-    if len(names) > 1:
-        axis.legend(fontsize=7, loc="lower left")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import ipywidgets
 import torch
+import trimesh
 from IPython.display import display
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,26 +15,27 @@ from lib.errors import InputError
 from lib.figures.shapes import draw_mesh, facing
 from lib.figures.style import image_grid
 from lib.figures.viewer import closed
-from lib.systems.base import Reconstruction
+from lib.geometry.cameras import Viewpoint
 
 TURNS = (0, 60, 120, 180)
 
 
 def photo_figure(system: nn.Module, images: Float[Tensor, "1 height width 3"], title: str, resolution: int = 64):
-    """A photo, and the predicted mesh from its side and from three others; returns the matplotlib figure."""
-    return shape_figure(images, reconstruct_photo(system, images), title, resolution)
+    """A photo whose viewpoint nobody knows, and the predicted mesh from its side and from three others.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    shape = system.reconstruct(images.to(next(system.parameters()).device))
+    return shape_figure(images, shape.mesh(resolution), shape.viewpoint, title)
 
 
-def reconstruct_photo(system: nn.Module, images: Float[Tensor, "1 height width 3"]) -> Reconstruction:
-    """The shape of one image whose viewpoint nobody knows."""
-    return system.reconstruct(images.to(next(system.parameters()).device))
-
-
-def shape_figure(images: Float[Tensor, "1 height width 3"], shape: Reconstruction, title: str, resolution: int = 64):
-    """`photo_figure` of a shape that is there already."""
-    mesh, view = shape.mesh(resolution), shape.viewpoint.to("cpu")
-    pictures = [images[0].cpu().numpy(), *(draw_mesh(mesh, facing(view, turn)) for turn in TURNS)]
-    return image_grid([pictures], [title, *(f"turned {turn}°" if turn else "as the photo" for turn in TURNS)], size=1.7)
+def shape_figure(images: Float[Tensor, "1 height width 3"], mesh: trimesh.Trimesh, viewpoint: Viewpoint, title: str):
+    """`photo_figure` of a mesh that was made already."""
+    drawn = [draw_mesh(mesh, facing(viewpoint.to("cpu"), turn)) for turn in TURNS]
+    titles = [title, *(f"turned {turn}°" if turn else "as the photo" for turn in TURNS)]
+    return image_grid([[images[0].cpu().numpy(), *drawn]], titles, size=1.7)
 
 
 def shape_of_uploads(
@@ -58,9 +60,10 @@ def shape_of_uploads(
         if photo is None:
             return None, "Choose a photo: an image with transparent background, or any image together with a mask."
         images = read_photo(photo, mask or "", size)
-        shape = reconstruct_photo(system, images)
-        path = write_glb(shape.mesh(100), folder / "photo.glb")
-        return shape_figure(images, shape, "your photo"), f"The mesh is in {path}."
+        shape = system.reconstruct(images.to(next(system.parameters()).device))
+        mesh = shape.mesh(resolution=100)
+        path = write_glb(mesh, folder / "photo.glb")
+        return shape_figure(images, mesh, shape.viewpoint, "your photo"), f"The mesh is in {path}."
     except InputError as error:
         return None, f"error: {error}"
 

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import ipywidgets
+import numpy as np
 import torch
 import trimesh
 from IPython.display import Pretty, display
+from jaxtyping import Float
+from torch import nn
 
-from lib.data.loading import PreparedDataset
+from lib.data.loading import Batch
 from lib.errors import InputError
-from lib.figures.maps import on_white_normals, sample_sheet
+from lib.figures.maps import normal_colors, on_white_normals
 from lib.figures.shapes import draw_mesh, viewpoint_at
 from lib.figures.style import image_grid
 from lib.figures.training import training_board
@@ -84,17 +88,25 @@ def closed(shown: Any) -> Any:
 
 def slider(label: str, value: float, low: float, high: float, step: float, unit: str = ""):
     """A slider that reports when it is let go: pictures take a moment to draw."""
-    kind = ipywidgets.IntSlider if all(isinstance(x, int) for x in (value, low, high, step)) else ipywidgets.FloatSlider
+    whole = all(isinstance(number, int) for number in (value, low, high, step))
+    kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
     name = f"{label} ({unit})" if unit else label
     wide = {"description_width": "initial"}
     return kind(value, min=low, max=high, step=step, description=name, continuous_update=False, style=wide)
 
 
 def dropdown(label: str, options: list, value: Any = None) -> ipywidgets.Dropdown:
-    """A list to choose from."""
-    first = options[0][1] if isinstance(options[0], tuple) else options[0]
-    chosen = first if value is None else value
-    return ipywidgets.Dropdown(options=options, value=chosen, description=label, style={"description_width": "initial"})
+    """A list of values, or of (name, value), to choose from; the first is chosen where no value is given."""
+    control = ipywidgets.Dropdown(options=options, description=label, style={"description_width": "initial"})
+    if value is not None:
+        control.value = value
+    return control
+
+
+def reconstructed(system: nn.Module, batch: Batch) -> Reconstruction:
+    """The shapes of a batch; a system that does not find viewpoints is told them."""
+    batch = batch.to(next(system.parameters()).device)
+    return system.reconstruct(batch.rgb, batch.viewpoint if system.config.viewpoint == "given" else None)
 
 
 def turned_views(shape: Reconstruction, mesh: trimesh.Trimesh, azimuth: float, elevation: float, size: int = 96):
@@ -120,30 +132,42 @@ def turned_views(shape: Reconstruction, mesh: trimesh.Trimesh, azimuth: float, e
     return figure
 
 
-def sample_page(dataset: PreparedDataset, category: str, page: int, page_size: int = 4, makers: dict | None = None):
-    """A page of samples of one category (`sample_sheet`); pages beyond the last show the last.
+@dataclass
+class Snapshots:
+    """A listener of `lib.training.loop.train`: renders the same held-out image every few steps.
 
-    Parameters
+    Attributes
     ----------
-    makers : dict, optional
-        Model -> who made it.
+    batch : Batch
+        One sample.
+    every : int
+        Steps from one frame to the next.
+    image_size, samples : int
+        Of the rendering: small, since it interrupts training.
+    frames : dict
+        Step -> [colours, normals in the camera frame as colours], each (size, size, 3) in [0, 1].
     """
-    rows = page_rows(dataset.metadata["category"].tolist(), category, page, page_size)
-    models = dataset.metadata["model"].iloc[rows]
-    return sample_sheet(dataset, rows, [makers.get(model, "") for model in models] if makers else None)
 
+    batch: Batch
+    every: int
+    image_size: int = 48
+    samples: int = 32
+    frames: dict[int, list[Float[np.ndarray, "size size 3"]]] = field(default_factory=dict)
 
-def page_rows(categories: list[str], category: str, page: int, page_size: int) -> list[int]:
-    """Rows on a page (from 1) of one category, spread over its models: neighbouring rows show the same object.
+    def __call__(self, system: nn.Module, row: dict) -> None:
+        """Render if enough steps have passed since the last frame."""
+        if row["phase"] != "validation" and row["step"] >= max(self.frames, default=-self.every) + self.every:
+            self.frames[row["step"]] = self.render(system)
 
-    Examples
-    --------
-    >>> page_rows(["chair", "lamp", "chair", "chair", "chair"], "chair", 1, 2)
-    [0, 3]
-    """
-    rows = [row for row, name in enumerate(categories) if name == category]
-    pages = max(1, -(-len(rows) // page_size))
-    return rows[min(page, pages) - 1 :: pages][:page_size]
+    @torch.no_grad()
+    def render(self, system: nn.Module) -> list[Float[np.ndarray, "size size 3"]]:
+        """Colours and normals of the sample as the system sees it now; the system is left as it was."""
+        was_training = system.training
+        system.eval()
+        shape = reconstructed(system, self.batch)
+        maps = shape.render(image_size=self.image_size, samples=self.samples)
+        system.train(was_training)
+        return [maps.rgb[0].clamp(0, 1).cpu().numpy(), on_white_normals(maps, shape.viewpoint.rotation())[0]]
 
 
 class LiveBoard:
@@ -153,16 +177,18 @@ class LiveBoard:
 
     Parameters
     ----------
-    snapshots : lib.training.listeners.Snapshots
-        Takes the frames; its batch is the goal.
+    snapshots : Snapshots
+        Takes the frames; its sample, the photo and its normals (white where unknown), is the goal.
     rows : list of dict
         Of the log so far, where a run goes on.
     """
 
-    def __init__(self, snapshots, rows: list[dict] | None = None):
+    def __init__(self, snapshots: Snapshots, rows: list[dict] | None = None):
         self.snapshots, self.rows, self.handle = snapshots, list(rows or []), None
+        photo, normal = snapshots.batch.rgb[0].cpu().numpy(), snapshots.batch.normal
+        self.goal = [photo, np.ones_like(photo) if normal is None else normal_colors(normal[0])]
 
-    def __call__(self, system: torch.nn.Module, row: dict) -> None:
+    def __call__(self, system: nn.Module, row: dict) -> None:
         """Note the row; draw if the snapshots have a new frame."""
         self.rows.append(row)
         before = len(self.snapshots.frames)
@@ -170,37 +196,10 @@ class LiveBoard:
         if len(self.snapshots.frames) > before:
             self.show()
 
-    def figure(self):
-        """The board as it is now."""
-        return training_board(self.rows, goal_pictures(self.snapshots.batch), self.snapshots.frames)
-
     def show(self) -> None:
         """Draw, in the place of the last drawing."""
-        figure = closed(self.figure())
+        figure = closed(training_board(self.rows, self.goal, self.snapshots.frames))
         if self.handle is None:
             self.handle = display(figure, display_id=True)
         else:
             self.handle.update(figure)
-
-
-def goal_pictures(batch) -> list:
-    """The photo and its true normals (white where unknown) of the first sample, as RGB."""
-    from lib.figures.maps import normal_colors
-
-    rgb = batch.rgb[0].cpu().numpy()
-    return [rgb, rgb * 0 + 1 if batch.normal is None else normal_colors(batch.normal[0])]
-
-
-def prediction_viewer(system: torch.nn.Module, dataset: PreparedDataset) -> Callable[..., Any]:
-    """A function of row, azimuth and elevation (degrees) that draws what a system predicts for a sample."""
-    last: dict[int, tuple[Reconstruction, trimesh.Trimesh]] = {}
-
-    def draw(row: int, azimuth: float, elevation: float):
-        if row not in last:
-            last.clear()
-            batch = dataset.batch(torch.tensor([row])).to(next(system.parameters()).device)
-            shape = system.reconstruct(batch.rgb, batch.viewpoint if system.config.viewpoint == "given" else None)
-            last[row] = shape, shape.mesh(resolution=64)
-        return turned_views(*last[row], azimuth, elevation, size=64)
-
-    return draw

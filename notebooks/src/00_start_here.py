@@ -166,7 +166,8 @@ figure = case_sheet(cases)
 # choose another image.
 
 # %% tags=["viewer"] alt="A predicted chair, rendered from a chosen azimuth and elevation"
-from lib.figures.viewer import controlled, dropdown, prediction_viewer, slider
+from lib.figures.viewer import controlled, dropdown, slider
+from support.nb00 import prediction_viewer
 
 redraw = controlled(
     prediction_viewer(system, chairs),
@@ -206,7 +207,7 @@ reconstruct = upload_control(system, run, size)
 # real collection would not have, true normals, viewpoints and meshes, is there to study and to measure with.
 
 # %% tags=["data"] alt="Samples with image, mask, normals, viewpoint and caption, and who made the object"
-from lib.figures.viewer import sample_page
+from support.nb00 import sample_page
 
 creators = pd.read_csv(data.prepared.folder / "ATTRIBUTION.csv").set_index("model")
 makers = {model: f"{c['name']} by {c.creator}, {c.licence}" for model, c in creators.iterrows()}

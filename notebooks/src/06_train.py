@@ -23,28 +23,28 @@ category: str = "chair"  # which objects to learn
 run_dir: str = ""  # where to write; empty: runs/<profile>/06_train
 seed: int = 0  # of the first weights and of everything drawn
 device: str = "auto"  # auto | cpu | cuda
-processes: int = 1  # more: so many train at a time, each on a GPU of its own
+processes: int = 1  # how many train together, each on its own GPU
 
 # %%
 import shutil
 
-import pandas as pd
 import torch
 from accelerate import notebook_launcher
 
 from lib.data.loading import PreparedDataset
 from lib.paths import WEIGHTS, prepared_folder, run_folder
-from lib.training.recipes import RECIPES
-from lib.systems.shapeclipper import ShapeClipper
+from lib.systems import make_system
 from lib.training.__main__ import choose_device, train_recipe, validation_images
+from lib.training.recipes import RECIPES
 
+torch.set_flush_denormal(True)  # see "What goes wrong"
 name = "quick" if profile == "quick" else recipe
 chosen = RECIPES[name].changed(seed=seed)
 run = run_folder("06_train", profile, run_dir) / name
 if profile == "quick":
-    shutil.rmtree(run, ignore_errors=True)  # begin anew; the full profile goes on where it stopped
+    shutil.rmtree(run, ignore_errors=True)  # start again; the full profile goes on where it stopped
 folder = prepared_folder(dataset, data_root)
-if processes > 1:  # each on a GPU of its own; nothing here may have touched one before, so it comes first
+if processes > 1:  # each needs a GPU that nothing has touched before, so this comes first
     notebook_launcher(train_recipe, (chosen, folder, run, [category], None, device), num_processes=processes)
 data, test = (PreparedDataset(folder, split, [category]) for split in ("train", "test"))
 validation = validation_images(folder, [category])  # None where a dataset has no such split
@@ -55,7 +55,7 @@ print(f"{len(test)} held-out images of {test.metadata['model'].nunique()} other 
 # %% [markdown]
 # ## One step in a picture
 #
-# A step takes 12 images. Each brings one *neighbour*: another object that looks alike (notebook 04 says why).
+# A step takes 12 images. Each comes with one *neighbour*: another object that looks similar (notebook 04 says why).
 # The network reads a shape code, a texture code and, in the full training, a viewpoint from each image. Then the
 # shape is rendered twice: from the image's own viewpoint with its own texture, and from the neighbour's viewpoint
 # with the neighbour's texture. Only some rays are rendered, most of them near the silhouette's edge.
@@ -64,10 +64,10 @@ print(f"{len(test)} held-out images of {test.metadata['model'].nunique()} other 
 
 # %% tags=["step"] alt="One image and its neighbour with mask, normals, where rays are drawn, and the rendering: a ball"
 from lib.data.neighbors import read_neighbors
-from lib.figures.maps import step_figure
+from support.nb06 import step_figure
 
 torch.manual_seed(seed)
-system = ShapeClipper(chosen.system).to(accelerator.device).eval()
+system = make_system(chosen.system).to(accelerator.device).eval()
 neighbors = read_neighbors(folder, data.metadata)
 query = torch.tensor([len(data) // 3])
 step = data.batch(query, neighbors[query, 0]).to(accelerator.device)
@@ -90,16 +90,19 @@ figure = step_figure(step, ball.render(samples=32), ball.render(step.neighbor.vi
 # names the eikonal term and the azimuth prior but not their weights, which are the released code's. Three terms are not
 # in the paper at all: the released code has *mirror* and *camera_margin*, and *guess* is ours.
 #
-# Taking a term away is how a paper shows that it is needed. The second table lists such switches: each is one change
+# A paper shows that a term is needed by taking it away. The second table lists these switches: each is one change
 # of the configuration, `RECIPES["small"].changed(semantic_weight=0.0)` in code or `--set semantic_weight=0.0` on the
 # command line.
 #
-# Every term has its own notebook (03 for the renderer, 04 for the neighbour, 05 for the normals). Below the tables is
-# how the system puts them together: a dictionary of terms, already weighted, whose sum is what training makes small.
+# Three notebooks explain the parts: 03 the renderer, 04 the neighbour, 05 the normals. The method below the tables
+# puts them together. It returns a dictionary of weighted terms, and training minimises their sum.
 
 # %%
-from lib.course.objective import ablation_table, objective_table, recipe_table
+import pandas as pd
+
 from lib.figures.source import show_source
+from lib.systems.shapeclipper import ShapeClipper
+from support.nb06 import ablation_table, objective_table, recipe_table
 
 pd.set_option("display.max_colwidth", 80)
 others = {key: RECIPES[key].system for key in ("small", "paper")}
@@ -112,7 +115,7 @@ show_source(ShapeClipper.losses)
 # ## The profiles
 #
 # The quick profile is small in every way, and it is *told* the viewpoints. The real problem, `small` and `paper`,
-# has to find them. `paper` is the publication's setting and wants a GPU for a day or more; we did not run it here.
+# has to find them. `paper` is the publication's setting. It needs a GPU for a day or more, and we did not run it here.
 
 # %%
 recipe_table()
@@ -120,17 +123,17 @@ recipe_table()
 # %% [markdown]
 # ## Train
 #
-# The picture below follows the run: on top the terms, solid for the image's own and dashed for the neighbour's; below
-# on the left the goal, a held-out image that is never trained on, and then the same image as the system renders it.
-# The first steps are pretraining, which only makes a ball; the curves begin after it.
+# The picture below follows the run. The curves above are the terms: solid for the image, dashed for its neighbour.
+# Below them, on the left, is the goal: a held-out image that is never trained on. Beside it is the same image as the
+# system renders it at several steps. The first steps are pretraining, which only makes a ball; the curves start after it.
 #
 # We stop on purpose when three fifths are done.
 
 # %% tags=["train"] alt="Loss curves, and a held-out chair rendered at several steps"
-from lib.training.listeners import Snapshots, TensorBoard
+from lib.figures.viewer import LiveBoard, Snapshots
+from lib.training.listeners import TensorBoard
 from lib.training.log import read_log
 from lib.training.loop import train
-from lib.figures.viewer import LiveBoard
 
 total = chosen.training.pretrain_steps + chosen.training.steps
 watched = test.batch(torch.tensor([len(test) // 2]))
@@ -139,7 +142,7 @@ log = run / "log.jsonl"
 
 
 def go_on(system, board, stop_after=None):
-    """Train a system, or go on with the run in the folder, under our eyes."""
+    """Train a system, or go on with the run in the folder, and draw the board."""
     settings = {"validation": validation, "accelerator": accelerator, "stop_after": stop_after}
     with TensorBoard(run / "tensorboard") as events:
         return train(system, chosen.training, data, run, listeners=(board, events), **settings)
@@ -152,9 +155,9 @@ system = go_on(system, board, stop_after=pause)
 # %% [markdown]
 # ## Stop and go on
 #
-# The run folder now holds all that is needed. `checkpoint/state.safetensors` has the weights, both of Adam's
-# moments for each of them, and the step. There is no random state to keep: everything random in a step is drawn
-# from a generator seeded by the run's seed and the step's number, and the order of the images by the epoch's.
+# The run folder now holds everything that is needed. `checkpoint/state.safetensors` has the weights, Adam's two
+# moments for each weight, and the step. There is no random state to keep: the generator of a step is seeded by the run's
+# seed and the step's number, and the order of the images by the run's seed and the number of the epoch.
 #
 # So we throw the system away, make a new one, and call `train` with the same arguments.
 
@@ -164,12 +167,12 @@ for path in sorted(run.iterdir()):
     print(f"{path.name:12} {sum(file.stat().st_size for file in files) / 1000:10,.1f} kB")
 if pause:
     del system
-    system = go_on(ShapeClipper(chosen.system), LiveBoard(snapshots, read_log(log)))
+    system = go_on(make_system(chosen.system), LiveBoard(snapshots, read_log(log)))
 print(f"finished {total} steps in {read_log(log)[-1]['seconds']:.0f} s of training")
 
 # %% [markdown]
-# Is a run that was interrupted *the same* as one that was not? Not nearly: bit for bit. Two tiny runs show it, one
-# of six steps in one go, one that forgets everything but its folder after the third.
+# Is an interrupted run *the same* as one that was not interrupted? Yes: identical, bit for bit. Two tiny runs show it.
+# One takes six steps in one go; the other stops after the third and keeps nothing but its folder.
 
 # %%
 import hashlib
@@ -183,7 +186,7 @@ def digest_of_run(folder, *pauses):
     for stop_after in (*pauses, None):
         torch.manual_seed(seed)
         system = train(
-            ShapeClipper(tiny.system), tiny.training, data, folder, stop_after=stop_after, accelerator=accelerator
+            make_system(tiny.system), tiny.training, data, folder, stop_after=stop_after, accelerator=accelerator
         )
     weights = b"".join(tensor.cpu().numpy().tobytes() for tensor in system.state_dict().values())
     return hashlib.sha256(weights).hexdigest()[:16]
@@ -196,7 +199,7 @@ print("\n".join(f"{way:14} {digest}" for way, digest in digests.items()))
 # ## What it learned
 #
 # Held-out chairs, of models that were not trained on. The last two columns are meshes of the same shapes from sides
-# that no input shows: there the system relies on what chairs have in common. Below, turn the first of them.
+# that no input shows: there the system relies on what chairs have in common. Turn the first chair with the sliders.
 
 # %% tags=["key-figure"] alt="Held-out chairs: image, rendering, true and rendered normals, and the mesh from two sides"
 from lib.figures.maps import reconstruction_sheet
@@ -220,9 +223,9 @@ redraw = controlled(
 # %% [markdown]
 # ## Read the curves
 #
-# A term that falls while its dashed twin does not is a shape that explains its own image only. Smoothing averages
-# over logged rows: a batch of 12 images is noisy. Where the shipped checkpoints are installed, choose their logs
-# and see what longer training does.
+# If a term falls while its dashed twin does not, the shape explains its own image only. Smoothing averages over
+# logged rows, because a batch of 12 images is noisy. Where the shipped checkpoints are installed, choose their logs and
+# see what longer training does.
 
 # %% tags=["curves"] alt="Weighted losses over the steps, one line a term, logarithmic"
 from lib.figures.training import loss_figure
@@ -238,8 +241,8 @@ redraw = controlled(
 # %% [markdown]
 # ## Measure it
 #
-# Ten times the Chamfer distance (smaller is better) and F-scores on held-out images, in ShapeClipper's own protocol (a
-# few of them, coarsely, in the quick profile); notebook 07 explains both and measures properly. "Before" is the ball.
+# Ten times the Chamfer distance (smaller is better) and F-scores on held-out images, in ShapeClipper's protocol. The quick
+# profile measures a few images, coarsely; notebook 07 explains both numbers and measures properly. "Before" is the ball.
 # For the shipped checkpoints the table shows the whole test set at full resolution, as measured by the command that made
 # them.
 
@@ -251,7 +254,7 @@ few = torch.linspace(0, len(test) - 1, 12 if quick else len(test)).long().tolist
 coarse = {"resolution": 40, "points": 5_000} if quick else {}
 settings = {"protocols": ("view",), "rows": few, "progress": False, **coarse}
 torch.manual_seed(seed)
-untrained = ShapeClipper(chosen.system).to(accelerator.device).eval()
+untrained = make_system(chosen.system).to(accelerator.device).eval()
 measured = evaluate(untrained, test, run=Run("before", profile, 0, seed), **settings)
 measured += evaluate(system, test, run=Run("after", profile, total, seed), **settings)
 write_results(run / "results.json", measured)
@@ -262,10 +265,10 @@ print(table.round(3).to_string())
 # %% [markdown]
 # ## Choose a checkpoint without looking at shapes
 #
-# Training does not get better at every step, so one keeps the best state, but best at what? The released code
-# measures the Chamfer distance to the true shapes of the validation images every ten epochs and keeps the best. That
-# is 3D supervision through the back door: whoever has only photographs cannot do it, and the numbers in the table
-# are then a little better than the method deserves.
+# Not every step improves the system, so one keeps the best state. Best at what? Every ten epochs the released code
+# measures the Chamfer distance to the true shapes of the validation images, and keeps the best. That is 3D supervision
+# through the back door: nobody who has only photographs can do it, and the numbers in the table are then a little better
+# than the method deserves.
 #
 # Ours is `select="images"`: render the validation images and compare them with themselves, Eq. 5 without normals.
 # `select="shapes"` is the released code's way, `select="last"` takes the last state. Both scores, after training:
@@ -278,62 +281,51 @@ print(f"image loss (what 'images' looks at)           {scores['image_loss']:.3f}
 print(f"10 x Chamfer distance (what 'shapes' looks at) {10 * scores['chamfer_distance']:.3f}")
 
 # %% [markdown]
-# ## What does it cost
+# ## Where to read the whole step
 #
-# One training step of the paper's configuration, without loading and validation, at one size after the other (`python
-# -m benchmarks.growth`; the seconds are processor time over threads). Points are measured, each in a process of its
-# own; dashed lines are predictions. Their paces come from two points only, the step that all four columns share and
-# the one with the fewest rays: what lies between these in seconds, over what lies between them in counted operations,
-# is the pace of rendering, and the rest is that of the image networks. All other points follow from their operations.
-# Memory is that with the fewest rays, plus what more is kept for the backward pass, in counted bytes.
+# To understand one step of ShapeClipper's training, read these files of `lib`, in this order. What is *ours* (guesses,
+# quarter turns, mean colours) is a subclass in another file, `systems/shapeclipper_small.py`.
 #
-# *Plain* keeps every sample of every ray; *in chunks* computes a part of the rays again instead of keeping it, and
-# *compiled* does so by code made for the machine at hand, chunks side by side on its cores. Plain takes longer than
-# predicted where it needs gigabytes, which the system hands out page by page and cleared: with freed memory kept
-# (`lib/rendering/memory.py`) its step of four images took 2.6 s instead of 4.0, and 5.0 GB instead of 3.7.
-
-# %% tags=["growth"] alt="Seconds and memory of a step against images, rays, samples and pixels, with predicted lines"
-import json
-
-from IPython.display import Markdown
-
-from lib.paths import RESULTS
-from lib.plots.growth import growth_figure, growth_sentences
-
-growth = json.loads((RESULTS / "growth.json").read_text())
-display(Markdown("\n".join(f"- {sentence}" for sentence in growth_sentences(growth))))
-figure = growth_figure(growth)
+# 1. `systems/shapeclipper.py`: the configuration, the networks put together, and the objective shown above;
+# 2. `systems/base.py`: what training and evaluation expect of every system;
+# 3. `networks/`: from an image to features, codes and a viewpoint;
+# 4. `geometry/cameras.py`: from a viewpoint and pixels to rays;
+# 5. `fields/sdf.py`: the signed distance at a point, for a shape code;
+# 6. `fields/texture.py`: the colour at a point, for a texture code;
+# 7. `rendering/volume.py`: from distances and colours along rays to image, mask and normals;
+# 8. `losses/`: one function for each term, with its equation.
 
 # %% [markdown]
 # ## What goes wrong
 #
-# **The viewpoint collapses.** With unknown viewpoints the mirror term is cheapest when every image gets azimuth 0, and
-# with the released weights on a small collection it wins within 300 steps: the entropy of the predicted azimuths, 1
-# when even, fell to 0.2 in our trials. Once all shapes have grown around one viewpoint, none can leave it. Watch
-# `azimuth_entropy` in the validation rows of the log and stop a run below 0.4. What holds it up in the recipe
-# `small`, all of it *ours*:
+# **The viewpoint collapses.** With unknown viewpoints the mirror term is cheapest when every image gets azimuth 0. With
+# the released weights on a small collection it wins within 300 steps: the entropy of the predicted azimuths, 1 when they
+# spread evenly, fell to 0.2 in our trials. Once all shapes have grown around one viewpoint, none can leave it. Watch
+# `azimuth_entropy` in the validation rows of the log and stop a run below 0.4. The recipe `small` holds it up by four
+# things, all of them *ours*:
 #
 # - *guesses*: most furniture has faces along three directions, so the normals of one image tell its elevation, and its
-#   azimuth up to quarter turns. Which quarter, many images tell together: two with look-alike normals are seen from
-#   nearly the same side (`lib/systems/guesses.py` solves for azimuths that agree). The estimator starts from these, and
-#   a pull towards them stays: as strong for a small difference as for a large one, since a fifth of them are wrong;
-# - the shape then corrects them: where a guess turned by a quarter explains an image better, the step renders from there;
-# - mirrored images in other colours and sizes, so that the estimator cannot recognise the picture;
-# - an estimator that sees *where*: averaged over a small image, the features of a chair from the left and of one from the
-#   right are nearly the same. Its own network ends at maps of 4 x 4 cells or more, and keeps them apart.
+#   azimuth up to quarter turns. Many images together tell which quarter: two images with similar normals are seen from
+#   nearly the same side, and we solve for azimuths that agree. The estimator starts from these guesses and is pulled
+#   towards them all the time. A fifth of them are wrong, so a large difference pulls no harder than a small one;
+# - the shape then corrects the guesses: if a guess turned by a quarter explains an image better, the step renders from
+#   there;
+# - mirrored images get other colours and sizes, so that the estimator cannot recognise the picture;
+# - the estimator sees *where* things are: averaged over a small image, the features of a chair seen from the left and from
+#   the right are nearly the same. Its network ends at maps of 4 x 4 cells or more, which keep them apart.
 #
-# **Every chair is grey.** Brightness in grey is a plateau of the colour loss: of the differences between the mean colours
-# of these chairs five sixths are brightness, and before the field asks for the rest the encoder has let go of it. Where
-# the texture code also hears the mean colour of the image's object (`mean_color`, ours) the field leaves the plateau: in
-# the quick recipe from the start (its few steps only show a trace), in the real one by a second, short training
-# (recipe `small-colors`) that learns a new texture field and nothing else, so that the shapes stay what they were.
+# **Every chair is grey.** The colour loss has a plateau: grey with the right brightness. Five sixths of the differences
+# between the mean colours of these chairs are brightness, and the encoder drops the rest before the field asks for it.
+# If the texture code also gets the mean colour of the object (`mean_color`, ours), the field leaves the plateau. The
+# quick recipe has it from the start, though its few steps show only a trace. The real one has it in a second, short
+# training (recipe `small-colors`), which learns a new texture field and nothing else, so the shapes do not change.
 # `lib/weights/README.md` has the measurements.
 #
-# **A thin surface, a slow machine.** As $\beta$ falls, densities far from the surface drop below $10^{-38}$.
-# CPUs compute such *denormal* numbers many times slower; one line in `lib/systems/__init__.py` flushes them to zero.
+# **A thin surface, a slow machine.** As $\beta$ falls, densities far from the surface drop below $10^{-38}$. CPUs compute
+# such *denormal* numbers many times slower; `torch.set_flush_denormal(True)` in the first cell makes them zero.
 #
-# **The neighbour is the object itself.** Recoloured copies of the same model are the nearest neighbours of all. Then
-# the semantic term is multi-view supervision in disguise; `lib.data.neighbors` excludes the query's own model.
+# **The neighbour is the object itself.** The nearest neighbours of all are recoloured copies of the same model. Then
+# the semantic term is multi-view supervision in disguise; `lib.data.neighbors` excludes the query's model.
 #
 # **The loss is not a number.** `train` stops with the name of the term. Lower the learning rate.
 #
@@ -347,7 +339,7 @@ figure = growth_figure(growth)
 # tensorboard --logdir runs
 # ```
 #
-# The loop is the same on several GPUs: Accelerate starts a process for each and every batch of 12 is divided among
+# The loop is the same on several GPUs: Accelerate starts a process for each GPU and divides every batch of 12 among
 # them, as in the released code.
 #
 # ```bash
@@ -357,14 +349,14 @@ figure = growth_figure(growth)
 # ```
 #
 # From a notebook, Accelerate's `notebook_launcher` starts the processes: run this one with `-p processes 4`. Each calls
-# `lib.training.__main__.train_recipe`, which makes its own data, system and accelerator. They train into the run folder, and what
-# the notebook then trains is finished already.
+# `lib.training.__main__.train_recipe`, which makes its own data, system and accelerator. They train into the run folder;
+# when the notebook reaches its training cell, the run is already finished.
 #
 # ## Questions to try
 #
 # 1. Set `semantic_weight=0.0` and train again. Which columns of the held-out figure get worse, and which do not?
 # 2. The ball has radius 0.5. What would you expect from a start with radius 0.1? Try `sphere_radius`.
-# 3. The neighbour's mask term stays higher than the image's own. Is that a mistake of the network, or must it be so?
+# 3. The neighbour's mask term stays higher than the image's. Is that a mistake of the network, or must it be so?
 # 4. Halve `beta_final`. What happens to the normals, and to the seconds a step takes?
 
 # %% tags=["nbval-check-output"]
@@ -382,6 +374,6 @@ print("nearer to the true shapes than the ball:", after < before)
 # ## Where to read on
 #
 # - The paper: Huang et al., *ShapeClipper*, CVPR 2023, Sec. 3.4 for the training, Tables 2 and 3 for the ablations.
-# - `lib/training/loop.py` for the loop, `lib/training/batches.py` and `lib/rendering/parallel.py` for what a step gets where several processes
-#   share it; `lib/training/recipes.py` for the numbers.
+# - `lib/training/loop.py` for the loop, `lib/training/batches.py` for the images of a step, also where several processes
+#   share it, and `lib/training/recipes.py` for the numbers.
 # - Notebook **07** measures what you trained: pass the run folder printed above as its `checkpoint`.

@@ -3,12 +3,12 @@
 #
 # A number in a table looks final. It is the end of a long chain: a grid, a threshold, a frame, a scale, an alignment,
 # a choice of points. Each link can move a method up or down, and the papers of this course do not even use the same
-# chain. Here you take it apart.
+# chain. Here you take the chain apart.
 #
 # You will understand
 #
 # - how a distance field becomes a mesh, and how one wrong divisor shrank the meshes of three papers;
-# - Chamfer distance and F-score, and what their four protocols forgive;
+# - Chamfer distance and F-score, and what each of four protocols forgives;
 # - why a network has to be compared with a sphere, an average chair and plain retrieval;
 # - what a collapsed viewpoint looks like in numbers;
 # - why the paper's table and ours cannot be ranked against each other.
@@ -32,13 +32,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.training.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.evaluation import Run, evaluate_instances, read_results, results_table, summarize
 from lib.evaluation import system_predictor, write_results
-from lib.paths import WEIGHTS, prepared_folder, run_folder
 from lib.figures.source import show_source
+from lib.paths import WEIGHTS, prepared_folder, run_folder
 from lib.training.__main__ import choose_device
+from lib.training.checkpoints import load_system
 
 run = run_folder("07_evaluate", profile, run_dir)
 quick = profile == "quick"
@@ -54,8 +54,8 @@ print(f"{len(systems)} checkpoints, {len(rows)} of {len(test)} held-out images, 
 # %% [markdown]
 # ## What is measured, in one picture
 #
-# The best, the middle and the worst prediction of the first checkpoint. Before reading on, decide for yourself: how
-# wrong is the worst, as a number between 0 and 1? A measure should agree with your eye; keep your answer.
+# The best, the median and the worst prediction of the first checkpoint. Before you read on, decide: how wrong is the
+# worst, as a number between 0 and 1? A measure should agree with your eye; keep your answer.
 
 # %%
 made: dict[str, dict[int, object]] = {name: {} for name in systems}
@@ -91,20 +91,20 @@ figure = case_sheet(cases)
 # %% [markdown]
 # ## From a function to a mesh
 #
-# *Marching cubes* asks the distance field at the points of a grid and puts a triangle wherever the sign changes
-# between neighbours. With $N$ samples an axis over $[-0.6, 0.6]$ the vertex index $i$ lies at
+# *Marching cubes* evaluates the distance field at the points of a grid and puts a triangle wherever the sign changes
+# between neighbours. With $N$ samples an axis over $[-0.6, 0.6]$ the coordinate of vertex index $i$ is
 #
 # $$x = -0.6 + 1.2 \, \frac{i}{N - 1}$$
 #
-# because the indices run from $0$ to $N-1$. (Our meshes look as far as 0.7, since a predicted camera may stand farther
-# away and make a chair taller; the formula is the same.) The released code of ShapeClipper, Cat3D and SDF-SRN divides by $N$ where
-# its indices end at $N - 1$. The mesh shrinks by $(N-1)/N$ and moves towards the corner at $-0.6$. ShapeClipper's
-# protocol scales and centres afterwards and hardly notices. The other two do not: at $N = 100$ the far side of an
-# object moves by 0.011, more than the whole tolerance of FS@1, and its middle by half of it.
+# because the indices run from $0$ to $N-1$. (Our grids reach 0.7, since a predicted camera may stand farther away and
+# make a chair taller; the formula is the same.) The released code of ShapeClipper, Cat3D and SDF-SRN divides by $N$,
+# although its indices end at $N - 1$. The mesh shrinks by $(N-1)/N$ and moves towards the corner at $-0.6$.
+# ShapeClipper's protocol scales and centres afterwards, so it hardly changes. The other two protocols do not: at
+# $N = 100$ the far side of an object moves by 0.011, more than the whole tolerance of FS@1, and its middle by half of that.
 
 # %% tags=["shrink"] alt="Displacement of the surface against grid size: formula and measured points"
 from lib.geometry.meshes import marching_cubes
-from lib.figures.results import shrink_figure
+from support.nb07 import shrink_figure
 
 
 def ball(x):
@@ -128,17 +128,16 @@ figure = shrink_figure(sizes, moved)
 #
 # The F-score counts instead: the share $P$ of predicted points nearer than a threshold to the truth, the share $R$ of
 # true points nearer than it to the prediction, and their harmonic mean $2PR/(P+R)$. FS@5 has the threshold 0.05.
-
 #
-# Move the threshold. At 0.01 nearly nothing counts, and the drawn points themselves are about as far apart; at 0.1 a
-# ball passes for a chair's seat. The paper prints 0.01, 0.05 and 0.1; one number alone says little.
+# Move the threshold. At 0.01 almost nothing counts, and the drawn points are about that far apart anyway; at 0.1 a ball
+# passes for a chair's seat. The paper prints 0.01, 0.05 and 0.1; one number alone says little.
 
 # %% tags=["threshold"] alt="Predicted and true points, near and far, and the F-score for every threshold"
+from lib.figures.viewer import controlled, dropdown, slider
 from lib.geometry import metrics
 from lib.geometry.alignment import Clouds
 from lib.geometry.meshes import sample_surface
-from lib.figures.results import protocol_figure, threshold_figure
-from lib.figures.viewer import controlled, dropdown, slider
+from support.nb07 import protocol_figure, threshold_figure
 
 
 def clouds_of(row):
@@ -168,9 +167,9 @@ redraw = controlled(
 # | `icp` | `view`, then moved rigidly onto the truth | small errors of the viewpoint | Cat3D, SDF-SRN on photos |
 # | `rotation` | scale aligned, then the best of all rotations | every error of the viewpoint | ShapeClipper's Table 4 |
 #
-# With an unknown viewpoint `raw` is not fair: the network chose its own canonical frame, and nobody told it where a
-# chair's front is. `rotation` is not fair either: it hides that the viewpoint was wrong. Numbers of different
-# protocols cannot be compared; every row of our results says which one it is.
+# With an unknown viewpoint `raw` is not fair: the network chose its canonical frame, and nobody told it where a chair's
+# front is. `rotation` is not fair either: it hides a wrong viewpoint. Numbers of different protocols cannot be compared,
+# so every row of our results names its protocol.
 
 # %% tags=["key-figure"] alt="Predicted and true points of one chair as four protocols compare them, front and side"
 figure = protocol_figure(clouds_of(picked["median"][0]))
@@ -178,10 +177,10 @@ figure = protocol_figure(clouds_of(picked["median"][0]))
 # %% [markdown]
 # ## Is it any good? Ask those who learned nothing
 #
-# Six baselines without any learning of shapes. The *sphere* and the *box* know nearly nothing. The *mean shape* is the
-# average training chair, the *medoid* the most typical one. *Retrieval* looks for the most similar training image, by
-# features of an ImageNet network or by the overlap of masks, and hands out its true mesh. They are strong: they return
-# perfectly smooth, real chairs, and those marked *true view* are told the viewpoint, which ours has to find.
+# Six baselines learn nothing about shapes. The *sphere* and the *box* know next to nothing. The *mean shape* is the
+# average training chair, the *medoid* the most typical one. *Retrieval* finds the most similar training image, by
+# features of an ImageNet network or by the overlap of masks, and returns its true mesh. These baselines are strong: they
+# return smooth, real chairs, and those marked *true view* are told the viewpoint, which our network has to find.
 
 # %%
 from lib.evaluation.baselines import make_baselines
@@ -201,7 +200,7 @@ print(f"protocol view, {len(rows)} images, {resolution} samples an axis, {points
 print(results_table(results).round(3).to_string())
 
 # %% tags=["baselines"] alt="10 x Chamfer distance of each system and baseline with its 95 % interval"
-from lib.figures.results import comparison_bars
+from support.nb07 import comparison_bars
 
 redraw = controlled(
     lambda metric, protocol: comparison_bars(results, metric, protocol, 1 if "score" in metric else 10),
@@ -210,10 +209,10 @@ redraw = controlled(
 )
 
 # %% [markdown]
-# The whiskers hold 95 % of what other test sets of this size would have given: *models* are drawn again with
-# replacement, with all their views, because two photos of one chair are not two independent chairs. With a dozen images
-# they are wide. Here is the whole test split, measured at full resolution by the command that made the checkpoints,
-# and then every category by itself, where this run measured several.
+# The whiskers are 95 % bootstrap intervals. *Models* are drawn with replacement, each with all its views, because two
+# photos of one chair are not two independent chairs. With a dozen images the intervals are wide. Next comes the whole test
+# split, measured at full resolution by the command that made the checkpoints; then each category by itself, if this run
+# measured several.
 
 # %%
 shipped = [row for path in sorted(WEIGHTS.glob("*/results.json")) for row in read_results(path)]
@@ -225,13 +224,13 @@ if len({row["category"] for row in results}) > 2:  # "all" and more than one
 # %% [markdown]
 # ## The viewpoint
 #
-# The azimuths of a good estimator lie on the diagonal. On a dashed line the network has taken the back for the front,
-# for all images: that is its right, nobody told it. On a horizontal line it has *collapsed*: every image gets the same
-# azimuth, and shapes become averages over all sides. The entropy of the predicted azimuths sees that without any truth:
-# 1 is even, 0 collapsed; a dozen images drawn evenly reach about 0.8.
+# The azimuths of a good estimator are on the diagonal. If they are on a dashed line, the network has taken the back for
+# the front in all images. That is no mistake, because nobody told it where the front is. If they are on a horizontal line,
+# the network has *collapsed*: every image gets the same azimuth, and shapes become averages over all sides. The entropy of
+# the predicted azimuths shows this without any truth: 1 is even, 0 collapsed; a dozen images drawn evenly reach about 0.8.
 
 # %% tags=["viewpoint"] alt="Predicted against true azimuths, and their spread over the circle"
-from lib.figures.results import azimuth_figure
+from support.nb07 import azimuth_figure
 
 learned = next((name for name in systems if systems[name].config.viewpoint == "predicted"), None)
 shown_system = learned or "retrieval_feature (own view)"
@@ -244,8 +243,8 @@ if "azimuth" in wide:
 # %% [markdown]
 # ## The paper's tables, and ours
 #
-# Table 2 of the paper, chairs of Pix3D: photographs, masks drawn by people, normals estimated by a network. Table 4,
-# twelve categories without one, in the protocol `rotation`.
+# Table 2 of the paper: chairs of Pix3D, that is photographs, masks drawn by people, and normals estimated by a network.
+# Table 4: eleven categories of Pascal3D+, in the protocol `rotation`.
 
 # %%
 from lib.evaluation.claims import paper_table
@@ -258,44 +257,45 @@ print("ours, furniture, protocol view (results.json of the shipped checkpoints; 
 results_table(shipped or results, metrics=metrics_shown).round(4)
 
 # %% [markdown]
-# The protocol is the same, and so are Eq. 8 and the thresholds. Nothing else is: other objects, 64 x 64 pixels instead
-# of 224 x 224, rendered images with exact masks and normals instead of photographs, a small part of the training steps,
-# a small backbone, and ImageNet neighbours instead of CLIP's. That ours may be the smaller number says nothing about
-# which is better. What *can* be compared is within one table: there, everything but one thing is the same.
+# The protocol, Eq. 8 and the thresholds are the same. Everything else differs: other objects, 64 x 64 pixels instead of
+# 224 x 224, rendered images with exact masks and normals instead of photographs, few training steps, a small backbone, and
+# ImageNet neighbours instead of CLIP's. If our number is smaller, that says nothing about which method is better. Compare
+# rows *within* one table: there, everything but one thing is the same.
 #
-# Two things in the paper's own numbers are worth knowing. Its checkpoints were chosen by the Chamfer distance to true
-# shapes of the validation split, so 3D ground truth had a say. And its `rotation` protocol, Table 4, gives a *lower*
-# Chamfer distance than Table 3 for the same method, because it forgives the viewpoint.
+# Two facts about the paper's numbers are worth knowing. Its checkpoints were chosen by the Chamfer distance to true shapes
+# of the validation split, so they used 3D ground truth. And Table 4, in the protocol `rotation`, has a *lower* Chamfer
+# distance than Table 3 for the same method, because it forgives the viewpoint.
 
 # %% [markdown]
 # ## Where paper and code differ
 #
-# The released code does some things that its paper does not say, and some that it does not mean to. What does each cost?
-# Here, what can be measured without training: *right* is what the formula or the comment intends, *released* what the
-# code does, *paper* what the text says.
+# The released code does some things that its paper does not mention, and some that its authors did not intend. What does
+# each cost? This table has what can be measured without training: *right* is what the formula or the comment intends,
+# *released* what the code does, *paper* what the text says.
 #
-# - **Marching cubes** divide by $N$ instead of $N - 1$: on an exact sphere a quarter to a half of FS@1 is gone. On
-#   our own predictions next to nothing, as their errors are far larger than the shift; in `view` nothing at all.
-# - **Neighbours** should be drawn by how *unlike* their silhouettes are, to get another side of the object. The code
-#   compares pixels drawn separately in the two images: even a mask and itself overlap by 0.2, and all neighbours become
-#   equally likely again, which is what the paper says.
-# - **The last interval** of a ray has length 0, or is infinite as in VolSDF. Infinite needs a thin surface: what little
-#   density is left at the far end becomes opaque, and the background fills the mask.
-# - **Images are not normalised** as the pretrained network's were. Ours, rendered on white, hardly suffer: the
+# - **Marching cubes** divide by $N$ instead of $N - 1$. On an exact sphere this takes away a quarter to a half of FS@1. Our
+#   predictions lose next to nothing, because their errors are far larger than the shift; in `view` they lose nothing.
+# - **Neighbours** should be drawn by how *different* their silhouettes are, to show another side of the object. The code
+#   compares pixels drawn separately in the two images: even a mask and itself overlap by only 0.2. So all neighbours
+#   become equally likely again, which is what the paper says.
+# - **The last interval** of a ray has length 0, or is infinite as in VolSDF. An infinite one needs a thin surface:
+#   otherwise the little density at the far end becomes opaque, and the background fills the mask.
+# - **Images are not normalised** as they were for the pretrained network. Ours, rendered on white, hardly suffer: the
 #   nearest image by its features is of the same category about as often (37 models; a few per cent mean nothing).
 #
-# What a difference does to a *training*, only trainings can show, with several seeds: that is an experiment.
+# Only trainings with several seeds can show what a difference does to a *training*: that is an experiment.
 
 # %% tags=["differences"]
+from lib.course.grids import GRIDS, grid_results
 from lib.data.neighbors import read_neighbors
 from lib.evaluation.comparison import comparison_table
-from lib.course.grids import GRIDS, grid_results
-from lib.studies.differences import Material, differences_table, measure_differences
+from support.nb07 import differences_table, measure_differences
 
 last = list(systems)[-1]  # of the two that come with the course, the one with given viewpoints
 every, neighbors = PreparedDataset(folder, "test"), read_neighbors(folder, known.metadata)
-few = (10_000, 128) if quick else (100_000, len(known))
-found = measure_differences(Material(systems[last], made[last], test, known, every, neighbors, *few), profile, seed)
+few = {"points": 10_000, "images": 128} if quick else {"points": 100_000, "images": len(known)}
+few |= {"profile": profile, "seed": seed}
+found = measure_differences(systems[last], made[last], test, known, every, neighbors, **few)
 write_results(run / "differences.json", found)
 display(differences_table(found).style.format(precision=3, na_rep=""))
 for name, grid in GRIDS.items():
@@ -306,11 +306,11 @@ for name, grid in GRIDS.items():
 # %% [markdown]
 # ## The ledger of claims
 #
-# Every number in the tables of the five papers, and what they claim in numbers elsewhere, is in `lib/claims.yaml`. Ours
-# stand behind the bar, for the quick, the small and the paper's size; they come from files of results, and where there
-# is no file there is no number. *Quick* and *small* are measured on the course's furniture, ShapeClipper's with viewpoints
-# given: they show that the machinery runs and what order the rows come in, and are no match for the printed number
-# beside them. Choose a table.
+# Every number in the tables of the five papers, and every number that they claim elsewhere, is in `lib/claims.yaml`. Our
+# numbers are to the right of the bar, for the quick, the small and the paper's size. They come from files of results;
+# where there is no file, there is no number. *Quick* and *small* are measured on the course's furniture, ShapeClipper's
+# with given viewpoints. They show that the code works and in which order the rows come, and cannot be compared with the
+# printed number beside them. Choose a table.
 
 # %% tags=["claims"]
 from lib.evaluation.claims import place_table, places, summary_table
@@ -329,8 +329,8 @@ redraw = controlled(place_table, key=dropdown("table", places()))
 #
 # ## Questions to try
 #
-# 1. Which baseline beats the network in FS@1 and not in FS@10? What kind of error does each of them make?
-# 2. Swap the predicted and the true surface. Which of the numbers change, and which cannot?
+# 1. Which baseline beats the network in FS@1 but not in FS@10? What kind of error does each of them make?
+# 2. Swap the predicted and the true surface. Which numbers change, and which cannot?
 # 3. A system answers every photo with a thin shell in the shape of the average chair, twice: once right, once scaled
 #    by 1.1. Which protocols notice?
 # 4. How many points does a surface need before the Chamfer distance of two draws from the *same* surface is below a
@@ -350,4 +350,4 @@ print("empty meshes:", int(sum(t.query("metric == 'empty'")["value"].sum() for t
 # - The paper, Sec. 4.2 for the measures and Tables 2 to 4.
 # - Tatarchenko et al., *What Do Single-view 3D Reconstruction Networks Learn?*, CVPR 2019: retrieval beats networks,
 #   and why the F-score is the better measure.
-# - `lib/evaluation` and `lib/geometry/alignment.py`: all of this in a few hundred lines.
+# - `lib/evaluation` and `lib/geometry/alignment.py` measure; `notebooks/support/nb07.py` has the figures of this notebook.

@@ -2,12 +2,13 @@
 # # 08 · One cell of an experiment
 #
 # A table of ablations has a row for each thing that was taken away, and an honest one has several seeds for each row.
-# This notebook is *one* cell of such a table: it trains one recipe with some settings changed and one seed, measures
-# it on held-out objects, and writes down every number. papermill runs it once for each cell; you can run it for one.
+# This notebook is *one* cell of such a table: it trains one recipe with one seed and some changed settings, measures
+# the result on held-out objects, and writes down every number. papermill runs it once for each cell; you can run it for
+# one.
 #
 # You will understand
 #
-# - what belongs to a cell, so that two cells differ in one thing only;
+# - what belongs to a cell, so that two cells differ in only one thing;
 # - why a cell can be stopped at any time, and why a finished one is never run twice;
 # - how many cells become a table with a spread and a test: `make experiment NAME=tables-2-3 SEEDS=3`.
 #
@@ -21,7 +22,7 @@ changes: dict = {"steps": 50, "pretrain_steps": 20}  # settings of the recipe th
 dataset: str = "furniture"  # name of the prepared data
 data_root: str = ""  # a prepared folder; empty: the one that comes with the course
 category: str = "chair"  # what is learned and measured; empty: every category
-run_dir: str = ""  # where to write; empty: runs/<profile>/08_experiment_cell, begun anew in the quick profile
+run_dir: str = ""  # where to write; empty: runs/<profile>/08_experiment_cell, emptied first in the quick profile
 refine_from: str = ""  # folder of a finished cell: train nothing, optimise its code for each image (SDF-SRN's Table 3)
 seed: int = 0  # of the first weights and of everything drawn
 device: str = "auto"  # auto | cpu | cuda
@@ -32,15 +33,16 @@ from pathlib import Path
 
 import torch
 
-from lib.training.checkpoints import load_system
-from lib.data.loading import PreparedDataset
 from lib.course.grids import find_recipe, size_of
+from lib.data.loading import PreparedDataset
 from lib.paths import prepared_folder, run_folder
-from lib.training.log import read_log
 from lib.systems import make_system
 from lib.training.__main__ import choose_device, only_category, validation_images
+from lib.training.checkpoints import load_system
+from lib.training.log import read_log
 from lib.training.loop import train
 
+torch.set_flush_denormal(True)  # densities far from a thin surface are tiny, and slow to compute with
 run = run_folder("08_experiment_cell", profile, run_dir)
 if not run_dir and profile == "quick":
     shutil.rmtree(run)
@@ -54,13 +56,13 @@ print(f"{recipe}, row '{row}', seed {seed}: {changes or 'nothing'} changed; {len
 # %% [markdown]
 # ## Train
 #
-# The seed fixes the first weights, the order of the images and every random draw, and it is the same for each row: a
-# row differs from the full method in its switch and in nothing else. Training goes on where the run folder stopped, and
-# refuses a folder of another configuration. The weights that stay are those that explain the validation *images* best,
-# or the last ones where a dataset has none; no true shape has a say.
+# The seed fixes the first weights, the order of the images and every random draw. It is the same for each row, so a row
+# differs from the full method in its switch and in nothing else. Training goes on where the run folder stopped, and
+# refuses a folder of another configuration. It keeps the weights that explain the validation *images* best, or the last
+# ones where a dataset has no validation images; no true shape takes part in the choice.
 #
-# One row of SDF-SRN's Table 3 trains nothing, "w/ test-time optimization": it takes the full method's networks and,
-# where a held-out image is measured, first descends on the training's losses over that image's code (notebook `10`).
+# One row of SDF-SRN's Table 3, "w/ test-time optimization", trains nothing. It takes the full method's networks, and
+# before it measures a held-out image it descends on the training's losses over that image's code (notebook `10`).
 
 # %% tags=["train"]
 accelerator = choose_device(device, chosen.training.mixed_precision)
@@ -80,9 +82,9 @@ figure = loss_figure(log)
 # %% [markdown]
 # ## Measure
 #
-# Every held-out image, with the points drawn from surfaces the same for every cell. Numbers are kept image by image
-# (`instances.parquet`): two rows are compared on the same images, which tells small differences from chance where two
-# means cannot.
+# Every held-out image is measured, with the same points drawn from its surfaces in every cell. Numbers are kept image by
+# image (`instances.parquet`): two rows are compared on the same images, which tells small differences from chance where
+# two means cannot.
 
 # %% tags=["measure"]
 import time
@@ -105,21 +107,23 @@ write_instances(run / "instances.parquet", instances.assign(row=row, seed=seed))
 # %% [markdown]
 # ## Look
 #
-# Always the same few images, whatever the row and the seed: choosing them afterwards would be choosing the story.
+# The same few images for every row and every seed: to choose them afterwards would be to choose the story.
 
 # %% tags=["key-figure"] alt="The same four held-out objects in every cell: photo, prediction and truth from two sides"
-from lib.figures.experiments import cases_of, instance_rows
+from lib.evaluation import system_predictor
+from lib.figures.experiments import instance_rows
 from lib.figures.results import case_sheet
+from support.nb08 import cases_of
 
 fine = 48 if quick else 80
-shown = refined_predictor(system, fine, steps, seed) if refine_from else system
-figure = case_sheet(cases_of(shown, test, instance_rows(len(test)), resolution=fine))
+predict = refined_predictor(system, fine, steps, seed) if refine_from else system_predictor(system, fine)
+figure = case_sheet(cases_of(predict, test, instance_rows(len(test))))
 
 # %% [markdown]
 # ## Write down
 #
-# `results.json` comes last. Where it exists the cell is finished, and the experiment skips it; where it does not, the
-# cell is run again and its training goes on from the last saved step.
+# `results.json` is written last. If it exists, the cell is finished and the experiment skips it. If not, the cell runs
+# again, and its training goes on from the last saved step.
 #
 # ```bash
 # make experiment NAME=tables-2-3 SEEDS=3                         # ShapeClipper's Tables 2 and 3, 12 cells

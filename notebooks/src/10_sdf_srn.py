@@ -171,9 +171,8 @@ for kind in ("implicit", "unrolled"):
 # the curves is the goal, an image that is never trained on. Normals are not used here: their row of pictures is for you.
 
 # %% tags=["train"] alt="Loss curves, and a held-out chair rendered at several steps"
-from lib.training.listeners import Snapshots
+from lib.figures.viewer import LiveBoard, Snapshots
 from lib.training.loop import train
-from lib.figures.viewer import LiveBoard
 
 if quick:
     shutil.rmtree(run / "training", ignore_errors=True)

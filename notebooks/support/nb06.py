@@ -1,11 +1,45 @@
-"""ShapeClipper's objective as tables: what each term is, what it weighs, and which switch turns it off."""
+"""Companion of notebook 06: one training step in a picture, and the tables of the objective and of the recipes."""
 
 from dataclasses import dataclass
 
 import pandas as pd
+from matplotlib import colormaps
 
-from lib.systems.shapeclipper_config import ShapeClipperConfig
+from lib.data.loading import Batch
+from lib.figures.maps import normal_colors
+from lib.figures.style import MAGNITUDE, image_grid
+from lib.rendering.volume import RenderedMaps
+from lib.systems.shapeclipper import ABLATIONS, IN_THE_PAPER, ShapeClipperConfig
 from lib.training.recipes import RECIPES
+
+# --- One step in a picture --------------------------------------------------------------------------------------------
+
+
+def step_figure(batch: Batch, rendered: RenderedMaps, neighbor_rendered: RenderedMaps):
+    """One training step in a picture: an image and its neighbour, where rays go, and what the shape looks like now.
+
+    Parameters
+    ----------
+    batch : Batch
+        One sample with its neighbour.
+    rendered, neighbor_rendered : RenderedMaps
+        The sample's shape, from the sample's viewpoint and from the neighbour's.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    titles = ("image", "mask", "normals", "where rays are drawn", "rendered now")
+    rows = []
+    for target, maps in ((batch, rendered), (batch.neighbor, neighbor_rendered)):
+        normals = None if target.normal is None else normal_colors(target.normal[0])
+        chances = (target.ray_weights[0] / target.ray_weights[0].max()).cpu().numpy()
+        rgb, mask, seen = (image[0].cpu().numpy() for image in (target.rgb, target.mask, maps.rgb))
+        rows.append([rgb, mask, normals, colormaps[MAGNITUDE](chances), seen])
+    return image_grid(rows, titles, ("query", "neighbour"))
+
+
+# --- The objective, term by term --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -48,19 +82,7 @@ TERMS = (
     Term("guess", "—", "—", "ours", "guess_weight", "pull towards the viewpoint guessed from normals"),
     Term("shape", "—", "Sec. 3.4", "paper", "", "pretraining: every code gives a sphere"),
 )
-
-# the rows of the paper's Tables 2 and 3, and what else can be taken away, as changes of the configuration
-ABLATIONS = {
-    "w/o L_SSC": {"semantic_weight": 0.0},
-    "w/o normal": {"normal_weight": 0.0},
-    "w/o noise-tol": {"normal_keep": 1.0},
-    "w/o symmetry": {"symmetric": False},
-    "w/o eikonal": {"eikonal_weight": 0.0},
-    "w/o azimuth prior": {"azimuth_prior_weight": 0.0},
-    "viewpoint given": {"viewpoint": "given"},
-}
 OF_THE_VIEWPOINT = ("azimuth_prior", "mirror", "camera_margin", "guess")
-IN_THE_PAPER = ("w/o L_SSC", "w/o normal", "w/o noise-tol")
 
 
 def term_weight(term: Term, config: ShapeClipperConfig) -> float:
@@ -69,9 +91,8 @@ def term_weight(term: Term, config: ShapeClipperConfig) -> float:
         return 1.0
     if term.name in OF_THE_VIEWPOINT and config.viewpoint == "given":
         return 0.0
-    if term.name.startswith("neighbor_"):
-        return config.semantic_weight * getattr(config, term.weight)
-    return getattr(config, term.weight)
+    weight = getattr(config, term.weight, 0.0)  # a term of ours is no setting of the paper's configuration
+    return config.semantic_weight * weight if term.name.startswith("neighbor_") else weight
 
 
 def objective_table(config: ShapeClipperConfig, **others: ShapeClipperConfig) -> pd.DataFrame:
@@ -97,13 +118,17 @@ def ablation_table() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["ablation", "change", "row of the paper's Tables 2 and 3"]).set_index("ablation")
 
 
+# --- The profiles -----------------------------------------------------------------------------------------------------
+
+SYSTEM = ("backbone", "image_size", "viewpoint", "rays", "neighbor_rays", "samples", "guess_weight", "mean_color")
+TRAINING = ("steps", "pretrain_steps", "batch_size", "learning_rate", "schedule", "select")
+
+
 def recipe_table() -> pd.DataFrame:
-    """The named trainings side by side: what a step computes and how many there are."""
-    system = ("backbone", "image_size", "viewpoint", "rays", "neighbor_rays", "samples", "guess_weight", "mean_color")
-    training = ("steps", "pretrain_steps", "batch_size", "learning_rate", "schedule", "select")
+    """The named trainings side by side: what a step computes and how many there are; a dash where there is no such."""
     columns = {
-        name: {key: getattr(recipe.system, key) for key in system}
-        | {key: getattr(recipe.training, key) for key in training}
+        name: {key: getattr(recipe.system, key, "—") for key in SYSTEM}
+        | {key: getattr(recipe.training, key) for key in TRAINING}
         for name, recipe in RECIPES.items()
     }
     return pd.DataFrame(columns).rename_axis("setting")
