@@ -31,9 +31,9 @@ class WrittenField:
         Octaves of the encoding; 0 is the paper's "w/o positional encoding".
     """
 
-    layers: tuple[Float[Tensor, "batch rows width"], ...]
-    to_distance: Float[Tensor, "batch rows 1"]
-    to_color: Float[Tensor, "batch rows 3"]
+    layers: tuple[Float[Tensor, "batch _ width"], ...]
+    to_distance: Float[Tensor, "batch _ 1"]
+    to_color: Float[Tensor, "batch _ 3"]
     frequencies: int
 
     def feature(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points width"]:

@@ -106,7 +106,7 @@ def dropdown(label: str, options: list, value: Any = None) -> ipywidgets.Dropdow
 def reconstructed(system: nn.Module, batch: Batch) -> Reconstruction:
     """The shapes of a batch; a system that does not find viewpoints is told them."""
     batch = batch.to(next(system.parameters()).device)
-    return system.reconstruct(batch.rgb, batch.viewpoint if system.config.viewpoint == "given" else None)
+    return system.reconstruct(batch.rgb, batch.viewpoint if system.needs_viewpoint else None)
 
 
 def turned_views(shape: Reconstruction, mesh: trimesh.Trimesh, azimuth: float, elevation: float, size: int = 96):

@@ -28,6 +28,7 @@ LOGS = ("train.jsonl", "log.jsonl")  # of a shipped checkpoint, of a run
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     options = _parser().parse_args(arguments)
+    torch.set_flush_denormal(True)  # a thin surface gives densities below 1e-38, on which processors are slow
     return exit_code(lambda: _run(options))
 
 

@@ -232,7 +232,7 @@ if len({row["category"] for row in results}) > 2:  # "all" and more than one
 # %% tags=["viewpoint"] alt="Predicted against true azimuths, and their spread over the circle"
 from support.nb07 import azimuth_figure
 
-learned = next((name for name in systems if systems[name].config.viewpoint == "predicted"), None)
+learned = next((name for name in systems if not systems[name].needs_viewpoint), None)
 shown_system = learned or "retrieval_feature (own view)"
 print("viewpoints of", shown_system)
 table = measured[shown_system]
