@@ -5,8 +5,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.rendering.parallel import draw_rows
-
 
 def augmented(
     images: Float[Tensor, "batch height width 3"], generator: torch.Generator, colour: float = 0.4, size: float = 0.15
@@ -22,8 +20,7 @@ def augmented(
     size : float
         The object is scaled by 1 +- size and shifted by at most size / 3 of the image's width.
     """
-    count, device = len(images), images.device
-    noise = draw_rows(torch.rand, (count, 7), generator).to(device, images.dtype)
+    noise = torch.rand(len(images), 7, generator=generator, device=generator.device).to(images)
     ink = 1 - images.permute(0, 3, 1, 2)  # distance from white, so that the background stays
     grey = ink.mean(dim=1, keepdim=True)
     ink = torch.lerp(ink, grey.expand_as(ink), noise[:, 0, None, None, None])

@@ -1,8 +1,8 @@
 """A prepared folder in memory, and batches of it.
 
-Images are kept as uint8 (64 x 64: 16 kB a sample; 2,007 at 224 x 224: 0.4 GB) and cut into float batches when asked
-for, so that a training step never waits for a disk. For training on an accelerator they lie there, or travel as uint8
-from pinned memory where they do not fit.
+Images are kept as uint8 (64 x 64: 16 kB a sample; 2,007 at 224 x 224: 0.4 GB) and become floats in the batches that
+are asked for, so that a training step never waits for a disk. For training on an accelerator they are kept there, or
+travel as uint8 from pinned memory where they do not fit.
 """
 
 from copy import copy
@@ -74,7 +74,7 @@ class PreparedDataset:
     categories : list of str, optional
         All without it.
     views : int, optional
-        So many samples of each model, the first ones; 1 is SDF-SRN's single-view supervision. All without it.
+        How many samples of each model, the first ones; 1 is SDF-SRN's single-view supervision. All without it.
 
     Raises
     ------
@@ -82,7 +82,8 @@ class PreparedDataset:
         The folder or an image is not what the format asks for, or nothing is selected.
     """
 
-    home = torch.device("cpu")  # where the images lie; see `near`
+    in_memory = True  # `lib.data.shards` has a subclass that reads images as batches ask
+    home = torch.device("cpu")  # where the images are kept; see `near`
 
     def __init__(
         self,
@@ -93,9 +94,10 @@ class PreparedDataset:
     ):
         self.prepared = read_prepared(folder)
         self.metadata = select_rows(self.prepared, split, categories, views).reset_index(drop=True)
-        self.rgb, self.mask, self.normal = self._decode()
-        self.ray_weights = torch.from_numpy(np.stack([ray_weights(m.numpy() > 127) for m in self.mask]))
         self.viewpoint = viewpoints_of(self.metadata)
+        with_normals = bool(self.metadata["normal"].notna().all())
+        samples = [read_row_images(self.prepared, row, with_normals) for row in self.metadata.itertuples()]
+        self.rgb, self.mask, self.normal, self.ray_weights = stacked(samples, self.prepared.folder)
 
     @property
     def name(self) -> str:
@@ -129,6 +131,10 @@ class PreparedDataset:
         normal = None if self.normal is None else self.normal[rows]
         return self.rgb[rows], self.mask[rows], normal, self.ray_weights[rows]
 
+    def masks(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch height width"]:
+        """Masks by row, in [0, 1]."""
+        return fractions(self.mask[sent(index, self.home)], self.home)
+
     def near(self, device: torch.device) -> "PreparedDataset":
         """The dataset with its images on an accelerator; itself on the CPU, and where `FREE_SHARE` is too little."""
         held = {name: getattr(self, name) for name in ("rgb", "mask", "normal", "ray_weights")}
@@ -146,20 +152,9 @@ class PreparedDataset:
         """The true shape of a sample, in the canonical frame and unit cube."""
         return load_mesh(self.prepared, self.metadata.iloc[row])
 
-    def _decode(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        folder, table = self.prepared.folder, self.metadata
-        with_normals = bool(table["normal"].notna().all())
-        decoded = [read_row_images(self.prepared, row, with_normals) for row in table.itertuples()]
-        sizes = {rgb.shape for rgb, _, _ in decoded}
-        if len(sizes) > 1:
-            raise InputError(f"{folder}: images differ in size ({sorted(sizes)[:2]}); prepare them at one size")
-        rgb, mask, normal = zip(*decoded, strict=True)
-        normals = torch.from_numpy(np.stack(normal)).half() if with_normals else None
-        return torch.from_numpy(np.stack(rgb)), torch.from_numpy(np.stack(mask)), normals
-
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that an accelerator has left; 0 where torch cannot say, and of the CPU, where images lie anyway."""
+    """Bytes that an accelerator has left; 0 where torch cannot say, and of the CPU, where images are kept anyway."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
@@ -179,6 +174,23 @@ def read_row_images(prepared: Prepared, row, normals: bool) -> tuple[np.ndarray,
     """What `read_sample_images` gives for a row of the metadata (of ``itertuples``), with its normals or without."""
     mask = prepared.path(row.mask) if isinstance(row.mask, str) else None
     return read_sample_images(prepared.path(row.image), mask, prepared.path(row.normal) if normals else None)
+
+
+def stacked(samples: list[tuple], folder: Path) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Samples of `read_sample_images` as they are kept: colours and masks uint8, normals float16; and ray weights.
+
+    Raises
+    ------
+    InputError
+        Images differ in size.
+    """
+    sizes = {rgb.shape for rgb, _, _ in samples}
+    if len(sizes) > 1:
+        raise InputError(f"{folder}: images differ in size ({sorted(sizes)[:2]}); prepare them at one size")
+    rgb, mask, normal = zip(*samples, strict=True)
+    weights = np.stack([ray_weights(m > 127) for m in mask])
+    normals = None if normal[0] is None else torch.from_numpy(np.stack(normal)).half()
+    return torch.from_numpy(np.stack(rgb)), torch.from_numpy(np.stack(mask)), normals, torch.from_numpy(weights)
 
 
 def select_rows(prepared: Prepared, split: str | None, categories: list[str] | None, views: int | None) -> pd.DataFrame:
@@ -206,7 +218,7 @@ def select_rows(prepared: Prepared, split: str | None, categories: list[str] | N
 
 def viewpoints_of(table: pd.DataFrame) -> Viewpoint | None:
     """The cameras of rows of the metadata; None where some are not known."""
-    if not set(CAMERA[:3]) <= set(table) or table[CAMERA].isna().any(axis=None):
+    if table[CAMERA].isna().any(axis=None):
         return None
     values = torch.tensor(table[CAMERA].to_numpy(np.float32))
     azimuth, elevation, roll = values[:, :3].deg2rad().unbind(-1)

@@ -17,9 +17,8 @@ from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lib.data.prepared import sha256
 from lib.errors import InputError
-from lib.files import load_state, read_json, read_tensors, write_atomically, write_json
+from lib.files import load_state, read_json, read_tensors, sha256, write_atomically, write_json
 from lib.networks.backbones import LITE0, load_network
 from lib.networks.compat import import_torchvision
 from lib.paths import WEIGHTS
