@@ -18,8 +18,9 @@ from tiny_dataset import write_tiny_dataset
 from lib.data import embedders, embeddings
 from lib.data.embeddings import Embedder, embed_dataset, embed_images, main, make_embedder, read_embeddings
 from lib.data.images import read_sample_images
-from lib.data.prepared import read_prepared, sha256, write_metadata
+from lib.data.prepared import read_prepared, write_metadata
 from lib.errors import InputError
+from lib.files import sha256
 from lib.networks.compat import import_torchvision
 from lib.paths import REPOSITORY
 
@@ -195,9 +196,10 @@ def test_weights_with_another_checksum_than_known_are_refused(tiny_clip, tmp_pat
     right = path.with_name(f"tiny-{sha256(path)[:12]}.pth")
     path.rename(right)
     assert make_embedder("open_clip-tiny-clip", right).checksum == sha256(right)
-    Path(f"{right}.sha256").write_text(f"{'0' * 64}  {right.name}\n")
-    with pytest.raises(InputError, match="checksum"):
-        make_embedder("open_clip-tiny-clip", right)
+    for beside in (f"{'0' * 64}  {right.name}\n", ""):
+        Path(f"{right}.sha256").write_text(beside)
+        with pytest.raises(InputError, match="checksum"):
+            make_embedder("open_clip-tiny-clip", right)
 
 
 @pytest.mark.parametrize(
@@ -268,13 +270,11 @@ def test_parts_of_other_weights_and_damaged_parts_are_computed_again(dataset):
     pixels = make_embedder("pixels")
     partial = dataset / "embeddings" / "pixels.partial"
     plan = {"model": "pixels", "weights_sha256": "", "metadata_sha256": sha256(dataset / "metadata.parquet")}
-    plan |= {"batch_size": 64, "size": pixels.size}
     for other, damage in (({"weights_sha256": "other"}, 0), ({}, 100)):
         partial.mkdir(parents=True)
-        (partial / "plan.json").write_text(json.dumps(plan | other))
         part = partial / "000000000.safetensors"
-        save_file({"embeddings": torch.zeros(256, pixels.size)}, part)
-        part.write_bytes(part.read_bytes()[damage:])
+        save_file({"embeddings": torch.zeros(256, pixels.size)}, part, metadata=plan | {"batch_size": "64"} | other)
+        part.write_bytes(part.read_bytes()[: part.stat().st_size - damage])
         embed_dataset(dataset, pixels)
         assert (read_embeddings(dataset, "pixels").vectors.norm(dim=1) > 0.9).all()
         shutil.rmtree(dataset / "embeddings")

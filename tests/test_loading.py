@@ -130,7 +130,7 @@ def test_copies_to_a_gpu_are_queued_from_pinned_memory(monkeypatch):
     assert calls == ["pin", (torch.device("cuda"), {"non_blocking": True})]
 
 
-def test_shards_travel_as_bytes_too(folder, tmp_path, monkeypatch):
+def test_sets_on_disk_travel_as_bytes_too(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "free_memory", lambda device: 10**9)
     assert script.main([str(folder), str(tmp_path / "shards")]) == 0
     data = ShardedDataset(tmp_path / "shards", "train")

@@ -189,7 +189,7 @@ def stacked(samples: list[tuple], folder: Path) -> tuple[Tensor, Tensor, Tensor 
         raise InputError(f"{folder}: images differ in size ({sorted(sizes)[:2]}); prepare them at one size")
     rgb, mask, normal = zip(*samples, strict=True)
     weights = np.stack([ray_weights(m > 127) for m in mask])
-    normals = None if normal[0] is None else torch.from_numpy(np.stack(normal)).half()
+    normals = None if normal[0] is None else torch.from_numpy(np.stack(normal).astype(np.float16))
     return torch.from_numpy(np.stack(rgb)), torch.from_numpy(np.stack(mask)), normals, torch.from_numpy(weights)
 
 
