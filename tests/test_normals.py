@@ -112,14 +112,6 @@ def sphere_map(size=SIZE, distance=5.0) -> tuple[np.ndarray, np.ndarray]:
     return normal.reshape(size, size, 3).astype(np.float32), inside.reshape(size, size)
 
 
-def test_the_ball_bulges_towards_the_camera():
-    normal, inside = sphere_map()
-    middle = SIZE // 2
-    assert normal[middle, middle, 2] < -0.99
-    assert normal[middle, inside[middle].argmax(), 0] < -0.8  # its left edge looks left
-    assert normal[inside[:, middle].argmax(), middle, 1] < -0.8  # and its upper edge up
-
-
 @pytest.mark.parametrize("convention", ["omnidata", "dsine"])
 def test_a_ball_through_an_estimator(convention):
     normal, inside = sphere_map()
@@ -146,22 +138,27 @@ def test_the_input_of_each_convention(tmp_path):
         np.testing.assert_allclose(guessed, vector / np.linalg.norm(vector), atol=1e-5)
 
 
-def test_estimators_that_cannot_be_used(tmp_path):
-    with pytest.raises(InputError, match="convention 'midas'"):
-        load_estimator(tmp_path / "a.pt", "midas")
-    with pytest.raises(InputError, match="no normal estimator"):
-        load_estimator(tmp_path / "a.pt", "dsine")
-    (tmp_path / "a.pt").write_text("no network")
-    with pytest.raises(InputError, match="no TorchScript"):
-        load_estimator(tmp_path / "a.pt", "dsine")
-    (tmp_path / "a.onnx").write_text("no network")
-    with pytest.raises(InputError, match="no ONNX model"):
-        load_estimator(tmp_path / "a.onnx", "omnidata")
-    with pytest.raises(InputError, match=r"config\.json does not exist"):
-        load_estimator(tmp_path, "ours")
-    (tmp_path / "config.json").write_text('{"system": "shapeclipper", "config": {}}')
-    with pytest.raises(InputError, match="holds no normal network"):
-        furniture_estimator(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "content", "convention", "words"),
+    [
+        ("a.pt", None, "midas", "convention 'midas'"),
+        ("a.pt", None, "dsine", "no normal estimator"),
+        ("a.pt", "no network", "dsine", "no TorchScript"),
+        ("a.onnx", "no network", "omnidata", "no ONNX model"),
+        (".", None, "ours", r"config\.json does not exist"),
+        ("config.json", '{"system": "shapeclipper", "config": {}}', "ours", "holds no normal network"),
+        ("config.json", '{"system": "normal_network", "config": {}}', "ours", "does not describe a normal network"),
+    ],
+)
+def test_estimators_that_cannot_be_used(tmp_path, name, content, convention, words):
+    if content:
+        (tmp_path / name).write_text(content)
+    path = tmp_path if name == "config.json" else tmp_path / name
+    with pytest.raises(InputError, match=words):
+        load_estimator(path, convention)
+
+
+def test_maps_of_another_shape_are_refused():
     flat = NormalEstimator("flat", "ours", lambda images, masks: np.zeros((1, 4, 4)))
     with pytest.raises(InputError, match=r"flat gives an array of shape \(1, 4, 4\)"):
         flat.estimate(np.zeros((1, 4, 4, 3), dtype=np.uint8), np.zeros((1, 4, 4), dtype=np.uint8))
@@ -178,11 +175,6 @@ def test_the_network_gives_unit_normals_inside_the_mask():
     normal = network(torch.rand(2, 64, 64, 3), mask)
     torch.testing.assert_close(normal.norm(dim=-1), mask)
     assert normal[mask > 0].std(dim=0).min() > 0.01
-
-
-def test_an_untrained_network_faces_the_camera():
-    normal = NormalNetwork(NormalNetworkConfig(32)).eval()(torch.rand(1, 32, 32, 3), torch.ones(1, 32, 32))
-    torch.testing.assert_close(normal, torch.tensor([0.0, 0.0, -1.0]).expand_as(normal))
 
 
 def test_a_turned_mirrored_and_shrunk_ball_is_a_ball():
@@ -352,20 +344,6 @@ def test_the_shipped_results_can_be_measured_again():
     assert about["system"] == NORMALS.name
     assert about["n"] == len(errors)
     assert errors["angular_error_mean"].mean() == pytest.approx(about["value"], abs=0.05)
-
-
-def test_the_shipped_network_is_small_and_better_than_no_network():
-    assert (NORMALS / "weights.safetensors").stat().st_size < 12e6
-    rows = read_results(NORMALS / "results.json")
-    for category in {row["category"] for row in rows}:
-        values = {
-            row["system"]: row["value"]
-            for row in rows
-            if row["category"] == category
-            and row["metric"] == "angular_error_mean"
-            and row["protocol"].startswith("64")
-        }
-        assert values[NORMALS.name] < min(values["constant"], values["inflated"])
 
 
 def test_a_mirrored_image_has_mirrored_normals():

@@ -2,7 +2,7 @@
 
 Images are kept as uint8 (64 x 64: 16 kB a sample; 2,007 at 224 x 224: 0.4 GB) and become floats in the batches that
 are asked for, so that a training step never waits for a disk. For training on an accelerator they are kept there, or
-travel as uint8 from pinned memory where they do not fit.
+travel as uint8 where they do not fit.
 """
 
 from copy import copy
@@ -67,8 +67,6 @@ class PreparedDataset:
 
     Parameters
     ----------
-    folder : path
-        A prepared folder.
     split : str, optional
         "train", "val" or "test"; all without it.
     categories : list of str, optional
@@ -114,15 +112,15 @@ class PreparedDataset:
         device: torch.device | str = "cpu",
     ) -> Batch:
         """Samples by row, each with the neighbour at row `neighbor` if given; they become floats on the device."""
-        rows, device = sent(index, self.home), torch.device(device)
+        rows = index.to(self.home)
         rgb, mask, normal, weights = self.stored(rows)
         return Batch(
-            sent(rows, device),
-            fractions(rgb, device),
-            fractions(mask, device),
-            None if normal is None else sent(normal, device).float(),
+            rows.to(device),
+            fractions(rgb.to(device)),
+            fractions(mask.to(device)),
+            None if normal is None else normal.to(device).float(),
             None if self.viewpoint is None else self.viewpoint[rows].to(device),
-            sent(weights, device),
+            weights.to(device),
             None if neighbor is None else self.batch(neighbor, device=device),
         )
 
@@ -133,19 +131,18 @@ class PreparedDataset:
 
     def masks(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch height width"]:
         """Masks by row, in [0, 1]."""
-        return fractions(self.mask[sent(index, self.home)], self.home)
+        return fractions(self.mask[index.to(self.home)])
 
     def near(self, device: torch.device) -> "PreparedDataset":
         """The dataset with its images on an accelerator; itself on the CPU, and where `FREE_SHARE` is too little."""
-        held = {name: getattr(self, name) for name in ("rgb", "mask", "normal", "ray_weights")}
-        held = {name: values for name, values in held.items() if values is not None}
-        if sum(values.nbytes for values in held.values()) > FREE_SHARE * free_memory(device):
+        kept = {name: getattr(self, name) for name in ("rgb", "mask", "normal", "ray_weights", "viewpoint")}
+        kept = {name: values for name, values in kept.items() if values is not None}
+        size = sum(values.nbytes for values in kept.values() if isinstance(values, Tensor))
+        if size > FREE_SHARE * free_memory(device):
             return self
         moved = copy(self)
         moved.home = device
-        for name, values in held.items():
-            setattr(moved, name, values.to(device))
-        moved.viewpoint = None if self.viewpoint is None else self.viewpoint.to(device)
+        vars(moved).update({name: values.to(device) for name, values in kept.items()})
         return moved
 
     def mesh(self, row: int) -> trimesh.Trimesh:
@@ -158,16 +155,9 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
-def sent(values: Tensor, device: torch.device) -> Tensor:
-    """Values on a device. To a GPU from pinned memory: the copy is queued, and the process goes on."""
-    if device.type == "cuda" and values.device.type == "cpu":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)
-
-
-def fractions(values: UInt8[Tensor, "*shape"], device: torch.device) -> Float[Tensor, "*shape"]:
-    """Bytes as numbers in [0, 1], made on the device. Divided by a tensor: a GPU rounds that as a CPU does."""
-    return sent(values, device).float() / torch.full((), 255.0, device=device)
+def fractions(values: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Bytes as numbers in [0, 1]. Divided by a tensor: a GPU rounds that as a CPU does."""
+    return values.float() / torch.full((), 255.0, device=values.device)
 
 
 def read_row_images(prepared: Prepared, row, normals: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -177,13 +167,7 @@ def read_row_images(prepared: Prepared, row, normals: bool) -> tuple[np.ndarray,
 
 
 def stacked(samples: list[tuple], folder: Path) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Samples of `read_sample_images` as they are kept: colours and masks uint8, normals float16; and ray weights.
-
-    Raises
-    ------
-    InputError
-        Images differ in size.
-    """
+    """Samples of `read_sample_images` as they are kept: colours and masks uint8, normals float16; and ray weights."""
     sizes = {rgb.shape for rgb, _, _ in samples}
     if len(sizes) > 1:
         raise InputError(f"{folder}: images differ in size ({sorted(sizes)[:2]}); prepare them at one size")
@@ -194,13 +178,7 @@ def stacked(samples: list[tuple], folder: Path) -> tuple[Tensor, Tensor, Tensor 
 
 
 def select_rows(prepared: Prepared, split: str | None, categories: list[str] | None, views: int | None) -> pd.DataFrame:
-    """Rows of the metadata, as `PreparedDataset` describes; the index says where they were.
-
-    Raises
-    ------
-    InputError
-        An unknown category, or nothing is selected.
-    """
+    """Rows of the metadata, as `PreparedDataset` describes; the index says where they were."""
     table = prepared.metadata
     if split is not None:
         table = table[table["split"] == split]

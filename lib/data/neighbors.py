@@ -2,9 +2,9 @@
 
     python -m lib.data.neighbors FOLDER --model efficientnet_lite0 --count 5 --method exact --name OUT
 
-finds them for the embeddings that `lib.data.embeddings` wrote into a prepared folder, and writes
-``neighbors/OUT.parquet``, one row a neighbour: id, neighbor (an id), rank (from 0), score (cosine similarity). The
-file's metadata say which embedding it was made from (name and checksum of its weights).
+finds them for the embeddings that `lib.data.embeddings` wrote, and writes ``neighbors/OUT.parquet``, one row a
+neighbour: id, neighbor (an id), rank (from 0), score (cosine similarity). The file's metadata say which embedding it
+was made from (name and checksum of its weights).
 """
 
 import argparse
@@ -182,7 +182,8 @@ class _Group:
         """Neighbours of some rows: their products with all others, block by block."""
         columns = torch.arange(len(self.vectors))[None]
         blocks = rows.split(max(1, BLOCK // len(self.vectors)))
-        return self._joined([self._best(self.vectors[b] @ self.vectors.T, columns, b) for b in blocks])
+        best = [self._best(self.vectors[block] @ self.vectors.T, columns, block) for block in blocks]
+        return Neighbors(*map(torch.cat, zip(*best, strict=True)))
 
     def approximate(self, method: str, seed: int) -> Neighbors:
         """Neighbours of all rows, by an index of FAISS with as little effort as reaches the recall."""
@@ -209,11 +210,11 @@ class _Group:
     def _ask(self, index, rows: Tensor) -> Neighbors:
         """Ask an index for as many more as may be excluded; rows that stay short of K are searched exactly."""
         fetch = min(self.count + int(self.label.bincount().max()), 512, len(self.vectors))
-        parts = []
+        best = []
         for some in rows.split(8192):
-            score, columns = index.search(self.vectors[some].numpy(), fetch)
-            parts.append(self._best(torch.from_numpy(score), torch.from_numpy(columns), some))
-        found = self._joined(parts)
+            score, columns = map(torch.from_numpy, index.search(self.vectors[some].numpy(), fetch))
+            best.append(self._best(score, columns, some))
+        found = Neighbors(*map(torch.cat, zip(*best, strict=True)))
         short = (found.index < 0).any(1)
         if short.any():
             exact = self.exact(rows[short])
@@ -229,9 +230,6 @@ class _Group:
         index = columns.expand_as(score).gather(1, best.indices).masked_fill(best.values.isinf(), -1)
         short = self.count - index.shape[1]
         return F.pad(index, (0, short), value=-1), F.pad(best.values, (0, short), value=float("-inf"))
-
-    def _joined(self, parts: list[tuple[Tensor, Tensor]]) -> Neighbors:
-        return Neighbors(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 def _codes(labels: Labels) -> Int[Tensor, " images"]:

@@ -18,7 +18,7 @@ SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def read_photo(photo: Path | str, mask: Path | str = "", size: int = 64) -> Float[Tensor, "1 size size 3"]:
-    """A photo as a system wants it, in [0, 1]: on white, cropped to 1.2 times its mask's box, square, small.
+    """A photo as a system wants it, in [0, 1]: on white, cropped to 1.2 times its mask's box, `size` pixels a side.
 
     Parameters
     ----------
@@ -26,13 +26,6 @@ def read_photo(photo: Path | str, mask: Path | str = "", size: int = 64) -> Floa
         RGBA image whose alpha is the mask, or any image together with `mask`.
     mask : path, optional
         White object on black, of the photo's size.
-    size : int
-        Pixels a side of the result.
-
-    Raises
-    ------
-    InputError
-        One sentence about what cannot be used and what to do.
     """
     rgb, opacity, _ = read_sample_images(Path(photo), Path(mask) if str(mask) else None)
     cropped, _ = crop_to_mask(rgb, opacity, size=size)
@@ -40,18 +33,12 @@ def read_photo(photo: Path | str, mask: Path | str = "", size: int = 64) -> Floa
 
 
 def save_upload(files: Sequence[dict], folder: Path, name: str) -> Path | None:
-    """Write the file that an ``ipywidgets.FileUpload`` holds, upright, as ``folder/name.png``.
+    """Write the file that an ``ipywidgets.FileUpload`` holds, upright, as ``folder/name.png``; None without a file.
 
     Parameters
     ----------
     files : sequence of dict
-        The control's value: ``name`` and ``content`` of each file; the last counts.
-    name : str
-        Without ending. What the file was called elsewhere is not used as a path.
-
-    Returns
-    -------
-    Path, or None where nothing was uploaded
+        The control's value: ``name`` and ``content`` of each file; the last counts. That name is not used as a path.
 
     Raises
     ------
@@ -72,13 +59,7 @@ def save_upload(files: Sequence[dict], folder: Path, name: str) -> Path | None:
 
 
 def write_glb(mesh: trimesh.Trimesh, path: Path | str) -> Path:
-    """Write a mesh as GLB, which 3D viewers and Blender open; its up axis becomes y, as that format wants.
-
-    Raises
-    ------
-    InputError
-        The mesh is empty: the system found no surface.
-    """
+    """Write a mesh as GLB, which 3D viewers and Blender open; its up axis becomes y, as that format wants."""
     if len(mesh.faces) == 0:
         raise InputError("There is no surface to write: the system found none in this image.")
     upright = mesh.copy()

@@ -149,12 +149,7 @@ def write_metadata(folder: Path, rows: Iterable[Mapping[str, Any]], info: Mappin
 
 
 def load_mesh(prepared: Prepared, row: Any) -> trimesh.Trimesh:
-    """The shape of a sample: the model's mesh, stretched, centred, longest side 1.
-
-    Parameters
-    ----------
-    row : row of ``prepared.metadata``
-        A Series, a named tuple, or anything with the columns as attributes.
+    """The shape of a sample (a row of ``prepared.metadata``): the model's mesh, stretched, centred, longest side 1.
 
     Raises
     ------
@@ -174,13 +169,7 @@ def load_mesh(prepared: Prepared, row: Any) -> trimesh.Trimesh:
 
 
 def check_metadata(metadata: pd.DataFrame, folder: Path) -> None:
-    """Refuse tables with missing or wrongly typed columns, unknown splits, repeated ids, or files that are not there.
-
-    Raises
-    ------
-    InputError
-        The sentence names table and column.
-    """
+    """Refuse tables with missing or wrongly typed columns, unknown splits, repeated ids, or files that are missing."""
     name = folder / METADATA
     for column, expected in COLUMNS.items():
         if column not in metadata:

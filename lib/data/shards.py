@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib.data.images import FileContent, read_sample_images
-from lib.data.loading import CAMERA, PreparedDataset, select_rows, stacked, viewpoints_of
+from lib.data.loading import CAMERA, PreparedDataset, fractions, select_rows, stacked, viewpoints_of
 from lib.data.prepared import INFO, METADATA, Prepared
 from lib.errors import InputError
 from lib.files import read_json, sha256
@@ -44,11 +44,6 @@ class ShardedDataset(PreparedDataset):
 
     Only the metadata is in memory. What needs every image at once is refused. Images, and so losses, are those of the
     set in memory, bit for bit. The arguments are `PreparedDataset`'s.
-
-    Raises
-    ------
-    InputError
-        The folder is not what it should be, or nothing is selected.
     """
 
     in_memory = False
@@ -90,7 +85,7 @@ class ShardedDataset(PreparedDataset):
 
     def masks(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch height width"]:
         """Masks by row, in [0, 1]."""
-        return torch.from_numpy(np.stack([mask for _, mask, _ in self._decoded(index, False)])).float() / 255
+        return fractions(torch.from_numpy(np.stack([mask for _, mask, _ in self._decoded(index, False)])))
 
     def _decoded(self, rows: Tensor, normals: bool) -> list[tuple]:
         """What `read_sample_images` gives for samples."""

@@ -23,8 +23,6 @@ def read_silhouette(path: Path | str, size: int = 64, called: str = "") -> tuple
 
     Parameters
     ----------
-    path : path
-        An image with alpha, or black and white.
     size : int
         Pixels a side of the result; each is the object's if at least half of its area is.
     called : str
@@ -35,11 +33,6 @@ def read_silhouette(path: Path | str, size: int = 64, called: str = "") -> tuple
     Tensor, shape (size, size), bool
     str
         Which it was: "alpha channel", "brightness (bright on dark)" or "brightness (dark on bright)".
-
-    Raises
-    ------
-    InputError
-        One sentence: no such file, no image, or a silhouette that is empty or all foreground.
     """
     path, name = Path(path), called or str(path)
     if not path.is_file():
