@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_dataset import write_tiny_dataset
 
-from lib.data import embedders, embeddings
+from lib.data import embeddings
 from lib.data.embeddings import Embedder, embed_dataset, embed_images, main, make_embedder, read_embeddings
 from lib.data.images import read_sample_images
 from lib.data.prepared import read_prepared, write_metadata
@@ -85,12 +85,6 @@ def test_lite0_sees_what_the_neighbours_of_the_course_were_found_with():
     images = np.stack([np.asarray(picture) for picture in pictures()])
     found = embed_images(make_embedder("efficientnet_lite0"), images, batch_size=2, progress=False)
     assert torch.allclose(found, image_features(images), atol=1e-5)
-
-
-def test_pixels_are_pixels():
-    picture = pictures(1, embedders.PIXELS)[0]
-    flat = np.asarray(picture).transpose(2, 0, 1).ravel() / 255.0
-    assert np.allclose(make_embedder("pixels").encode([picture])[0], flat / np.linalg.norm(flat), atol=1e-6)
 
 
 def test_random_control_has_its_seed_in_its_name_and_leaves_the_global_one_alone():
@@ -280,14 +274,6 @@ def test_parts_of_other_weights_and_damaged_parts_are_computed_again(dataset):
         shutil.rmtree(dataset / "embeddings")
 
 
-def test_a_file_of_other_weights_is_written_again(dataset):
-    pixels = make_embedder("pixels")
-    embed_dataset(dataset, pixels)
-    embed_dataset(dataset, Embedder("pixels", pixels.size, "newer", lambda batch: -pixels.encode(batch)))
-    found = read_embeddings(dataset, "pixels")
-    assert found.checksum == "newer" and (found.vectors <= 0).all()
-
-
 def test_two_processes_write_the_same_as_one(tmp_path):
     """The network's batches, and so its last bits, must not depend on who computes them."""
     name = "random-test_resnet"
@@ -359,8 +345,3 @@ def test_command_line_says_one_sentence(arguments, words, capsys):
     assert main([*arguments, "--device", "cpu"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
-
-
-def test_wrong_pictures_in_memory_are_refused():
-    with pytest.raises(InputError, match="expected uint8"):
-        embed_images(make_embedder("pixels"), np.zeros((2, 8, 8, 3)))

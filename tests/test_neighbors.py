@@ -98,12 +98,6 @@ def test_exact_search_is_sorting(block, seed, images, count, kinds, models, leas
         assert all(group[c] == group[q] and label[c] != label[q] for c in others)
 
 
-def test_copies_are_skipped_only_when_asked():
-    vectors = torch.nn.functional.normalize(torch.tensor([[1, 0], [1, 0.001], [1, 0.5], [0, 1.0]]), dim=1)
-    assert find_neighbors(vectors, 1).index[:, 0].tolist() == [1, 0, 1, 2]
-    assert find_neighbors(vectors, 1, near_duplicate=0.999).index[:, 0].tolist() == [2, 2, 1, 2]
-
-
 def clusters(count: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     centers = torch.randn(60, 16, generator=generator)
@@ -168,11 +162,6 @@ def test_recall_counts_what_is_missing_and_takes_copies_for_equal():
 def test_bad_input_is_one_sentence(change, sentence):
     with pytest.raises(InputError, match=sentence):
         find_neighbors(**({"vectors": unit_features(0, 10), "count": 5} | change))
-
-
-def test_more_than_there_are_is_filled_when_asked():
-    found = find_neighbors(unit_features(0, 3), 5, fill=True)
-    assert (found.index[:, :2] >= 0).all() and (found.index[:, 2:] == -1).all() and found.score[:, 2:].isnan().all()
 
 
 def test_random_neighbours_are_any_of_the_same_group_and_of_other_models():
@@ -273,17 +262,6 @@ def test_a_category_too_small_for_its_neighbours_is_named_with_the_way_out(prepa
     fewer = find_neighbors(unit_features(0, 10), 2, groups=groups, exclude=metadata["model"])
     save_neighbors(tmp_path / "neighbors" / "out.parquet", metadata["id"], fewer)
     assert read_neighbors(tmp_path, metadata, "out").shape == (10, 2)
-
-
-def test_saved_neighbours_come_back_with_gaps_only_when_allowed(prepared):
-    metadata = PreparedDataset(prepared, "train").metadata
-    index = torch.tensor([[(i + 1) % 10, (i + 2) % 10] for i in range(10)])
-    index[3, 1] = -1
-    index[7] = -1
-    save_neighbors(prepared / "neighbors" / "gaps.parquet", metadata["id"], Neighbors(index, torch.ones(10, 2)))
-    assert torch.equal(read_neighbors(prepared, metadata, "gaps", fill=True), index)
-    with pytest.raises(InputError, match=f"sample {metadata['id'][7]!r} has 0 neighbours, others have 2; write"):
-        read_neighbors(prepared, metadata, "gaps")
 
 
 def test_neighbours_of_another_embedding_are_refused(prepared):

@@ -302,7 +302,7 @@ def save_neighbors(
 
 
 def read_neighbors(
-    folder: Path | str, metadata: pd.DataFrame, name: str = NEIGHBOR_FILE, fill: bool = False
+    folder: Path | str, metadata: pd.DataFrame, name: str = NEIGHBOR_FILE
 ) -> Int[Tensor, "samples count"]:
     """Rows of the neighbours of each sample of `metadata`.
 
@@ -314,14 +314,12 @@ def read_neighbors(
         The samples of interest; their order decides the rows.
     name : str
         Of the file in ``neighbors/``.
-    fill : bool
-        Accept samples with fewer neighbours than others; their last places are -1.
 
     Raises
     ------
     InputError
-        The file is missing or damaged, was made from another embedding than the folder now has under that name, lacks
-        a sample, or names a sample that is not in `metadata`.
+        The file is missing or damaged, was made from another embedding than the folder now has under that name, names
+        a sample that is not in `metadata`, or has not as many neighbours of each.
     """
     path = _path(folder, name)
     if not path.is_file():
@@ -338,12 +336,10 @@ def read_neighbors(
     if unknown:
         raise InputError(f"{path} names the neighbour {unknown[0]!r}, which is no sample of this selection")
     counts = table.groupby("id").size().reindex(metadata["id"], fill_value=0)
-    if not fill and counts.nunique() != 1:
+    if counts.nunique() != 1:
         raise InputError(f"{path}: {_lacking(metadata, counts.to_numpy())}")
-    place = table.groupby("id").cumcount().to_numpy()
-    result = np.full((len(metadata), counts.max()), -1)
-    result[row_of.loc[table["id"]], place] = row_of.loc[table["neighbor"]]
-    return torch.from_numpy(result)
+    others = row_of.loc[table["neighbor"]].to_numpy().reshape(len(metadata), -1)  # samples in the order of their ids
+    return torch.from_numpy(others[metadata["id"].argsort().argsort().to_numpy()])
 
 
 def _path(folder: Path | str, name: str) -> Path:
