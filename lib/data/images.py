@@ -100,9 +100,9 @@ def open_image(source: Source, half: str = "") -> Image.Image:
     except FileNotFoundError as error:
         raise InputError(f"There is no image {source}; prepare the folder again.") from error
     except UnidentifiedImageError as error:  # its own words repeat the path
-        raise InputError(f"The image {source} is truncated or damaged (no known format); replace it.") from error
+        raise InputError(f"{source} is truncated or damaged (no known format); replace it.") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"The image {source} is truncated or damaged ({error}); replace it.") from error
+        raise InputError(f"{source} is truncated or damaged ({error}); replace it.") from error
 
 
 def on_white(rgb: UInt8[np.ndarray, "height width 3"], mask: UInt8[np.ndarray, "height width"]):
