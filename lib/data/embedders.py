@@ -40,27 +40,13 @@ Vectors = Float[Tensor, "batch size"]
 
 @dataclass(frozen=True)
 class Embedder:
-    """A model that turns pictures into vectors.
+    """A model that turns pictures into vectors."""
 
-    Attributes
-    ----------
-    name : str
-        Safe as a file name.
-    size : int
-        Dimensions D of the vectors.
-    checksum : str
-        SHA-256 of the file of weights, or of the tensors where they came from a hub or a seed; "" for pixels.
-    encode : callable
-        RGB pictures on white (B) -> float32 unit vectors (B, D), on the CPU.
-    encode_text : callable or None
-        Phrases (B) -> unit vectors (B, D) of the same space, if the model reads.
-    """
-
-    name: str
-    size: int
-    checksum: str
-    encode: Callable[[Pictures], Vectors]
-    encode_text: Callable[[Sequence[str]], Vectors] | None = None
+    name: str  # safe as a file name
+    size: int  # dimensions D of the vectors
+    checksum: str  # SHA-256 of the file of weights, or of the tensors from a hub or a seed; "" for pixels
+    encode: Callable[[Pictures], Vectors]  # RGB pictures on white (B) -> float32 unit vectors (B, D), on the CPU
+    encode_text: Callable[[Sequence[str]], Vectors] | None = None  # phrases (B) -> vectors of the same space
 
 
 def make_embedder(

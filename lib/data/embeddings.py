@@ -33,24 +33,12 @@ PART = 256  # samples a part: what a kill can cost
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The vectors of a dataset.
+    """The vectors of a dataset."""
 
-    Attributes
-    ----------
-    name : str
-        Of the embedder.
-    ids : list of str
-        Samples, in the order of ``metadata.parquet``.
-    vectors : Tensor, shape (N, D)
-        float32, length 1.
-    checksum : str
-        Of the embedder's weights.
-    """
-
-    name: str
-    ids: list[str]
-    vectors: Float[Tensor, "samples size"]
-    checksum: str
+    name: str  # of the embedder
+    ids: list[str]  # in the order of ``metadata.parquet``
+    vectors: Float[Tensor, "samples size"]  # float32, length 1
+    checksum: str  # of the embedder's weights
 
 
 def embed_images(

@@ -45,21 +45,11 @@ EFFORTS = np.unique(np.geomspace(1, 8192, 24).round())  # 1.5 times more each
 
 @dataclass(frozen=True)
 class Neighbors:
-    """K neighbours of each of N images, best first.
+    """K neighbours of each of N images, best first."""
 
-    Attributes
-    ----------
-    index : int64 Tensor, shape (N, K)
-        Rows; -1 where there are fewer.
-    score : float32 Tensor, shape (N, K)
-        Cosine similarities; NaN where there is no neighbour, or no score.
-    recall : float
-        Share of the exact neighbours that were found: 1 for the exact method, else measured on a sample.
-    """
-
-    index: Int[Tensor, "images count"]
-    score: Float[Tensor, "images count"]
-    recall: float = 1.0
+    index: Int[Tensor, "images count"]  # rows; -1 where there are fewer
+    score: Float[Tensor, "images count"]  # cosine similarities; NaN where there is no neighbour, or no score
+    recall: float = 1.0  # share of the exact neighbours that were found: 1 for the exact method, else of a sample
 
 
 def find_neighbors(

@@ -26,26 +26,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Convention:
-    """How an estimator writes normals, and what images it wants.
+    """How an estimator writes normals, and what images it wants."""
 
-    Attributes
-    ----------
-    scale, offset : float
-        ``scale * output + offset`` is the vector in the estimator's axes.
-    signs : tuple of float
-        Factors of x, y and z that turn the estimator's axes into the camera frame.
-    mean, std : tuple of float
-        The input is (colour in [0, 1] - mean) / std.
-    size : int
-        Pixels a side of the input.
-    """
-
-    scale: float
+    scale: float  # scale * output + offset is the vector in the estimator's axes
     offset: float
-    signs: tuple[float, float, float]
-    mean: tuple[float, float, float]
+    signs: tuple[float, float, float]  # factors of x, y and z that turn these axes into the camera frame
+    mean: tuple[float, float, float]  # the input is (colour in [0, 1] - mean) / std
     std: tuple[float, float, float]
-    size: int
+    size: int  # pixels a side of the input
 
 
 # Omnidata (DPT hybrid, version 2): colours (n + 1) / 2 of n in the axes used here. Its authors' own description has z
@@ -62,19 +50,11 @@ CONVENTIONS = {
 
 @dataclass(frozen=True)
 class NormalEstimator:
-    """Something that guesses normals.
-
-    Attributes
-    ----------
-    name : str
-    convention : str
-        A key of ``CONVENTIONS``: what `predict` gives.
-    predict : callable
-        (uint8 images (B, H, W, 3) on white, uint8 masks (B, H, W)) -> float arrays (B, H', W', 3).
-    """
+    """Something that guesses normals."""
 
     name: str
-    convention: str
+    convention: str  # a key of `CONVENTIONS`: what `predict` gives
+    # uint8 images (B, H, W, 3) on white, uint8 masks (B, H, W) -> float arrays (B, H', W', 3)
     predict: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
     def estimate(

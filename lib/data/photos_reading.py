@@ -23,21 +23,11 @@ ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF: how the camera was held; v
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo in memory.
-
-    Attributes
-    ----------
-    rgb : array, shape (H, W, 3)
-        uint8, upright, at most ``WORKING`` pixels along the longer side.
-    alpha : array, shape (H, W), or None
-        uint8 opacity, where the file has one that is not opaque everywhere.
-    size : tuple of int
-        Width and height of the upright photo in the file.
-    """
+    """A photo in memory, upright, perhaps reduced."""
 
     rgb: UInt8[np.ndarray, "height width 3"]
-    alpha: UInt8[np.ndarray, "height width"] | None
-    size: tuple[int, int]
+    alpha: UInt8[np.ndarray, "height width"] | None  # opacity, where the file has one that is not opaque everywhere
+    size: tuple[int, int]  # width and height of the upright photo in the file
 
 
 def read_photo_file(path: Path | str, working: int = WORKING) -> Photo:

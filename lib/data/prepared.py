@@ -67,20 +67,11 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared folder that was read and checked.
-
-    Attributes
-    ----------
-    folder : Path
-    info : dict
-        ``dataset.json``: name, source, licence, version, image_size, counts, checksum.
-    metadata : DataFrame
-        One row a sample, columns as in ``COLUMNS``.
-    """
+    """A prepared folder that was read and checked."""
 
     folder: Path
-    info: dict[str, Any]
-    metadata: pd.DataFrame
+    info: dict[str, Any]  # ``dataset.json``: name, source, licence, version, image_size, counts, checksum
+    metadata: pd.DataFrame  # one row a sample, columns as in `COLUMNS`
 
     def path(self, relative: str) -> Path:
         """Full path of a file that a row names."""

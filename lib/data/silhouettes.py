@@ -30,20 +30,11 @@ EIGHT = np.ones((3, 3), dtype=int)  # neighbours of a pixel, diagonal ones too
 
 @dataclass(frozen=True)
 class SilhouetteModel:
-    """A network that marks the object of a photo.
-
-    Attributes
-    ----------
-    name : str
-    checksum : str
-        SHA-256 of the weights.
-    predict : callable
-        uint8 colours (H, W, 3) -> float32 opacities (H, W) in [0, 1], before any rescaling.
-    """
+    """A network that marks the object of a photo."""
 
     name: str
-    checksum: str
-    predict: Callable[[np.ndarray], np.ndarray]
+    checksum: str  # SHA-256 of the weights
+    predict: Callable[[np.ndarray], np.ndarray]  # uint8 colours (H, W, 3) -> float32 opacities (H, W) in [0, 1]
 
 
 @dataclass(frozen=True)
