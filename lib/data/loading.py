@@ -28,33 +28,15 @@ CAMERA = ["azimuth", "elevation", "tilt", "distance", "focal_length", "center_x"
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples as tensors.
+    """B samples as tensors."""
 
-    Attributes
-    ----------
-    index : Tensor, shape (B,)
-        Rows of the dataset.
-    rgb : Tensor, shape (B, H, W, 3)
-        In [0, 1], on white.
-    mask : Tensor, shape (B, H, W)
-        In [0, 1].
-    normal : Tensor, shape (B, H, W, 3), or None
-        Unit, camera frame (OpenCV), zero outside the mask.
-    viewpoint : Viewpoint or None
-        Where the dataset knows it.
-    ray_weights : Tensor, shape (B, H, W)
-        Probability of each pixel to be rendered in training.
-    neighbor : Batch or None
-        One semantic neighbour of each sample.
-    """
-
-    index: Int[Tensor, " batch"]
-    rgb: Float[Tensor, "batch height width 3"]
-    mask: Float[Tensor, "batch height width"]
-    normal: Float[Tensor, "batch height width 3"] | None
-    viewpoint: Viewpoint | None
-    ray_weights: Float[Tensor, "batch height width"]
-    neighbor: "Batch | None" = None
+    index: Int[Tensor, " batch"]  # rows of the dataset
+    rgb: Float[Tensor, "batch height width 3"]  # in [0, 1], on white
+    mask: Float[Tensor, "batch height width"]  # in [0, 1]
+    normal: Float[Tensor, "batch height width 3"] | None  # unit, camera frame (OpenCV), zero outside the mask
+    viewpoint: Viewpoint | None  # where the dataset knows it
+    ray_weights: Float[Tensor, "batch height width"]  # probability of each pixel to be rendered in training
+    neighbor: "Batch | None" = None  # one semantic neighbour of each sample
 
     def to(self, device) -> "Batch":
         """Move every tensor to a device."""
