@@ -1,6 +1,8 @@
-"""JSON and tensors on disk, each file written whole or not at all, and read with one sentence where that fails."""
+"""Files of JSON, tensors and weights: written whole or not at all, and read with one sentence where that fails."""
 
+import hashlib
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,6 +57,29 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is damaged ({error}); restore it or train again") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error})") from error
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file as hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path) -> str:
+    """Checksum of a file of weights; one sentence if it is not the one that is known.
+
+    Known are the digits in ``<file>.sha256`` beside it, and those at the end of its name (``name-57934424.pth``, as
+    torch's hub writes them). Where there are none, nothing is compared.
+    """
+    found, note = sha256(path), path.with_name(path.name + ".sha256")
+    known = re.findall(r"-([0-9a-f]{8,64})$", path.stem)
+    if note.is_file():
+        known += note.read_text().split()[:1] or ["none"]
+    for digits in known:
+        if not found.startswith(digits.lower()):
+            what = f"{path} has the checksum {found[:12]}..., not {digits[:12]}..."
+            raise InputError(f"{what}: it is damaged or another file; fetch it again")
+    return found
 
 
 def load_state(system: nn.Module, state: dict[str, Tensor], source: Path) -> None:

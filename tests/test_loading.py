@@ -1,4 +1,4 @@
-"""Where a training's images lie and travel: as bytes on the accelerator or on their way to it, never as host floats."""
+"""Where a training's images are: as bytes on the accelerator or on their way to it, never as floats of the host."""
 
 from dataclasses import fields
 from unittest.mock import Mock
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 import data_scripts.shard_dataset as script
 from lib.data import loading
-from lib.data.loading import Batch, PreparedDataset, fractions, free_memory, sent
+from lib.data.loading import Batch, PreparedDataset, fractions, free_memory
 from lib.data.shards import ShardedDataset
 from lib.training.batches import Batches
 from lib.training.loop import TrainingConfig
@@ -108,8 +108,7 @@ def test_on_the_cpu_nothing_moves_and_numbers_are_the_same(data):
     cpu = torch.device("cpu")
     assert free_memory(cpu) == 0 and data.near(cpu) is data
     values = torch.arange(256, dtype=torch.uint8)
-    assert sent(values, cpu) is values
-    assert torch.equal(fractions(values, cpu), values.float() / 255)
+    assert torch.equal(fractions(values), values.float() / 255)
     batch = data.batch(torch.tensor([3, 1]))
     assert torch.equal(batch.rgb, data.rgb[[3, 1]].float() / 255)
     assert torch.equal(batch.normal, data.normal[[3, 1]].float())
@@ -122,15 +121,7 @@ def test_room_is_a_share_of_free_memory(data, monkeypatch):
         assert data.near(META).rgb.device.type == place
 
 
-def test_copies_to_a_gpu_are_queued_from_pinned_memory(monkeypatch):
-    calls = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: calls.append("pin") or self)
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *place, **how: calls.append((*place, how)) or self)
-    sent(torch.zeros(2), torch.device("cuda"))
-    assert calls == ["pin", (torch.device("cuda"), {"non_blocking": True})]
-
-
-def test_shards_travel_as_bytes_too(folder, tmp_path, monkeypatch):
+def test_sets_on_disk_travel_as_bytes_too(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "free_memory", lambda device: 10**9)
     assert script.main([str(folder), str(tmp_path / "shards")]) == 0
     data = ShardedDataset(tmp_path / "shards", "train")

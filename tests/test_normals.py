@@ -56,47 +56,11 @@ def test_surfaces_of_a_room(surface, convention):
     np.testing.assert_allclose(in_camera_frame(written, convention), ROOM[surface]["ours"], atol=1e-6)
 
 
-def depth_of_plane(normal, distance, size=SIZE) -> np.ndarray:
-    """Points (size, size, 3) of the plane ``normal . x = -distance``, as a pinhole camera of focal length 1 sees it."""
-    at = (np.arange(size) + 0.5) / size - 0.5
-    rays = np.stack([*np.meshgrid(at, at), np.ones((size, size))], axis=-1)
-    return rays * (-distance / (rays @ normal))[..., None]
-
-
-def normals_of(points: np.ndarray) -> np.ndarray:
-    """Of a map of points in the camera frame, by differences of neighbouring pixels, turned to the camera."""
-    normal = np.cross(np.gradient(points, axis=1), np.gradient(points, axis=0))
-    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-    return normal * np.where((normal * points).sum(-1, keepdims=True) > 0, -1.0, 1.0)
-
-
 def written(normal: np.ndarray, convention: str) -> np.ndarray:
     """As the estimator's authors describe their output; not computed from the table in lib."""
     if convention == "omnidata":
         return (normal + 1) / 2  # colours of n in the frame x right, y down, z forward
     return -normal if convention == "dsine" else normal
-
-
-class Fixed(torch.nn.Module):
-    """Pretends to be an estimator: gives a known map, whatever it sees."""
-
-    def __init__(self, output: np.ndarray):
-        super().__init__()
-        self.register_buffer("output", torch.from_numpy(output).float().permute(2, 0, 1)[None])
-
-    def forward(self, images):
-        return self.output.expand(len(images), -1, -1, -1)
-
-
-@pytest.mark.parametrize("convention", ["omnidata", "dsine"])
-def test_a_tilted_plane_through_a_file(tmp_path, convention):
-    normal = np.array([0.3, -0.5, -0.8]) / np.linalg.norm([0.3, -0.5, -0.8])
-    seen = normals_of(depth_of_plane(normal, 2.0, CONVENTIONS[convention].size))
-    torch.jit.script(Fixed(written(seen, convention))).save(tmp_path / "plane.pt")
-    estimator = load_estimator(tmp_path / "plane.pt", convention)
-    masks = np.full((2, SIZE, SIZE), 255, dtype=np.uint8)
-    guessed = estimator.estimate(np.zeros((2, SIZE, SIZE, 3), dtype=np.uint8), masks)
-    np.testing.assert_allclose(guessed, np.broadcast_to(normal, guessed.shape), atol=1e-4)
 
 
 def sphere_map(size=SIZE, distance=5.0) -> tuple[np.ndarray, np.ndarray]:
@@ -112,22 +76,25 @@ def sphere_map(size=SIZE, distance=5.0) -> tuple[np.ndarray, np.ndarray]:
     return normal.reshape(size, size, 3).astype(np.float32), inside.reshape(size, size)
 
 
-def test_the_ball_bulges_towards_the_camera():
-    normal, inside = sphere_map()
-    middle = SIZE // 2
-    assert normal[middle, middle, 2] < -0.99
-    assert normal[middle, inside[middle].argmax(), 0] < -0.8  # its left edge looks left
-    assert normal[inside[:, middle].argmax(), middle, 1] < -0.8  # and its upper edge up
+class Fixed(torch.nn.Module):
+    """Pretends to be an estimator: gives a known map, whatever it sees."""
+
+    def __init__(self, output: np.ndarray):
+        super().__init__()
+        self.register_buffer("output", torch.from_numpy(output).float().permute(2, 0, 1)[None])
+
+    def forward(self, images):
+        return self.output.expand(len(images), -1, -1, -1)
 
 
 @pytest.mark.parametrize("convention", ["omnidata", "dsine"])
-def test_a_ball_through_an_estimator(convention):
+def test_a_ball_through_a_file(tmp_path, convention):
     normal, inside = sphere_map()
-    estimator = NormalEstimator("ball", convention, lambda images, masks: written(normal, convention)[None])
-    masks = (inside * 255).astype(np.uint8)[None]
-    guessed = estimator.estimate(np.zeros((1, SIZE, SIZE, 3), dtype=np.uint8), masks)[0]
-    np.testing.assert_allclose(guessed, normal, atol=1e-5)
-    assert (guessed[~inside] == 0).all()
+    torch.jit.script(Fixed(written(normal, convention))).save(tmp_path / "ball.pt")
+    masks = np.stack([inside * np.uint8(255)] * 2)
+    guessed = load_estimator(tmp_path / "ball.pt", convention).estimate(np.zeros((2, SIZE, SIZE, 3), np.uint8), masks)
+    np.testing.assert_allclose(guessed, np.stack([normal] * 2), atol=1e-5)
+    assert (guessed[:, ~inside] == 0).all()
 
 
 def test_the_input_of_each_convention(tmp_path):
@@ -146,22 +113,27 @@ def test_the_input_of_each_convention(tmp_path):
         np.testing.assert_allclose(guessed, vector / np.linalg.norm(vector), atol=1e-5)
 
 
-def test_estimators_that_cannot_be_used(tmp_path):
-    with pytest.raises(InputError, match="convention 'midas'"):
-        load_estimator(tmp_path / "a.pt", "midas")
-    with pytest.raises(InputError, match="no normal estimator"):
-        load_estimator(tmp_path / "a.pt", "dsine")
-    (tmp_path / "a.pt").write_text("no network")
-    with pytest.raises(InputError, match="no TorchScript"):
-        load_estimator(tmp_path / "a.pt", "dsine")
-    (tmp_path / "a.onnx").write_text("no network")
-    with pytest.raises(InputError, match="no ONNX model"):
-        load_estimator(tmp_path / "a.onnx", "omnidata")
-    with pytest.raises(InputError, match=r"config\.json does not exist"):
-        load_estimator(tmp_path, "ours")
-    (tmp_path / "config.json").write_text('{"system": "shapeclipper", "config": {}}')
-    with pytest.raises(InputError, match="holds no normal network"):
-        furniture_estimator(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "content", "convention", "words"),
+    [
+        ("a.pt", None, "midas", "convention 'midas'"),
+        ("a.pt", None, "dsine", "no normal estimator"),
+        ("a.pt", "no network", "dsine", "no TorchScript"),
+        ("a.onnx", "no network", "omnidata", "no ONNX model"),
+        (".", None, "ours", r"config\.json does not exist"),
+        ("config.json", '{"system": "shapeclipper", "config": {}}', "ours", "holds no normal network"),
+        ("config.json", '{"system": "normal_network", "config": {}}', "ours", "does not describe a normal network"),
+    ],
+)
+def test_estimators_that_cannot_be_used(tmp_path, name, content, convention, words):
+    if content:
+        (tmp_path / name).write_text(content)
+    path = tmp_path if name == "config.json" else tmp_path / name
+    with pytest.raises(InputError, match=words):
+        load_estimator(path, convention)
+
+
+def test_maps_of_another_shape_are_refused():
     flat = NormalEstimator("flat", "ours", lambda images, masks: np.zeros((1, 4, 4)))
     with pytest.raises(InputError, match=r"flat gives an array of shape \(1, 4, 4\)"):
         flat.estimate(np.zeros((1, 4, 4, 3), dtype=np.uint8), np.zeros((1, 4, 4), dtype=np.uint8))
@@ -178,11 +150,6 @@ def test_the_network_gives_unit_normals_inside_the_mask():
     normal = network(torch.rand(2, 64, 64, 3), mask)
     torch.testing.assert_close(normal.norm(dim=-1), mask)
     assert normal[mask > 0].std(dim=0).min() > 0.01
-
-
-def test_an_untrained_network_faces_the_camera():
-    normal = NormalNetwork(NormalNetworkConfig(32)).eval()(torch.rand(1, 32, 32, 3), torch.ones(1, 32, 32))
-    torch.testing.assert_close(normal, torch.tensor([0.0, 0.0, -1.0]).expand_as(normal))
 
 
 def test_a_turned_mirrored_and_shrunk_ball_is_a_ball():
@@ -352,20 +319,6 @@ def test_the_shipped_results_can_be_measured_again():
     assert about["system"] == NORMALS.name
     assert about["n"] == len(errors)
     assert errors["angular_error_mean"].mean() == pytest.approx(about["value"], abs=0.05)
-
-
-def test_the_shipped_network_is_small_and_better_than_no_network():
-    assert (NORMALS / "weights.safetensors").stat().st_size < 12e6
-    rows = read_results(NORMALS / "results.json")
-    for category in {row["category"] for row in rows}:
-        values = {
-            row["system"]: row["value"]
-            for row in rows
-            if row["category"] == category
-            and row["metric"] == "angular_error_mean"
-            and row["protocol"].startswith("64")
-        }
-        assert values[NORMALS.name] < min(values["constant"], values["inflated"])
 
 
 def test_a_mirrored_image_has_mirrored_normals():

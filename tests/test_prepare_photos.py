@@ -22,11 +22,10 @@ from data_scripts.contact_sheet import PER_PAGE, write_contact_sheet
 from data_scripts.photo_copies import merge_copies, signature
 from data_scripts.photo_folder import assign_splits, reduced, straight
 from data_scripts.photo_names import list_items, unique_names
-from lib.data.images import check_normals, on_white, read_sample_images
+from lib.data.images import check_normals, on_white, read_sample_images, write_png16
 from lib.data.loading import PreparedDataset
 from lib.data.neighbors import read_neighbors
 from lib.data.photos_reading import read_photo_file
-from lib.data.png import write_png16
 from lib.data.prepared import read_prepared
 from lib.errors import InputError
 from lib.networks.normal_network import NormalNetwork, NormalNetworkConfig, describe

@@ -82,54 +82,50 @@ def test_tall_and_wide_images_keep_their_aspect_ratio(tmp_path, shape):
     assert (rows.min() + rows.max(), columns.min() + columns.max()) == (49, 49)
 
 
-SOLID = {"black": 0, "white": 255}
+def unusable(folder) -> dict:
+    """Name -> image, as an array or the bytes of a file."""
+    dot, full = (np.full((640, 640, 4), value, dtype=np.uint8) for value in (0, 255))
+    dot[300, 300, 3], full[300, 300, 3] = 255, 0
+    thin = np.full((16, 9000), 255, dtype=np.uint8)
+    thin[0] = thin[-1] = 0
+    whole = saved(folder, picture(0, 255)).read_bytes()
+    return {
+        "black": np.zeros((32, 32), np.uint8),
+        "white": np.full((32, 32), 255, np.uint8),
+        "dot": dot,
+        "full": full,
+        "thin": thin,
+        "text": b"hello",
+        "empty": b"",
+        "cut": whole[: len(whole) // 2],
+        "deep": picture(0, 255).astype(np.uint16) * 257,
+    }
 
 
-@pytest.mark.parametrize("value", SOLID.values(), ids=SOLID)
-def test_a_picture_of_one_tone_is_refused(tmp_path, value):
-    refused(saved(tmp_path, np.full((32, 32), value, np.uint8)), "has one brightness and marks no pixel; give another")
-
-
-def test_what_vanishes_or_fills_the_small_picture_is_refused(tmp_path):
-    for value, marked in ((255, "no pixel"), (0, "every pixel")):
-        alpha = np.full((640, 640, 4), 255 - value, dtype=np.uint8)
-        alpha[300, 300, 3] = value
-        refused(saved(tmp_path, alpha), f"alpha channel marks, at 64 x 64 pixels, {marked}")
-
-
-def test_a_line_too_thin_for_any_small_pixel_is_refused(tmp_path):
-    array = np.full((16, 9000), 255, dtype=np.uint8)
-    array[0] = array[-1] = 0
-    refused(saved(tmp_path, array), "no pixel; give another image")
-
-
-def test_what_is_no_image_is_refused(tmp_path):
-    refused(tmp_path / "none.png", "There is no silhouette file")
-    refused(tmp_path, "There is no silhouette file")
-    (tmp_path / "text.png").write_text("hello")
-    refused(tmp_path / "text.png", "no image of a known kind")
-    (tmp_path / "empty.png").write_bytes(b"")
-    refused(tmp_path / "empty.png", "the file is empty")
-    whole = saved(tmp_path, picture(0, 255)).read_bytes()
-    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    refused(tmp_path / "cut.png", "damaged or cannot be read")
-    Image.fromarray(picture(0, 255).astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    refused(tmp_path / "deep.png", "more than 8 bits")
-
-
-def test_a_name_for_messages_takes_the_paths_place(tmp_path):
-    (tmp_path / "text.png").write_text("hello")
-    flat = saved(tmp_path, np.zeros((32, 32), np.uint8))
-    for path in (tmp_path / "none.png", tmp_path / "text.png", flat):
-        with pytest.raises(InputError, match=r"mine\.jpg") as caught:
-            read_silhouette(path, called="mine.jpg")
-        assert str(tmp_path) not in str(caught.value)
-
-
-def refused(path, said: str) -> None:
-    """One sentence that names the file."""
-    with pytest.raises(InputError) as caught:
-        read_silhouette(path)
-    sentence = str(caught.value)
-    assert said in sentence and str(path) in sentence
-    assert sentence.endswith(".") and "\n" not in sentence
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("black", "has one brightness and marks no pixel; give another"),
+        ("white", "has one brightness and marks no pixel; give another"),
+        ("dot", "alpha channel marks, at 64 x 64 pixels, no pixel"),
+        ("full", "alpha channel marks, at 64 x 64 pixels, every pixel"),
+        ("thin", "no pixel; give another image"),
+        ("text", "no image of a known kind"),
+        ("empty", "the file is empty"),
+        ("cut", "damaged or cannot be read"),
+        ("deep", "more than 8 bits"),
+        ("nowhere", "There is no silhouette file"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence_that_names_the_file(tmp_path, name, said):
+    content, path = unusable(tmp_path).get(name), tmp_path / f"{name}.png"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        saved(tmp_path, content, path.name)
+    for called in ("", "mine.jpg"):  # a name for messages takes the path's place
+        with pytest.raises(InputError) as caught:
+            read_silhouette(path, called=called)
+        sentence = str(caught.value)
+        assert said in sentence and sentence.endswith(".") and "\n" not in sentence
+        assert (called or str(path)) in sentence and (str(tmp_path) in sentence) == (not called)

@@ -20,8 +20,7 @@ def augmented(
     size : float
         The object is scaled by 1 +- size and shifted by at most size / 3 of the image's width.
     """
-    count, device = len(images), images.device
-    noise = torch.rand((count, 7), generator=generator, device=generator.device).to(device, images.dtype)
+    noise = torch.rand(len(images), 7, generator=generator, device=generator.device).to(images)
     ink = 1 - images.permute(0, 3, 1, 2)  # distance from white, so that the background stays
     grey = ink.mean(dim=1, keepdim=True)
     ink = torch.lerp(ink, grey.expand_as(ink), noise[:, 0, None, None, None])

@@ -17,15 +17,15 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from lib.data.embedders import NAMES, Embedder, make_embedder
-from lib.data.images import read_sample_images
-from lib.data.prepared import METADATA, Prepared, read_prepared, sha256
+from lib.data.loading import read_row_images
+from lib.data.prepared import METADATA, Prepared, read_prepared
 from lib.errors import InputError, exit_code
-from lib.files import read_json, read_tensors, write_atomically, write_json
+from lib.files import read_tensors, sha256, write_atomically
 
 __all__ = ["Embedder", "Embeddings", "embed_dataset", "embed_images", "make_embedder", "read_embeddings"]
 PART = 256  # samples a part: what a kill can cost
@@ -33,24 +33,12 @@ PART = 256  # samples a part: what a kill can cost
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The vectors of a dataset.
+    """The vectors of a dataset."""
 
-    Attributes
-    ----------
-    name : str
-        Of the embedder.
-    ids : list of str
-        Samples, in the order of ``metadata.parquet``.
-    vectors : Tensor, shape (N, D)
-        float32, length 1.
-    checksum : str
-        Of the embedder's weights.
-    """
-
-    name: str
-    ids: list[str]
-    vectors: Float[Tensor, "samples size"]
-    checksum: str
+    name: str  # of the embedder
+    ids: list[str]  # in the order of ``metadata.parquet``
+    vectors: Float[Tensor, "samples size"]  # float32, length 1
+    checksum: str  # of the embedder's weights
 
 
 def embed_images(
@@ -60,14 +48,9 @@ def embed_images(
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or len(images) == 0:
         raise InputError(f"images: expected uint8 of shape (N, H, W, 3), got {images.dtype} {images.shape}")
-    quiet = not progress or bool(os.environ.get("TQDM_DISABLE"))
-    vectors = []
-    with tqdm(total=len(images), unit="image", desc=embedder.name, disable=quiet) as bar:
-        for start in range(0, len(images), batch_size):
-            pictures = [Image.fromarray(image) for image in images[start : start + batch_size]]
-            vectors.append(embedder.encode(pictures))
-            bar.update(len(pictures))
-    return torch.cat(vectors)
+    starts = tqdm(range(0, len(images), batch_size), embedder.name, unit="batch", disable=_quiet(progress))
+    batches = ([Image.fromarray(image) for image in images[start : start + batch_size]] for start in starts)
+    return torch.cat([embedder.encode(pictures) for pictures in batches])
 
 
 def embed_dataset(
@@ -92,21 +75,23 @@ def embed_dataset(
     path = _path(prepared.folder, embedder.name)
     header = {"model": embedder.name, "weights_sha256": embedder.checksum}
     header["metadata_sha256"] = prepared.info["metadata_sha256"]
-    if _is_done(path, header):
+    if _has_header(path, header):
         return path
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    partial = path.with_suffix(".partial")
-    if rank == 0:
-        _open_partial(partial, header | {"batch_size": batch_size, "size": embedder.size})
-    _wait(accelerator)
+    rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    partial, plan = path.with_suffix(".partial"), header | {"batch_size": str(batch_size)}
     parts = [partial / f"{start:09d}.safetensors" for start in range(0, len(prepared.metadata), PART)]
-    _write_parts(parts[rank::world], prepared, embedder, batch_size, _quiet(rank))
-    _wait(accelerator)
+    for part in tqdm(parts[rank::processes], embedder.name, unit="part", disable=_quiet(rank == 0)):
+        if not _has_header(part, plan):
+            vectors = _embed_part(prepared, embedder, int(part.stem), batch_size)
+            write_atomically(part, lambda p, v=vectors: save_file({"embeddings": v}, p, metadata=plan))
+    if accelerator:
+        accelerator.wait_for_everyone()
     if rank == 0:
         vectors = torch.cat([read_tensors(part)["embeddings"] for part in parts])
         write_atomically(path, lambda p: save_file({"embeddings": vectors}, p, metadata=header))
         shutil.rmtree(partial)
-    _wait(accelerator)
+    if accelerator:
+        accelerator.wait_for_everyone()
     return path
 
 
@@ -134,53 +119,24 @@ def read_embeddings(folder: Path | str, name: str) -> Embeddings:
     return Embeddings(name, ids, vectors, header.get("weights_sha256", ""))
 
 
-def _write_parts(parts: list[Path], prepared: Prepared, embedder: Embedder, batch_size: int, quiet: bool) -> None:
-    for part in tqdm(parts, unit="part", desc=embedder.name, disable=quiet):
-        if not _is_readable(part):
-            vectors = _embed_part(prepared, embedder, int(part.stem), batch_size, quiet)
-            write_atomically(part, lambda p, v=vectors: save_file({"embeddings": v}, p))
-
-
-def _embed_part(prepared: Prepared, embedder: Embedder, start: int, batch_size: int, quiet: bool) -> Tensor:
+def _embed_part(prepared: Prepared, embedder: Embedder, start: int, batch_size: int) -> Tensor:
     rows = list(prepared.metadata.iloc[start : start + PART].itertuples())
     vectors = []
-    for first in tqdm(range(0, len(rows), batch_size), unit="batch", leave=False, disable=quiet):
-        batch = rows[first : first + batch_size]
-        vectors.append(embedder.encode([_picture(prepared, row) for row in batch]))
+    for first in range(0, len(rows), batch_size):
+        images = [read_row_images(prepared, row, False)[0] for row in rows[first : first + batch_size]]
+        vectors.append(embedder.encode([Image.fromarray(image) for image in images]))
     return torch.cat(vectors).contiguous()
-
-
-def _picture(prepared: Prepared, row) -> Image.Image:
-    mask = prepared.path(row.mask) if isinstance(row.mask, str) else None
-    return Image.fromarray(read_sample_images(prepared.path(row.image), mask)[0])
 
 
 def _path(folder: Path, name: str) -> Path:
     return folder / "embeddings" / f"{name}.safetensors"
 
 
-def _open_partial(partial: Path, plan: dict) -> None:
-    """Keep parts of the same plan, drop those of another."""
-    try:
-        same = read_json(partial / "plan.json") == plan
-    except InputError:
-        same = False
-    if not same:
-        shutil.rmtree(partial, ignore_errors=True)
-        write_json(partial / "plan.json", plan)
-
-
-def _is_done(path: Path, header: dict) -> bool:
+def _has_header(path: Path, header: dict[str, str]) -> bool:
+    """Whether a file is there, whole and written for this; a header that can be read is that of a whole file."""
     try:
         return path.is_file() and _header(path) == header
     except InputError:
-        return False
-
-
-def _is_readable(part: Path) -> bool:
-    try:
-        return part.is_file() and "embeddings" in load_file(part)
-    except SafetensorError:
         return False
 
 
@@ -192,32 +148,12 @@ def _header(path: Path) -> dict[str, str]:
         raise InputError(f"{path} is damaged ({error}); delete it and write it again") from error
 
 
-def _wait(accelerator: Accelerator | None) -> None:
-    if accelerator is not None:
-        accelerator.wait_for_everyone()
-
-
-def _quiet(rank: int) -> bool:
-    return rank != 0 or bool(os.environ.get("TQDM_DISABLE"))
+def _quiet(progress: bool) -> bool:
+    return not progress or bool(os.environ.get("TQDM_DISABLE"))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    options = _parse(arguments)
-    return exit_code(lambda: _run(options))
-
-
-def _run(options: argparse.Namespace) -> None:
-    if options.batch_size < 1:
-        raise InputError("--batch-size must be at least 1")
-    accelerator = Accelerator(cpu=options.device == "cpu")
-    settings = (options.weights, options.allow_download, accelerator.device)
-    path = embed_dataset(options.folder, make_embedder(options.model, *settings), options.batch_size, accelerator)
-    if accelerator.is_main_process:
-        print(path)
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m lib.data.embeddings", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="a prepared folder")
     parser.add_argument("--model", default="efficientnet_lite0", help=NAMES)
@@ -225,7 +161,18 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--allow-download", action="store_true", help="fetch weights that are not at hand")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.batch_size < 1:
+        raise InputError("--batch-size must be at least 1")
+    accelerator = Accelerator(cpu=options.device == "cpu")
+    embedder = make_embedder(options.model, options.weights, options.allow_download, accelerator.device)
+    path = embed_dataset(options.folder, embedder, options.batch_size, accelerator)
+    if accelerator.is_main_process:
+        print(path)
 
 
 if __name__ == "__main__":

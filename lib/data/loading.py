@@ -1,8 +1,8 @@
 """A prepared folder in memory, and batches of it.
 
-Images are kept as uint8 (64 x 64: 16 kB a sample; 2,007 at 224 x 224: 0.4 GB) and cut into float batches when asked
-for, so that a training step never waits for a disk. For training on an accelerator they lie there, or travel as uint8
-from pinned memory where they do not fit.
+Images are kept as uint8 (64 x 64: 16 kB a sample; 2,007 at 224 x 224: 0.4 GB) and become floats in the batches that
+are asked for, so that a training step never waits for a disk. For training on an accelerator they are kept there, or
+travel as uint8 where they do not fit.
 """
 
 from copy import copy
@@ -28,33 +28,15 @@ CAMERA = ["azimuth", "elevation", "tilt", "distance", "focal_length", "center_x"
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples as tensors.
+    """B samples as tensors."""
 
-    Attributes
-    ----------
-    index : Tensor, shape (B,)
-        Rows of the dataset.
-    rgb : Tensor, shape (B, H, W, 3)
-        In [0, 1], on white.
-    mask : Tensor, shape (B, H, W)
-        In [0, 1].
-    normal : Tensor, shape (B, H, W, 3), or None
-        Unit, camera frame (OpenCV), zero outside the mask.
-    viewpoint : Viewpoint or None
-        Where the dataset knows it.
-    ray_weights : Tensor, shape (B, H, W)
-        Probability of each pixel to be rendered in training.
-    neighbor : Batch or None
-        One semantic neighbour of each sample.
-    """
-
-    index: Int[Tensor, " batch"]
-    rgb: Float[Tensor, "batch height width 3"]
-    mask: Float[Tensor, "batch height width"]
-    normal: Float[Tensor, "batch height width 3"] | None
-    viewpoint: Viewpoint | None
-    ray_weights: Float[Tensor, "batch height width"]
-    neighbor: "Batch | None" = None
+    index: Int[Tensor, " batch"]  # rows of the dataset
+    rgb: Float[Tensor, "batch height width 3"]  # in [0, 1], on white
+    mask: Float[Tensor, "batch height width"]  # in [0, 1]
+    normal: Float[Tensor, "batch height width 3"] | None  # unit, camera frame (OpenCV), zero outside the mask
+    viewpoint: Viewpoint | None  # where the dataset knows it
+    ray_weights: Float[Tensor, "batch height width"]  # probability of each pixel to be rendered in training
+    neighbor: "Batch | None" = None  # one semantic neighbour of each sample
 
     def to(self, device) -> "Batch":
         """Move every tensor to a device."""
@@ -67,14 +49,12 @@ class PreparedDataset:
 
     Parameters
     ----------
-    folder : path
-        A prepared folder.
     split : str, optional
         "train", "val" or "test"; all without it.
     categories : list of str, optional
         All without it.
     views : int, optional
-        So many samples of each model, the first ones; 1 is SDF-SRN's single-view supervision. All without it.
+        How many samples of each model, the first ones; 1 is SDF-SRN's single-view supervision. All without it.
 
     Raises
     ------
@@ -82,7 +62,8 @@ class PreparedDataset:
         The folder or an image is not what the format asks for, or nothing is selected.
     """
 
-    home = torch.device("cpu")  # where the images lie; see `near`
+    in_memory = True  # `lib.data.shards` has a subclass that reads images as batches ask
+    home = torch.device("cpu")  # where the images are kept; see `near`
 
     def __init__(
         self,
@@ -93,9 +74,10 @@ class PreparedDataset:
     ):
         self.prepared = read_prepared(folder)
         self.metadata = select_rows(self.prepared, split, categories, views).reset_index(drop=True)
-        self.rgb, self.mask, self.normal = self._decode()
-        self.ray_weights = torch.from_numpy(np.stack([ray_weights(m.numpy() > 127) for m in self.mask]))
         self.viewpoint = viewpoints_of(self.metadata)
+        with_normals = bool(self.metadata["normal"].notna().all())
+        samples = [read_row_images(self.prepared, row, with_normals) for row in self.metadata.itertuples()]
+        self.rgb, self.mask, self.normal, self.ray_weights = stacked(samples, self.prepared.folder)
 
     @property
     def name(self) -> str:
@@ -112,15 +94,15 @@ class PreparedDataset:
         device: torch.device | str = "cpu",
     ) -> Batch:
         """Samples by row, each with the neighbour at row `neighbor` if given; they become floats on the device."""
-        rows, device = sent(index, self.home), torch.device(device)
+        rows = index.to(self.home)
         rgb, mask, normal, weights = self.stored(rows)
         return Batch(
-            sent(rows, device),
-            fractions(rgb, device),
-            fractions(mask, device),
-            None if normal is None else sent(normal, device).float(),
+            rows.to(device),
+            fractions(rgb.to(device)),
+            fractions(mask.to(device)),
+            None if normal is None else normal.to(device).float(),
             None if self.viewpoint is None else self.viewpoint[rows].to(device),
-            sent(weights, device),
+            weights.to(device),
             None if neighbor is None else self.batch(neighbor, device=device),
         )
 
@@ -129,50 +111,35 @@ class PreparedDataset:
         normal = None if self.normal is None else self.normal[rows]
         return self.rgb[rows], self.mask[rows], normal, self.ray_weights[rows]
 
+    def masks(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch height width"]:
+        """Masks by row, in [0, 1]."""
+        return fractions(self.mask[index.to(self.home)])
+
     def near(self, device: torch.device) -> "PreparedDataset":
         """The dataset with its images on an accelerator; itself on the CPU, and where `FREE_SHARE` is too little."""
-        held = {name: getattr(self, name) for name in ("rgb", "mask", "normal", "ray_weights")}
-        held = {name: values for name, values in held.items() if values is not None}
-        if sum(values.nbytes for values in held.values()) > FREE_SHARE * free_memory(device):
+        kept = {name: getattr(self, name) for name in ("rgb", "mask", "normal", "ray_weights", "viewpoint")}
+        kept = {name: values for name, values in kept.items() if values is not None}
+        size = sum(values.nbytes for values in kept.values() if isinstance(values, Tensor))
+        if size > FREE_SHARE * free_memory(device):
             return self
         moved = copy(self)
         moved.home = device
-        for name, values in held.items():
-            setattr(moved, name, values.to(device))
-        moved.viewpoint = None if self.viewpoint is None else self.viewpoint.to(device)
+        vars(moved).update({name: values.to(device) for name, values in kept.items()})
         return moved
 
     def mesh(self, row: int) -> trimesh.Trimesh:
         """The true shape of a sample, in the canonical frame and unit cube."""
         return load_mesh(self.prepared, self.metadata.iloc[row])
 
-    def _decode(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        folder, table = self.prepared.folder, self.metadata
-        with_normals = bool(table["normal"].notna().all())
-        decoded = [read_row_images(self.prepared, row, with_normals) for row in table.itertuples()]
-        sizes = {rgb.shape for rgb, _, _ in decoded}
-        if len(sizes) > 1:
-            raise InputError(f"{folder}: images differ in size ({sorted(sizes)[:2]}); prepare them at one size")
-        rgb, mask, normal = zip(*decoded, strict=True)
-        normals = torch.from_numpy(np.stack(normal)).half() if with_normals else None
-        return torch.from_numpy(np.stack(rgb)), torch.from_numpy(np.stack(mask)), normals
-
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that an accelerator has left; 0 where torch cannot say, and of the CPU, where images lie anyway."""
+    """Bytes that an accelerator has left; 0 where torch cannot say, and of the CPU, where images are kept anyway."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
-def sent(values: Tensor, device: torch.device) -> Tensor:
-    """Values on a device. To a GPU from pinned memory: the copy is queued, and the process goes on."""
-    if device.type == "cuda" and values.device.type == "cpu":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)
-
-
-def fractions(values: UInt8[Tensor, "*shape"], device: torch.device) -> Float[Tensor, "*shape"]:
-    """Bytes as numbers in [0, 1], made on the device. Divided by a tensor: a GPU rounds that as a CPU does."""
-    return sent(values, device).float() / torch.full((), 255.0, device=device)
+def fractions(values: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Bytes as numbers in [0, 1]. Divided by a tensor: a GPU rounds that as a CPU does."""
+    return values.float() / torch.full((), 255.0, device=values.device)
 
 
 def read_row_images(prepared: Prepared, row, normals: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -181,14 +148,19 @@ def read_row_images(prepared: Prepared, row, normals: bool) -> tuple[np.ndarray,
     return read_sample_images(prepared.path(row.image), mask, prepared.path(row.normal) if normals else None)
 
 
-def select_rows(prepared: Prepared, split: str | None, categories: list[str] | None, views: int | None) -> pd.DataFrame:
-    """Rows of the metadata, as `PreparedDataset` describes; the index says where they were.
+def stacked(samples: list[tuple], folder: Path) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Samples of `read_sample_images` as they are kept: colours and masks uint8, normals float16; and ray weights."""
+    sizes = {rgb.shape for rgb, _, _ in samples}
+    if len(sizes) > 1:
+        raise InputError(f"{folder}: images differ in size ({sorted(sizes)[:2]}); prepare them at one size")
+    rgb, mask, normal = zip(*samples, strict=True)
+    weights = np.stack([ray_weights(m > 127) for m in mask])
+    normals = None if normal[0] is None else torch.from_numpy(np.stack(normal).astype(np.float16))
+    return torch.from_numpy(np.stack(rgb)), torch.from_numpy(np.stack(mask)), normals, torch.from_numpy(weights)
 
-    Raises
-    ------
-    InputError
-        An unknown category, or nothing is selected.
-    """
+
+def select_rows(prepared: Prepared, split: str | None, categories: list[str] | None, views: int | None) -> pd.DataFrame:
+    """Rows of the metadata, as `PreparedDataset` describes; the index says where they were."""
     table = prepared.metadata
     if split is not None:
         table = table[table["split"] == split]
@@ -206,7 +178,7 @@ def select_rows(prepared: Prepared, split: str | None, categories: list[str] | N
 
 def viewpoints_of(table: pd.DataFrame) -> Viewpoint | None:
     """The cameras of rows of the metadata; None where some are not known."""
-    if not set(CAMERA[:3]) <= set(table) or table[CAMERA].isna().any(axis=None):
+    if table[CAMERA].isna().any(axis=None):
         return None
     values = torch.tensor(table[CAMERA].to_numpy(np.float32))
     azimuth, elevation, roll = values[:, :3].deg2rad().unbind(-1)

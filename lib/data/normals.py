@@ -12,9 +12,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from torch import Tensor
 
-from lib.data.onnx import check_sha256, open_onnx
+from lib.data.onnx import open_onnx
 from lib.errors import InputError
+from lib.files import check_sha256
 from lib.networks.normal_network import load_normal_network
 from lib.paths import WEIGHTS
 
@@ -24,26 +26,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Convention:
-    """How an estimator writes normals, and what images it wants.
+    """How an estimator writes normals, and what images it wants."""
 
-    Attributes
-    ----------
-    scale, offset : float
-        ``scale * output + offset`` is the vector in the estimator's axes.
-    signs : tuple of float
-        Factors of x, y and z that turn the estimator's axes into the camera frame.
-    mean, std : tuple of float
-        The input is (colour in [0, 1] - mean) / std.
-    size : int
-        Pixels a side of the input.
-    """
-
-    scale: float
+    scale: float  # scale * output + offset is the vector in the estimator's axes
     offset: float
-    signs: tuple[float, float, float]
-    mean: tuple[float, float, float]
+    signs: tuple[float, float, float]  # factors of x, y and z that turn these axes into the camera frame
+    mean: tuple[float, float, float]  # the input is (colour in [0, 1] - mean) / std
     std: tuple[float, float, float]
-    size: int
+    size: int  # pixels a side of the input
 
 
 # Omnidata (DPT hybrid, version 2): colours (n + 1) / 2 of n in the axes used here. Its authors' own description has z
@@ -60,19 +50,11 @@ CONVENTIONS = {
 
 @dataclass(frozen=True)
 class NormalEstimator:
-    """Something that guesses normals.
-
-    Attributes
-    ----------
-    name : str
-    convention : str
-        A key of ``CONVENTIONS``: what `predict` gives.
-    predict : callable
-        (uint8 images (B, H, W, 3) on white, uint8 masks (B, H, W)) -> float arrays (B, H', W', 3).
-    """
+    """Something that guesses normals."""
 
     name: str
-    convention: str
+    convention: str  # a key of `CONVENTIONS`: what `predict` gives
+    # uint8 images (B, H, W, 3) on white, uint8 masks (B, H, W) -> float arrays (B, H', W', 3)
     predict: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
     def estimate(
@@ -90,28 +72,17 @@ class NormalEstimator:
             raise InputError(
                 f"{self.name} gives an array of shape {raw.shape}, or NaN; normals (B, H, W, 3) are needed."
             )
-        normal = torch.from_numpy(in_camera_frame(raw, self.convention))
-        size = masks.shape[1:]
-        if normal.shape[1:3] != size:
-            normal = F.interpolate(normal.permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True)
-            normal = normal.permute(0, 2, 3, 1)
+        normal = resized(torch.from_numpy(in_camera_frame(raw, self.convention)), *masks.shape[1:])
         return np.ascontiguousarray(unit(normal.numpy()) * (masks > 0)[..., None])
 
 
 def in_camera_frame(output: Float[np.ndarray, "*shape 3"], convention: str) -> Float[np.ndarray, "*shape 3"]:
     """Unit normals in the camera frame from what an estimator of a known convention gives.
 
-    Raises
-    ------
-    InputError
-        Unknown convention.
-
-    Examples
-    --------
     >>> in_camera_frame(np.array([[0.0, 0.0, 1.0]]), "dsine").tolist()  # a wall ahead
     [[-0.0, -0.0, -1.0]]
     """
-    way = _convention(convention)
+    way = CONVENTIONS[convention]
     return unit((way.scale * output + way.offset) * np.array(way.signs, dtype=output.dtype))
 
 
@@ -130,8 +101,8 @@ def furniture_estimator(folder: Path | str = NORMALS) -> NormalEstimator:
 
     @torch.inference_mode()
     def predict(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        rgb = _resized(torch.tensor(images).float() / 255, size)
-        mask = _resized(torch.tensor(masks).float()[..., None] / 255, size)[..., 0]
+        rgb = resized(torch.tensor(images).float() / 255, size)
+        mask = resized(torch.tensor(masks).float()[..., None] / 255, size)[..., 0]
         return network(rgb, mask).numpy()
 
     return NormalEstimator(folder.name, "ours", predict)
@@ -152,55 +123,46 @@ def load_estimator(path: Path | str, convention: str, threads: int = 1) -> Norma
     InputError
         Unknown convention; the file is missing, damaged, changed, or of another kind.
     """
-    path, way = Path(path), _convention(convention)
+    path = Path(path)
+    if convention not in CONVENTIONS:
+        raise InputError(f"There is no normal convention {convention!r}; known are {', '.join(CONVENTIONS)}.")
     if path.is_dir():
         return furniture_estimator(path)
     if not path.is_file():
         raise InputError(f"There is no normal estimator {path}; give a TorchScript or ONNX file.")
-    run = _onnx_runner(path, threads) if path.suffix == ".onnx" else _torchscript_runner(path)
+    way, run = CONVENTIONS[convention], _onnx_runner(path, threads) if path.suffix == ".onnx" else _script_runner(path)
 
     def predict(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        rgb = _resized(torch.tensor(images).float() / 255, way.size)
+        rgb = resized(torch.tensor(images).float() / 255, way.size)
         scaled = (rgb - torch.tensor(way.mean)) / torch.tensor(way.std)
         try:
             output = run(scaled.permute(0, 3, 1, 2).contiguous())
             return output.transpose(0, 2, 3, 1)
         except Exception as error:  # both runtimes raise many kinds
-            raise InputError(
-                f"{path} cannot be run on {way.size} x {way.size} pixels ({type(error).__name__})"
-            ) from error
+            what = f"{path} cannot be run on {way.size} x {way.size} pixels ({type(error).__name__})"
+            raise InputError(f"{what}; choose another convention or file") from error
 
     return NormalEstimator(path.stem, convention, predict)
 
 
-def _convention(name: str) -> Convention:
-    if name not in CONVENTIONS:
-        raise InputError(f"There is no normal convention {name!r}; known are {', '.join(CONVENTIONS)}.")
-    return CONVENTIONS[name]
-
-
-def _onnx_runner(path: Path, threads: int) -> Callable[[torch.Tensor], np.ndarray]:
+def _onnx_runner(path: Path, threads: int) -> Callable[[Tensor], np.ndarray]:
     session = open_onnx(path, threads)
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images.numpy()})[0]
 
 
-def _torchscript_runner(path: Path) -> Callable[[torch.Tensor], np.ndarray]:
+def _script_runner(path: Path) -> Callable[[Tensor], np.ndarray]:
     check_sha256(path)
     try:
         module = torch.jit.load(path, map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path} is no TorchScript file; export the estimator with torch.jit.trace.") from error
-
-    @torch.inference_mode()
-    def run(images: torch.Tensor) -> np.ndarray:
-        return module(images).numpy()
-
-    return run
+    return torch.inference_mode()(lambda images: module(images).numpy())
 
 
-def _resized(maps: torch.Tensor, size: int) -> torch.Tensor:
-    if maps.shape[1:3] == (size, size):
+def resized(maps: Float[Tensor, "batch height width channels"], *size: int) -> Float[Tensor, "batch rows columns _"]:
+    """Maps at another size: rows and columns, or pixels a side."""
+    size = (*size, size[-1])[:2]
+    if maps.shape[1:3] == size:
         return maps
-    maps = F.interpolate(maps.permute(0, 3, 1, 2), size=(size, size), mode="bilinear", antialias=True)
-    return maps.permute(0, 2, 3, 1)
+    return F.interpolate(maps.permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True).permute(0, 2, 3, 1)

@@ -5,19 +5,17 @@ from pathlib import Path
 
 import onnxruntime
 
-from lib.data.prepared import sha256
 from lib.errors import InputError
+from lib.files import check_sha256
 
 
-def open_onnx(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+def open_onnx(path: Path | str, threads: int = 1) -> onnxruntime.InferenceSession:
     """A session for a model with one image input (B, 3, H, W).
-
-    A file ``<path>.sha256`` beside the model, where there is one, must hold the model's checksum.
 
     Raises
     ------
     InputError
-        The file is missing, damaged, changed, or wants another input.
+        The file is missing, damaged, of another checksum than is known of it, or wants another input.
     """
     path = Path(path)
     if not path.is_file():
@@ -34,18 +32,3 @@ def open_onnx(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3:
         raise InputError(f"{path} takes inputs of shape {shapes}; a model with one image input (B, 3, H, W) is needed.")
     return session
-
-
-def check_sha256(path: Path) -> None:
-    """Hold a file against the checksum in ``<path>.sha256``; without such a file, nothing is checked."""
-    note = path.with_name(path.name + ".sha256")
-    if note.is_file() and note.read_text().split()[:1] != [sha256(path)]:
-        raise InputError(
-            f"{path} does not have the checksum in {note.name}: it is damaged or another model; restore it."
-        )
-
-
-def input_size(session: onnxruntime.InferenceSession, default: int) -> int:
-    """Pixels a side that the model wants; `default` where any size will do."""
-    size = session.get_inputs()[0].shape[2]
-    return size if isinstance(size, int) else default

@@ -1,6 +1,5 @@
 """A reader's own photo in, files to keep out."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,10 +7,9 @@ import numpy as np
 import torch
 import trimesh
 from jaxtyping import Float
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from lib.data.images import crop_to_mask, read_sample_images
+from lib.data.images import FileContent, crop_to_mask, open_image, read_sample_images
 from lib.data.photos_reading import MODES
 from lib.errors import InputError
 from lib.files import write_atomically
@@ -20,7 +18,7 @@ SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def read_photo(photo: Path | str, mask: Path | str = "", size: int = 64) -> Float[Tensor, "1 size size 3"]:
-    """A photo as a system wants it: on white, cropped to 1.2 times its mask's box, square, small.
+    """A photo as a system wants it, in [0, 1]: on white, cropped to 1.2 times its mask's box, `size` pixels a side.
 
     Parameters
     ----------
@@ -28,37 +26,19 @@ def read_photo(photo: Path | str, mask: Path | str = "", size: int = 64) -> Floa
         RGBA image whose alpha is the mask, or any image together with `mask`.
     mask : path, optional
         White object on black, of the photo's size.
-    size : int
-        Pixels a side of the result.
-
-    Returns
-    -------
-    Tensor, shape (1, size, size, 3)
-        In [0, 1].
-
-    Raises
-    ------
-    InputError
-        One sentence about what cannot be used and what to do.
     """
     rgb, opacity, _ = read_sample_images(Path(photo), Path(mask) if str(mask) else None)
     cropped, _ = crop_to_mask(rgb, opacity, size=size)
-    return torch.from_numpy(cropped.copy())[None].float() / 255
+    return torch.tensor(cropped)[None].float() / 255
 
 
 def save_upload(files: Sequence[dict], folder: Path, name: str) -> Path | None:
-    """Write the file that an ``ipywidgets.FileUpload`` holds, upright, as ``folder/name.png``.
+    """Write the file that an ``ipywidgets.FileUpload`` holds, upright, as ``folder/name.png``; None without a file.
 
     Parameters
     ----------
     files : sequence of dict
-        The control's value: ``name`` and ``content`` of each file; the last counts.
-    name : str
-        Without ending. What the file was called elsewhere is not used as a path.
-
-    Returns
-    -------
-    Path, or None where nothing was uploaded
+        The control's value: ``name`` and ``content`` of each file; the last counts. That name is not used as a path.
 
     Raises
     ------
@@ -70,26 +50,16 @@ def save_upload(files: Sequence[dict], folder: Path, name: str) -> Path | None:
     given = files[-1]
     if Path(given["name"]).suffix.lower() not in SUFFIXES:
         raise InputError(f"{given['name']} is not an image file; upload one of {', '.join(SUFFIXES)}.")
-    try:
-        with Image.open(io.BytesIO(bytes(given["content"]))) as image:
-            upright = ImageOps.exif_transpose(image)  # phones store how they were held beside the pixels
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{given['name']} is truncated or not an image; upload another file.") from error
-    if upright.mode not in MODES:
-        raise InputError(f"The colours of {given['name']} are {upright.mode}; convert it to RGB and upload it again.")
+    image = open_image(FileContent(bytes(given["content"]), given["name"]))
+    if image.mode not in MODES:
+        raise InputError(f"The colours of {given['name']} are {image.mode}; convert it to RGB and upload it again.")
     path = folder / f"{name}.png"
-    write_atomically(path, lambda temporary: upright.save(temporary, "PNG"))
+    write_atomically(path, lambda temporary: image.save(temporary, "PNG"))
     return path
 
 
 def write_glb(mesh: trimesh.Trimesh, path: Path | str) -> Path:
-    """Write a mesh as GLB, which 3D viewers and Blender open; its up axis becomes y, as that format wants.
-
-    Raises
-    ------
-    InputError
-        The mesh is empty: the system found no surface.
-    """
+    """Write a mesh as GLB, which 3D viewers and Blender open; its up axis becomes y, as that format wants."""
     if len(mesh.faces) == 0:
         raise InputError("There is no surface to write: the system found none in this image.")
     upright = mesh.copy()

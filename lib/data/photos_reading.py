@@ -1,5 +1,6 @@
 """Read photos that anybody may have put into a folder: upright, 8-bit, not too large, or one sentence why not."""
 
+import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,45 +17,35 @@ SMALLEST = 16  # pixels a side: less shows no object
 LARGEST = 64e6  # pixels that are decoded; JPEG is decoded at 1/2, 1/4 or 1/8 of its size and may be larger
 WORKING = 1024  # larger photos are reduced to this many pixels along their longer side
 PNG_DEPTH_BYTE = 24  # of the file: bits a channel (PNG specification, 11.2.2)
-ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF: how the camera was held; values that swap width and height
 TIFF_BITS = 258  # tag: bits of each channel
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF: how the camera was held; values that swap width and height
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo in memory.
-
-    Attributes
-    ----------
-    rgb : array, shape (H, W, 3)
-        uint8, upright, at most ``WORKING`` pixels along the longer side.
-    alpha : array, shape (H, W), or None
-        uint8 opacity, where the file has one that is not opaque everywhere.
-    size : tuple of int
-        Width and height of the upright photo in the file.
-    """
+    """A photo in memory, upright, perhaps reduced."""
 
     rgb: UInt8[np.ndarray, "height width 3"]
-    alpha: UInt8[np.ndarray, "height width"] | None
-    size: tuple[int, int]
+    alpha: UInt8[np.ndarray, "height width"] | None  # opacity, where the file has one that is not opaque everywhere
+    size: tuple[int, int]  # width and height of the upright photo in the file
 
 
 def read_photo_file(path: Path | str, working: int = WORKING) -> Photo:
-    """Decode one photo.
+    """Decode one photo, reduced to `working` pixels along its longer side.
 
     Raises
     ------
     InputError
         Empty, no image, animated, CMYK or another colour space, 16-bit, tiny, huge, truncated, or unreadable.
     """
-    path = Path(path)
     try:
-        if path.stat().st_size == 0:
+        content = Path(path).read_bytes()
+        if not content:
             raise InputError("the file is empty (0 bytes); copy it again")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limits here are our own
-            with Image.open(path, formats=FORMATS) as image:
-                return _decoded(image, path, working)
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                return _decoded(image, content, working)
     except UnidentifiedImageError as error:
         raise InputError("this is no image of a known kind; give PNG, JPEG, WebP, BMP, TIFF or GIF") from error
     except Image.DecompressionBombError as error:
@@ -62,11 +53,12 @@ def read_photo_file(path: Path | str, working: int = WORKING) -> Photo:
     except InputError:
         raise
     except Exception as error:  # decoders of damaged files raise nearly anything; the next photo must have its turn
-        raise InputError(f"the image is damaged or cannot be read ({_reason(error)}); replace it") from error
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(f"the image is damaged or cannot be read ({reason}); replace it") from error
 
 
-def _decoded(image: Image.Image, path: Path, working: int) -> Photo:
-    check_kind(image, path)
+def _decoded(image: Image.Image, content: bytes, working: int) -> Photo:
+    _check_kind(image, content)
     width, height = image.size
     image.draft("RGB", (working, working))  # JPEG only: decodes no more than is needed
     if image.width * image.height > LARGEST:
@@ -83,31 +75,19 @@ def _decoded(image: Image.Image, path: Path, working: int) -> Photo:
     return Photo(pixels[..., :3].copy(), alpha, (height, width) if held in SIDEWAYS else (width, height))
 
 
-def check_kind(image: Image.Image, path: Path) -> None:
+def _check_kind(image: Image.Image, content: bytes) -> None:
     """Refuse, before anything is decoded, images of a kind that would be read wrongly."""
     if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's JPEG with a preview in it
         raise InputError(f"the image is animated ({image.n_frames} frames); save one frame")
-    if deep(image, path):
+    bits = 8  # Pillow cuts off what is above 8 silently in some formats
+    if image.format == "PNG":
+        bits = content[PNG_DEPTH_BYTE]
+    elif image.format == "TIFF":
+        bits = np.max(image.tag_v2.get(TIFF_BITS, 8))
+    if bits > 8 or image.mode.startswith(("I", "F")):
         raise InputError("the image has more than 8 bits a channel; convert it to 8 bits")
     if image.mode not in MODES:
         raise InputError(f"the image's colours are {image.mode}; convert it to RGB")
     if min(image.size) < SMALLEST:
         size = f"{image.width} x {image.height}"
         raise InputError(f"the image has {size} pixels; at least {SMALLEST} x {SMALLEST} are needed")
-
-
-def deep(image: Image.Image, path: Path) -> bool:
-    """Whether a channel has more than 8 bits, which Pillow would cut off silently in some formats."""
-    if image.mode.startswith(("I", "F")):
-        return True
-    if image.format == "PNG":
-        with path.open("rb") as file:
-            return file.read(PNG_DEPTH_BYTE + 1)[PNG_DEPTH_BYTE] > 8
-    if image.format == "TIFF":
-        bits = image.tag_v2.get(TIFF_BITS, (8,))
-        return max(bits if isinstance(bits, tuple) else (bits,)) > 8
-    return False
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

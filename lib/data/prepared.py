@@ -4,7 +4,6 @@ A prepared folder is whole or absent: scripts build it in a folder beside it and
 (`data_scripts.output`).
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pandas as pd
 import trimesh
 
 from lib.errors import InputError
+from lib.files import read_json, sha256
 
 METADATA = "metadata.parquet"
 INFO = "dataset.json"
@@ -67,20 +67,11 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared folder that was read and checked.
-
-    Attributes
-    ----------
-    folder : Path
-    info : dict
-        ``dataset.json``: name, source, licence, version, image_size, counts, checksum.
-    metadata : DataFrame
-        One row a sample, columns as in ``COLUMNS``.
-    """
+    """A prepared folder that was read and checked."""
 
     folder: Path
-    info: dict[str, Any]
-    metadata: pd.DataFrame
+    info: dict[str, Any]  # ``dataset.json``: name, source, licence, version, image_size, counts, checksum
+    metadata: pd.DataFrame  # one row a sample, columns as in `COLUMNS`
 
     def path(self, relative: str) -> Path:
         """Full path of a file that a row names."""
@@ -101,12 +92,15 @@ def read_prepared(folder: str | Path) -> Prepared:
     for name in (INFO, METADATA):
         if not (folder / name).is_file():
             raise InputError(f"The prepared folder {folder} is partial: {name} is missing; prepare it again.")
-    info = _read_info(folder / INFO)
-    if info["metadata_sha256"] != sha256(folder / METADATA):
+    info = read_json(folder / INFO)
+    if not isinstance(info, dict) or info.get("metadata_sha256") != sha256(folder / METADATA):
         raise InputError(f"{folder / METADATA} does not fit the checksum in {INFO}; prepare the folder again.")
-    metadata = _read_metadata(folder / METADATA)
-    check_metadata(metadata, folder / METADATA)
-    _check_files(metadata, folder)
+    try:
+        metadata = pd.read_parquet(folder / METADATA)
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these; their words are several sentences
+        what = f"{folder / METADATA} is no readable parquet file ({type(error).__name__})"
+        raise InputError(f"{what}; prepare the folder again.") from error
+    check_metadata(metadata, folder)
     text = {name: _text(metadata[name]) for name, column in COLUMNS.items() if column.kind == "text"}
     return Prepared(folder, info, metadata.assign(**text))
 
@@ -129,9 +123,8 @@ def write_metadata(folder: Path, rows: Iterable[Mapping[str, Any]], info: Mappin
     metadata = pd.DataFrame.from_records(list(rows), columns=list(COLUMNS))
     for name, column in COLUMNS.items():
         metadata[name] = metadata[name].astype("float64") if column.kind == "number" else _text(metadata[name])
-    check_metadata(metadata, folder / METADATA)
-    _check_files(metadata, folder)
-    metadata.to_parquet(folder / METADATA, engine="pyarrow", index=False)
+    check_metadata(metadata, folder)
+    metadata.to_parquet(folder / METADATA, index=False)
     counts = metadata.groupby(["category", "split"]).size()
     full = {
         **info,
@@ -147,12 +140,7 @@ def write_metadata(folder: Path, rows: Iterable[Mapping[str, Any]], info: Mappin
 
 
 def load_mesh(prepared: Prepared, row: Any) -> trimesh.Trimesh:
-    """The shape of a sample: the model's mesh, stretched, centred, longest side 1.
-
-    Parameters
-    ----------
-    row : row of ``prepared.metadata``
-        A Series, a named tuple, or anything with the columns as attributes.
+    """The shape of a sample (a row of ``prepared.metadata``): the model's mesh, stretched, centred, longest side 1.
 
     Raises
     ------
@@ -171,14 +159,9 @@ def load_mesh(prepared: Prepared, row: Any) -> trimesh.Trimesh:
     return trimesh.Trimesh((vertices - (low + high) / 2) / (high - low).max(), mesh.faces, process=False)
 
 
-def check_metadata(metadata: pd.DataFrame, name: object) -> None:
-    """Refuse tables with missing or wrongly typed columns, unknown splits or repeated ids.
-
-    Raises
-    ------
-    InputError
-        The sentence names table and column.
-    """
+def check_metadata(metadata: pd.DataFrame, folder: Path) -> None:
+    """Refuse tables with missing or wrongly typed columns, unknown splits, repeated ids, or files that are missing."""
+    name = folder / METADATA
     for column, expected in COLUMNS.items():
         if column not in metadata:
             raise InputError(f"{name} has no column {column!r}; prepare the folder again.")
@@ -191,11 +174,14 @@ def check_metadata(metadata: pd.DataFrame, name: object) -> None:
     repeated = metadata["id"][metadata["id"].duplicated()]
     if len(repeated):
         raise InputError(f"{name} has the id {repeated.iloc[0]!r} twice; ids must be unique.")
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file as hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    for relative in pd.unique(metadata[list(FILE_COLUMNS)].values.ravel()):
+        if not isinstance(relative, str):  # missing
+            continue
+        path = PurePosixPath(relative)
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(f"{name} names {relative!r}, which is outside the folder; do not use it.")
+        if not (folder / path).is_file():
+            raise InputError(f"The prepared folder {folder} is partial: {relative} is missing; prepare it again.")
 
 
 def _check_column(values: pd.Series, expected: Column, name: str) -> None:
@@ -203,43 +189,16 @@ def _check_column(values: pd.Series, expected: Column, name: str) -> None:
         raise InputError(f"The {name} has missing values; every row needs one.")
     given = values.dropna()
     if expected.kind == "number":
+        wanted = "finite numbers"
         right = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-        if len(given) and not (right and np.isfinite(given).all()):
-            raise InputError(f"The {name} must hold finite numbers; it holds {given.iloc[0]!r} ({values.dtype}).")
-        return
-    wrong = [value for value in given if not isinstance(value, str)]
-    if wrong:
-        raise InputError(f"The {name} must hold text; it holds {wrong[0]!r} ({values.dtype}).")
+        wrong = given if not right else given[~np.isfinite(given)]
+    else:
+        wanted = "text"
+        wrong = given[[not isinstance(value, str) for value in given]]
+    if len(wrong):
+        raise InputError(f"The {name} must hold {wanted}; it holds {wrong.iloc[0]!r} ({values.dtype}).")
 
 
 def _text(values: pd.Series) -> pd.Series:
     """Python strings, and None for what is missing whatever pandas made of it."""
     return values.astype(object).where(values.notna(), None)
-
-
-def _check_files(metadata: pd.DataFrame, folder: Path) -> None:
-    for column in FILE_COLUMNS:
-        for relative in metadata[column].dropna().unique():
-            path = PurePosixPath(relative)
-            if path.is_absolute() or ".." in path.parts:
-                raise InputError(f"{folder / METADATA} names {relative!r}, which is outside the folder; do not use it.")
-            if not (folder / path).is_file():
-                raise InputError(f"The prepared folder {folder} is partial: {relative} is missing; prepare it again.")
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON file ({error}); prepare the folder again.") from error
-    if not isinstance(info, dict) or "metadata_sha256" not in info:
-        raise InputError(f"{path} has no entry 'metadata_sha256'; prepare the folder again.")
-    return info
-
-
-def _read_metadata(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path, engine="pyarrow")
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-        what = type(error).__name__  # the words themselves are several sentences
-        raise InputError(f"{path} is no readable parquet file ({what}); prepare the folder again.") from error

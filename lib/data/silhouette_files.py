@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from lib.data.images import INSIDE
-from lib.data.photos_reading import Photo, read_photo_file
+from lib.data.photos_reading import read_photo_file
 from lib.errors import InputError
 
 GREY = np.array([0.299, 0.587, 0.114])  # brightness of red, green and blue (ITU-R BT.601)
@@ -23,8 +23,6 @@ def read_silhouette(path: Path | str, size: int = 64, called: str = "") -> tuple
 
     Parameters
     ----------
-    path : path
-        An image with alpha, or black and white.
     size : int
         Pixels a side of the result; each is the object's if at least half of its area is.
     called : str
@@ -35,11 +33,6 @@ def read_silhouette(path: Path | str, size: int = 64, called: str = "") -> tuple
     Tensor, shape (size, size), bool
     str
         Which it was: "alpha channel", "brightness (bright on dark)" or "brightness (dark on bright)".
-
-    Raises
-    ------
-    InputError
-        One sentence: no such file, no image, or a silhouette that is empty or all foreground.
     """
     path, name = Path(path), called or str(path)
     if not path.is_file():
@@ -48,33 +41,26 @@ def read_silhouette(path: Path | str, size: int = 64, called: str = "") -> tuple
         photo = read_photo_file(path)
     except InputError as error:
         raise InputError(f"The silhouette file {name} cannot be used: {error}.") from error
-    inside, source = _object_of(photo)
-    found = f"in {name} the {source} marks" if inside.any() else f"all of {name} has one brightness and marks"
-    _check(inside, found)
-    small = _squared(inside, size)
+    inside, source = np.zeros(photo.rgb.shape[:2], dtype=bool), "alpha channel"
+    if photo.alpha is not None:
+        inside = photo.alpha >= INSIDE
+    if inside.all() or not inside.any():
+        inside, source = photo.rgb @ GREY >= INSIDE, "brightness (bright on dark)"
+        border = np.concatenate([inside[0], inside[-1], inside[1:-1, 0], inside[1:-1, -1]])
+        if border.mean() > 0.5:
+            inside, source = ~inside, "brightness (dark on bright)"
+    _check(inside, f"in {name} the {source} marks" if inside.any() else f"all of {name} has one brightness and marks")
+
+    height, width = inside.shape
+    side = max(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = Image.fromarray(np.uint8(inside) * 255).crop((left, top, left + side, top + side))  # 0 beyond the border
+    small = np.asarray(square.resize((size, size), Image.Resampling.BOX)) >= INSIDE
     _check(small, f"in {name} the {source} marks, at {size} x {size} pixels,")
     return torch.from_numpy(small), source
-
-
-def _object_of(photo: Photo) -> tuple[Bool[np.ndarray, "height width"], str]:
-    if photo.alpha is not None:
-        opaque = photo.alpha >= INSIDE
-        if opaque.any() and not opaque.all():
-            return opaque, "alpha channel"
-    bright = photo.rgb @ GREY >= INSIDE
-    border = np.concatenate([bright[0], bright[-1], bright[1:-1, 0], bright[1:-1, -1]])
-    return (~bright, "brightness (dark on bright)") if border.mean() > 0.5 else (bright, "brightness (bright on dark)")
 
 
 def _check(inside: Bool[np.ndarray, "height width"], found: str) -> None:
     if inside.all() or not inside.any():
         every = "every pixel" if inside.all() else "no pixel"
         raise InputError(f"A silhouette needs object and background, but {found} {every}; give another image.")
-
-
-def _squared(inside: Bool[np.ndarray, "height width"], size: int) -> Bool[np.ndarray, "size size"]:
-    height, width = inside.shape
-    side = max(height, width)
-    left, top = (width - side) // 2, (height - side) // 2
-    square = Image.fromarray(np.uint8(inside) * 255).crop((left, top, left + side, top + side))  # 0 beyond the border
-    return np.asarray(square.resize((size, size), Image.Resampling.BOX)) >= INSIDE

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from scipy import ndimage
 
-from lib.data.images import INSIDE
-from lib.data.onnx import input_size, open_onnx
-from lib.data.prepared import sha256
+from lib.data.onnx import open_onnx
 from lib.errors import InputError
+from lib.files import sha256
 from lib.paths import WEIGHTS
 
 U2NETP = WEIGHTS / "u2netp" / "u2netp.onnx"
@@ -31,20 +30,11 @@ EIGHT = np.ones((3, 3), dtype=int)  # neighbours of a pixel, diagonal ones too
 
 @dataclass(frozen=True)
 class SilhouetteModel:
-    """A network that marks the object of a photo.
-
-    Attributes
-    ----------
-    name : str
-    checksum : str
-        SHA-256 of the weights.
-    predict : callable
-        uint8 colours (H, W, 3) -> float32 opacities (H, W) in [0, 1], before any rescaling.
-    """
+    """A network that marks the object of a photo."""
 
     name: str
-    checksum: str
-    predict: Callable[[np.ndarray], np.ndarray]
+    checksum: str  # SHA-256 of the weights
+    predict: Callable[[np.ndarray], np.ndarray]  # uint8 colours (H, W, 3) -> float32 opacities (H, W) in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -76,16 +66,18 @@ def load_silhouette_model(path: Path | str = U2NETP, threads: int = 1) -> Silhou
     """
     path = Path(path)
     session = open_onnx(path, threads)
-    name, size = session.get_inputs()[0].name, input_size(session, SIZE)
+    (entry,) = session.get_inputs()
+    size = entry.shape[2] if isinstance(entry.shape[2], int) else SIZE  # where any size will do, U2-Net's
 
     def predict(rgb: np.ndarray) -> np.ndarray:
         try:
-            opacity = session.run(None, {name: network_input(rgb, size)})[0]
+            opacity = session.run(None, {entry.name: network_input(rgb, size)})[0]
         except Exception as error:  # onnxruntime's errors share no base class
             raise InputError(f"{path} cannot be run on an image of {size} x {size} pixels ({error})") from error
         if opacity.shape[:2] != (1, 1):
             raise InputError(f"{path} gives an output of shape {opacity.shape}; opacities (1, 1, H, W) are needed.")
-        return _enlarged(opacity[0, 0], rgb.shape[:2])
+        full = Image.fromarray(opacity[0, 0].astype(np.float32))
+        return np.asarray(full.resize(rgb.shape[1::-1], Image.Resampling.BILINEAR))
 
     return SilhouetteModel(path.stem, sha256(path), predict)
 
@@ -112,13 +104,10 @@ def find_silhouette(rgb: UInt8[np.ndarray, "height width 3"], model: SilhouetteM
 
 def check_silhouette(inside: Bool[np.ndarray, "height width"]) -> Silhouette:
     """Clean a raw mask and name what speaks against using it."""
-    _, sizes = _parts(inside)
-    mask = largest_part(inside)
-    problems = {}
+    mask, problems = largest_part(inside), {}
     if not mask.any():
-        return Silhouette(
-            mask, {"no_foreground": "no object was found; give a mask, or a photo with a plain background"}
-        )
+        sentence = "no object was found; give a mask, or a photo with a plain background"
+        return Silhouette(mask, {"no_foreground": sentence})
     share = (mask > 0).mean()
     if share == 1:
         problems["all_foreground"] = "the mask covers every pixel; the background must be visible, or give a mask"
@@ -126,49 +115,23 @@ def check_silhouette(inside: Bool[np.ndarray, "height width"]) -> Silhouette:
         problems["large"] = f"the object covers {share:.0%} of the photo, more than {LARGEST:.0%}"
     if share < SMALLEST:
         problems["small"] = f"the object covers {share:.2%} of the photo, less than {SMALLEST:.0%}"
-    sides = border_contact(mask)
-    if sides["share"] > CONTACT:
-        names = ", ".join(name for name in ("left", "top", "right", "bottom") if sides[name])
+    sides = {"left": mask[:, 0], "top": mask[0], "right": mask[:, -1], "bottom": mask[-1]}
+    if (np.concatenate(list(sides.values())) > 0).mean() > CONTACT:
+        names = ", ".join(name for name, pixels in sides.items() if pixels.any())
         problems["truncated"] = f"the object touches the border ({names}): a part of it is probably not in the photo"
-    if len(sizes) > 1 and sizes[1] > SECOND * sizes[0]:
-        problems["several_parts"] = f"a second part has {sizes[1] / sizes[0]:.0%} of the object's size"
+    sizes = np.sort(np.bincount(ndimage.label(inside, EIGHT)[0].ravel())[1:])
+    if len(sizes) > 1 and sizes[-2] > SECOND * sizes[-1]:
+        problems["several_parts"] = f"a second part has {sizes[-2] / sizes[-1]:.0%} of the object's size"
     return Silhouette(mask, problems)
 
 
 def largest_part(inside: Bool[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
     """The largest 8-connected part, with its holes of less than 1 % of its area filled: 0 or 255."""
-    parts, sizes = _parts(inside)
-    if len(sizes) == 0:
+    if not inside.any():
         return np.zeros(inside.shape, dtype=np.uint8)
-    part = parts == 1
-    holes, count = ndimage.label(np.pad(~part, 1, constant_values=True))  # label 1 is the outside, met first
-    area = np.bincount(holes.ravel(), minlength=count + 1)
-    fill = area < HOLE * np.count_nonzero(part)
-    fill[[0, holes[0, 0]]] = False
+    parts, _ = ndimage.label(inside, EIGHT)
+    part = parts == 1 + np.bincount(parts.ravel())[1:].argmax()  # the first of equals
+    holes, _ = ndimage.label(np.pad(~part, 1, constant_values=True))  # label 1 is the outside, met first
+    fill = np.bincount(holes.ravel()) < HOLE * np.count_nonzero(part)
+    fill[:2] = False
     return ((part | fill[holes][1:-1, 1:-1]) * 255).astype(np.uint8)
-
-
-def border_contact(mask: UInt8[np.ndarray, "height width"]) -> dict[str, float]:
-    """Share of the pixels of each side of the photo, and of all four (``share``), that show the object."""
-    inside = mask >= INSIDE
-    sides = {"left": inside[:, 0], "top": inside[0], "right": inside[:, -1], "bottom": inside[-1]}
-    return {name: float(side.mean()) for name, side in sides.items()} | {
-        "share": float(np.concatenate(list(sides.values())).mean())
-    }
-
-
-def _parts(
-    inside: Bool[np.ndarray, "height width"],
-) -> tuple[Int[np.ndarray, "height width"], Int[np.ndarray, " parts"]]:
-    """Labels from 1 for the largest part (0: background), and the parts' sizes in pixels, largest first."""
-    labels, count = ndimage.label(inside, EIGHT)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    order = np.argsort(-sizes, kind="stable")
-    rank = np.zeros(count + 1, dtype=labels.dtype)
-    rank[order + 1] = np.arange(1, count + 1)
-    return rank[labels], sizes[order]
-
-
-def _enlarged(opacity: Float[np.ndarray, "rows columns"], shape: tuple[int, ...]) -> np.ndarray:
-    image = Image.fromarray(opacity.astype(np.float32))
-    return np.asarray(image.resize(shape[::-1], Image.Resampling.BILINEAR))

@@ -17,9 +17,8 @@ from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lib.data.prepared import sha256
 from lib.errors import InputError
-from lib.files import load_state, read_json, read_tensors, write_atomically, write_json
+from lib.files import load_state, read_json, read_tensors, sha256, write_atomically, write_json
 from lib.networks.backbones import LITE0, load_network
 from lib.networks.compat import import_torchvision
 from lib.paths import WEIGHTS
@@ -33,27 +32,13 @@ MEAN, STD = 127 / 255, 128 / 255  # what Lite0 was trained with
 
 @dataclass(frozen=True)
 class ImageTextConfig:
-    """Size of the two towers.
+    """Size of the two towers."""
 
-    Attributes
-    ----------
-    vocabulary : tuple of str
-        The words that have a token of their own; all others share the token "unknown".
-    image_size : int
-        Pixels a side of what the image tower sees.
-    embed_dim : int
-        Dimensions of the common space.
-    context_length : int
-        Longest phrase in tokens, start and end included; more is cut off.
-    text_width, text_layers, text_heads : int
-        Of the text tower, a causal transformer.
-    """
-
-    vocabulary: tuple[str, ...]
-    image_size: int = 96
-    embed_dim: int = 256
-    context_length: int = 20
-    text_width: int = 128
+    vocabulary: tuple[str, ...]  # words with their own token; all others share the token "unknown"
+    image_size: int = 96  # pixels a side of what the image tower sees
+    embed_dim: int = 256  # dimensions of the common space
+    context_length: int = 20  # longest phrase in tokens, start and end included; more is cut off
+    text_width: int = 128  # of the text tower, a causal transformer
     text_layers: int = 2
     text_heads: int = 4
 
@@ -65,20 +50,11 @@ class ImageTextConfig:
 
 @dataclass(frozen=True)
 class ImageText:
-    """A trained model: phrases and pictures in, unit vectors out.
+    """A trained model: phrases and pictures in, unit vectors out."""
 
-    Attributes
-    ----------
-    network : open_clip.CLIP
-        In evaluation mode.
-    config : ImageTextConfig
-    checksum : str
-        SHA-256 of the file of weights.
-    """
-
-    network: nn.Module
+    network: nn.Module  # an `open_clip.CLIP` in evaluation mode
     config: ImageTextConfig
-    checksum: str
+    checksum: str  # SHA-256 of the file of weights
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch size"]:

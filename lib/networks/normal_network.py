@@ -9,27 +9,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lib.errors import InputError
+from lib.files import load_state, read_json, read_tensors
 from lib.networks.backbones import LITE0, load_network
 from lib.networks.compat import import_torchvision
-from lib.training.checkpoints import load_state, read_json, read_tensors
 
 INPUT_MEAN, INPUT_STD = 127 / 255, 128 / 255  # what Lite0 was trained with
 
 
 @dataclass(frozen=True)
 class NormalNetworkConfig:
-    """What the network is made of.
+    """What the network is made of."""
 
-    Attributes
-    ----------
-    image_size : int
-        Pixels a side of the images that it is trained on and estimates at; a multiple of 32.
-    widths : tuple of int
-        Channels of the decoder at 1/16, 1/8, 1/4 and 1/2 of the image's size.
-    """
-
-    image_size: int = 128
-    widths: tuple[int, ...] = (96, 64, 48, 32)
+    image_size: int = 128  # pixels a side of the images that it is trained on and estimates at; a multiple of 32
+    widths: tuple[int, ...] = (96, 64, 48, 32)  # of the decoder at 1/16, 1/8, 1/4 and 1/2 of the image's size
 
 
 class NormalNetwork(nn.Module):

@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
-from lib.data.neighbor_index import find_neighbors
+from lib.data.neighbors import find_neighbors
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.metrics import azimuth_entropy
 from lib.losses.camera import axis_alignment
