@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lib.data.loading import Batch, PreparedDataset
 from lib.data.neighbors import read_neighbors
-from lib.data.shards import ShardedDataset
 from lib.errors import InputError
 from lib.losses.semantic import choose_neighbors, neighbor_probabilities
 from lib.systems.base import System
@@ -43,12 +42,12 @@ class Batches:
         self.weighting, self.neighbors, self.probabilities = system.neighbor_weighting, None, None
         if self.weighting is not None:
             self.neighbors = read_neighbors(data.prepared.folder, data.metadata, config.neighbors)
-            if not isinstance(data, ShardedDataset):
+            if data.in_memory:
                 masks = data.mask.float() / 255
                 rows = zip(masks.split(64), self.neighbors.split(64), strict=True)
                 self.probabilities = torch.cat([neighbor_probabilities(m, masks[n], self.weighting) for m, n in rows])
             elif self.weighting == "released":
-                what = f"neighbor_weighting: 'released' looks at all masks; {data.prepared.folder} is read in shards"
+                what = f"neighbor_weighting: 'released' looks at all masks; {data.prepared.folder} is read from disk"
                 raise InputError(f"{what}; choose 'uniform' or 'silhouette'")
         self.near = data.near(accelerator.device)
         self.order = lru_cache(maxsize=1)(self.shuffled)
