@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from matplotlib.figure import Figure
 from scipy.integrate import quad
 from support import nb03
 
@@ -82,12 +81,6 @@ def test_ray_profile_is_consistent():
     assert profile.depth[profile.sdf.argmin()] == pytest.approx(5.0, abs=0.02)
 
 
-def test_infinite_last_interval_makes_the_background_opaque(scene):
-    background = scene.exact.mask == 0
-    assert float(scene.render(0.1, 32, "infinite").mask[background].min()) > 0.99
-    assert float(scene.render(0.1, 32, "zero").mask[background].min()) < 0.5
-
-
 def test_every_end_of_the_controls_draws(scene):
     controls = nb03.render_controls(0.001, 32)
     assert controls["beta"].value == pytest.approx(0.001) and controls["samples"].value == 32
@@ -101,11 +94,3 @@ def test_error_curves_have_a_line_a_beta(scene):
     lines = nb03.error_curves(errors).axes[0].get_lines()
     assert [line.get_label() for line in lines] == ["β = 0.1", "β = 0.01"]
     assert lines[0].get_ydata()[1] == pytest.approx(errors[0.1, 16].mask)
-
-
-def test_the_other_figures_draw(scene):
-    generator, whole = torch.Generator().manual_seed(0), (slice(None), slice(None))
-    assert isinstance(nb03.interval_figure(scene, (0.1, 0.02), 16), Figure)
-    assert isinstance(nb03.jitter_figure(scene, 0.02, 16, 3, generator), Figure)
-    assert isinstance(nb03.thin_figure(scene, (8, 16), 0.02, whole, 16), Figure)
-    assert isinstance(nb03.depth_bias_figure((0.01, 0.1), (16, 32)), Figure)

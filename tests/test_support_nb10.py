@@ -12,8 +12,7 @@ from scipy.spatial import cKDTree
 from support import nb10
 from tiny import disc, make_batch
 
-from lib.evaluation.comparison import compare_rows
-from lib.geometry.cameras import Rays, points_along
+from lib.geometry.cameras import points_along
 from lib.geometry.meshes import first_hits, ray_scene, sample_surface
 
 RAYS = nb10.random_rays(300, torch.Generator().manual_seed(3))
@@ -56,12 +55,6 @@ def test_true_depths_are_those_of_ray_casting(name):
     assert np.percentile(np.abs(exact[both] - cast[both]), 95) < 2e-3
 
 
-def test_rays_come_from_many_sides_as_units():
-    torch.testing.assert_close(RAYS.directions.norm(dim=-1), torch.ones(1, 300))
-    torch.testing.assert_close(RAYS.origins.norm(dim=-1), torch.full((1, 300), 2.732))
-    assert RAYS.origins.std(dim=1).min() > 0.5
-
-
 def test_marcher_learns_from_silhouettes_where_the_surface_is(case):
     table = nb10.marching_table(case, counts=(6, 16))
     learned = table[table["method"] == "learned, 4 strides"].set_index("evaluations")
@@ -101,11 +94,6 @@ def test_table_holds_every_method_within_the_budget_and_draws(case):
     assert len(figure.axes[0].lines) == table["method"].nunique()
 
 
-def test_row_of_a_method_that_finds_nothing_says_so(case):
-    row = nb10.measured(case, "none", 1, case.exact, torch.zeros(len(case.exact), dtype=torch.bool))
-    assert row["missed"] == 1 and row["invented"] == 0 and np.isnan(row["median"])
-
-
 def test_field_of_a_system_is_measured_against_its_own_surface():
     from test_sdf_srn import make_tiny
 
@@ -130,13 +118,6 @@ def test_trace_holds_the_surface_in_every_bracket(case):
     assert abs(float(trace.middles[-1] - case.exact[ray])) <= (far - near) / 2**6 + 1e-6
     nothing = nb10.trace_ray(case, int((~case.exact.isfinite()).nonzero()[0]))
     assert nothing.bracket is None and len(nothing.middles) == 0
-
-
-def test_slice_holds_the_ray_in_its_middle(case):
-    depths = torch.linspace(2.0, 3.5, 7)
-    values = nb10.ray_slice(case, 5, torch.tensor([-0.2, 0.0, 0.2]), depths)
-    line = Rays(case.rays.origins[:, 5:6], case.rays.directions[:, 5:6])
-    torch.testing.assert_close(values[1], nb10.along(case.distance, line, depths[None, None])[0, 0])
 
 
 def test_title_counts_what_is_shown_and_every_end_of_the_controls_draws(case):
@@ -165,28 +146,16 @@ def test_idea_figure_cuts_the_true_shape_on_the_chosen_column():
     assert len(lines) > 8 and 4.55 < depths.min() < 5 < depths.max() < 5.45
 
 
-def test_crossings_are_drawn_as_shares_of_one():
-    counts = [{"step": s, "last": s, "early": 10 - s, "none": 30, "inside": 2} for s in (1, 5, 9)]
-    axis = nb10.crossings_figure(counts).axes[0]
-    tops = [band.get_paths()[0].vertices[:, 1].max() for band in axis.collections]
-    assert tops == pytest.approx([9 / 40, 10 / 40, 1])
-
-
-def test_ablation_figure_shows_means_and_spreads_over_seeds():
-    cells = pd.DataFrame(
-        [
-            (row, seed, f"{image}", "chair", f"{image}", "raw", metric, value + 0.01 * seed)
-            for row, value in (("full", 0.05), ("binary occupancy", 0.08))
-            for seed in (0, 1)
-            for image in (0, 1)
-            for metric in ("accuracy", "completeness", "chamfer_distance")
-        ],
-        columns=["row", "seed", "id", "category", "model", "protocol", "metric", "value"],
-    )
-    about = {row: {"system": f"sdf_srn: {row}"} for row in ("full", "binary occupancy")}
-    axis = nb10.ablation_figure(compare_rows(cells, about, "full")).axes[0]
+def test_ablation_figure_shows_ten_times_means_and_spreads_over_seeds():
+    metrics = ("accuracy", "completeness", "chamfer_distance")
+    values = {f"{m}{kind}": v for m in metrics for kind, v in (("", 0.05), ("_spread", 0.01))}
+    rows = [
+        {"system": f"sdf_srn: {name}", "metric": metric, "value": factor * value, "protocol": "raw", "seed": None}
+        for name, factor in (("full", 1), ("binary occupancy", 2))
+        for metric, value in values.items()
+    ]
+    axis = nb10.ablation_figure([*rows, rows[0] | {"seed": 1, "value": 9.0}]).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["binary occupancy", "full"]
-    means = [float(container[0].get_xdata()[0]) for container in axis.containers]
-    assert means == pytest.approx([0.85, 0.55])
-    lengths = [float(container[2][0].get_segments()[0][:, 0] @ [-1, 1]) for container in axis.containers]
-    assert lengths == pytest.approx([2 * 10 * 0.01 / 2**0.5] * 2)  # standard deviation of two numbers 0.01 apart
+    assert [float(c[0].get_xdata()[0]) for c in axis.containers] == pytest.approx([1.0, 0.5])
+    lengths = [float(c[2][0].get_segments()[0][:, 0] @ [-1, 1]) for c in axis.containers]
+    assert lengths == pytest.approx([0.4, 0.2])
