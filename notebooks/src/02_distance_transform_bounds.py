@@ -143,7 +143,7 @@ nb02.draw_chosen(nb02.turned_cone, easel, **values_of(chosen))
 # Below is $f - b$ on one row of the picture over depth; within the red lines the bound is within 0.02 of the truth. It
 # is tight where the ball touches the object: near the depth of the part whose outline is nearest. Parallel rays are
 # tight beside every outline. In perspective the ball is stopped by the *far* side of the cone, away from the
-# principal point, so the bound touches only if the object lies on that side. Before and behind the object it says
+# principal point, so the bound touches only if the object is on that side. Before and behind the object it says
 # little: a silhouette has no opinion on depth.
 
 # %% tags=["gap"] alt="Gap between distance and bound over pixel and depth, in perspective and for parallel rays"
@@ -252,7 +252,7 @@ def overlap(field):
 
 
 def fit(kind, rays=256, samples=6):
-    """A field after so many steps, and its overlap every 25 steps."""
+    """A fitted field, and its overlap at every 25th step."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     field, overlaps = SDFField(code_size=1, radius=0.4), []

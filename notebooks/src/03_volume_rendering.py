@@ -226,7 +226,7 @@ print(f"share of points without a density gradient, 32 bits, β = 0.002: {lost:.
 # %% [markdown]
 # ## A check without a mesh
 #
-# The grid has errors of its own. A sphere has none: distance, hit and normal are closed forms. If the renderer is
+# The grid itself has errors. A sphere has none: distance, hit and normal are closed forms. If the renderer is
 # right, its errors must go to zero as $\beta$ falls and samples grow.
 
 # %%
@@ -259,7 +259,7 @@ fine = on_sphere[0.001, 1024]
 print(
     f"sphere, β = 0.001: mask error {fine.mask:.3f}, depth error {fine.depth:.3f}, normals within 1°: {fine.normal < 1}"
 )
-print(f"depth of a wall lies {nb03.wall_depth_bias(0.02, 4096) / 0.02:.3f} β behind it")
+print(f"rendered depth of a wall: {nb03.wall_depth_bias(0.02, 4096) / 0.02:.3f} β behind it")
 print(f"mask of a sheet without thickness: {float(nb03.slab_opacity(0.0, 0.002, 0.0005).mean()):.2f}")
 thin = {t: float((nb03.slab_opacity(t, 1e-4, 1.4 / 64) > 0.5).mean()) for t in (0.005, 0.011, 0.022)}
 print("64 samples see a slab of", ", ".join(f"{t} with probability {p:.2f}" for t, p in thin.items()))

@@ -54,7 +54,7 @@ print(f"{len(data)} training images of {data.metadata['model'].nunique()} models
 # Left: all that SDF-SRN is given of an object, one image with its silhouette and viewpoint. Middle: the distance
 # transform $D$ of the silhouette. Right: the plane through the camera and the red column. A pixel with distance $D$
 # proves that the field is at least $b$ there, at *every* depth: the bright bands are empty space. Where the silhouette
-# is, $b = 0$: it says nothing about depth, and the true object (white) lies somewhere within the dark.
+# is, $b = 0$: it says nothing about depth, and the true object (white) is somewhere within the dark.
 
 # %% tags=["idea"] alt="A chair's image, the distance transform of its silhouette, and the bound it proves on a vertical plane"
 shown = len(test) // 6
@@ -191,7 +191,7 @@ print(f"{total} steps")
 # ## Where are the surfaces?
 #
 # The paper assumes that the last interval holds the zero. That is what Eq. 7 trains for, but nothing enforces it, and
-# after a training as short as the quick one most zeros lie in an earlier interval. The released code bisects the last
+# after a training as short as the quick one most zeros are in an earlier interval. The released code bisects the last
 # interval all the same and so returns a point where $f$ may be anything. Here the *first* interval that enters counts, a
 # ray without one has no surface, and all kinds are counted, each step. (Many rays look past the object: the grey part is
 # not an error.)
@@ -305,13 +305,13 @@ print(f"                     after {steps:3} steps of Adam:", [round(v, 2) for v
 #   of crossings over the silhouette's share.
 # - **A surface far behind the scene.** Eq. 7 asks for a negative value at the end of the march, wherever that is: with two
 #   of three seeds our marcher ran away to a surface ten units behind the object, and the scene stayed empty. *Ours*, in
-#   the recipes `sdf-srn-small` and `-quick` (`cube_weight`): objects are known to lie in the unit cube, so no marched
+#   the recipes `sdf-srn-small` and `-quick` (`cube_weight`): objects are known to be in the unit cube, so no marched
 #   point may be nearer to the surface than to the cube. The paper's recipes do without.
 # - **Silhouettes without an outline.** An image that is all object, or none, has no $D$: such pixels have weight 0 in
-#   Eq. 4 and no NaN leaves a loss; an object that touches the border is cut, and what lies beyond the border is taken for
+#   Eq. 4 and no NaN leaves a loss; an object that touches the border is cut, and what is beyond the border is taken for
 #   background unless the setting `beyond` is `"unknown"` (notebook 02). The training log counts all three:
 #   `silhouettes_empty`, `silhouettes_full`, `silhouettes_cut`.
-# - **The ray starts inside.** With a camera nearer than the recipe's, $z^{(0)}$ may lie in the object: such rays are
+# - **The ray starts inside.** With a camera nearer than the recipe's, $z^{(0)}$ may be inside the object: such rays are
 #   counted as "inside" and have no surface.
 # - **Wrong viewpoints.** Everything above believes them. With viewpoints that are off by a few degrees bounds carve into
 #   the object, the louder the nearer to its outline. ShapeClipper exists because they are usually not known at all.

@@ -426,7 +426,7 @@ def gradient_maps(scene: BoundScene, now: Float[Tensor, "size size"], gradients:
 
 
 def fit_figures(meshes: dict[str, trimesh.Trimesh], overlaps: dict[str, list[float]], every: int):
-    """Overlaps of silhouettes, noted `every` so many steps, and the fitted shapes from two sides."""
+    """Overlaps of silhouettes, noted once in `every` steps, and the fitted shapes from two sides."""
     table = pd.DataFrame(overlaps)
     table.index *= every
     titles = [f"{name}, from {side}" for name in meshes for side in ("its camera", "beside")]

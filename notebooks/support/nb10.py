@@ -329,7 +329,7 @@ def bisected(case: Case, method: str, depths: Tensor, values: Tensor, halvings: 
 
 
 def traced(case: Case, count: int) -> dict:
-    """Sphere tracing with so many evaluations."""
+    """Sphere tracing."""
     depths, values = sphere_trace(case.distance, case.rays, case.start, count - 1)
     return measured(case, "sphere tracing", count, depths[0, :, -1], values[0, :, -1] < TOUCHING)
 
