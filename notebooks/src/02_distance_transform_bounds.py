@@ -27,8 +27,10 @@ device: str = "cpu"  # cpu: nothing large is trained here
 
 # %%
 import time
+from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 
 from lib.data.prepared import load_mesh, read_prepared
 from lib.data.silhouette_files import read_silhouette
@@ -36,16 +38,14 @@ from lib.errors import InputError
 from lib.geometry.distance_transform import distance_transform, sdf_lower_bound
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
 from lib.paths import prepared_folder, run_folder
-from lib.plots import bounds as plots
 from lib.figures.source import show_source
-from lib.studies import bounds as study
-from lib.studies.easel import Easel, open_pixel, scene_of
-from lib.widgets import bounds as controls
+from lib.figures.viewer import values_of
+from support import nb02
 
 begin = time.perf_counter()
 run = run_folder("02_distance_transform_bounds", profile, run_dir)
-scene = scene_of("chair of boxes", "perspective")
-parallel = scene_of("chair of boxes", "parallel rays")
+scene = nb02.scene_of("chair of boxes", "perspective")
+parallel = nb02.scene_of("chair of boxes", "parallel rays")
 
 # %% [markdown]
 # ## The picture first
@@ -56,7 +56,7 @@ parallel = scene_of("chair of boxes", "parallel rays")
 # object is. Right: its radius $b$ over the depth, below the true distance $f$.
 
 # %% tags=["key-figure"] alt="A chair's silhouette with its distance transform, the cone of free space with a ball in it, and the bound below the true distance along the ray"
-figure = plots.bound_figure(scene, 16, 22, 1.8)
+figure = nb02.bound_figure(scene, 16, 22, 1.8)
 
 # %% [markdown]
 # ## Make a silhouette
@@ -72,8 +72,8 @@ given = None
 if silhouette_file:
     given, source = read_silhouette(silhouette_file)
     print(f"{silhouette_file}: the silhouette was read from its {source}.")
-easel = Easel(given)
-redraw_paint = controls.easel_control(easel, run)
+easel = nb02.Easel(given)
+redraw_paint = easel.show(run)
 
 # %% [markdown]
 # ## The formula, and the code that is the formula
@@ -122,17 +122,20 @@ for dtype in (torch.float32, torch.float64):
 # back, and put the pixel there: $b$ rises above $f$, for the proof believes the silhouette.
 
 # %% tags=["control"] alt="The cone, its ball and the bound for a chosen scene, camera, pixel and depth"
-pixel = (27, 50) if given is None else open_pixel(Easel(given).scene())
-shown = controls.OWN if silhouette_file else "chair of boxes"
-chosen = controls.bound_controls(*pixel, 1.6, scene=shown)
-redraw_bound = controls.bound_explorer(easel, chosen)
+column, row = 27, 50
+if given is not None:  # a background pixel that is neither near the silhouette nor far
+    D = easel.scene().distance
+    from_median = torch.where(given, torch.inf, (D - D[~given].median()).abs())
+    row, column = divmod(int(from_median.argmin()), len(D))
+chosen = nb02.bound_controls(column, row, 1.6, scene="chair of boxes" if given is None else nb02.OWN)
+redraw_bound = nb02.bound_explorer(easel, chosen)
 
 # %% [markdown]
 # The same to turn with the mouse, for what is chosen above when the cell is run (readers without scripts have the
 # figure):
 
 # %%
-controls.turned_cone(easel, chosen)
+nb02.draw_chosen(nb02.turned_cone, easel, **values_of(chosen))
 
 # %% [markdown]
 # ## Where the bound is the whole truth
@@ -140,11 +143,11 @@ controls.turned_cone(easel, chosen)
 # Below is $f - b$ on one row of the picture over depth; within the red lines the bound is within 0.02 of the truth. It
 # is tight where the ball touches the object: near the depth of the part whose outline is nearest. Parallel rays are
 # tight beside every outline. In perspective the ball is stopped by the *far* side of the cone, away from the
-# principal point, so the bound touches only if the object lies on that side. Before and behind the object it says
+# principal point, so the bound touches only if the object is on that side. Before and behind the object it says
 # little: a silhouette has no opinion on depth.
 
 # %% tags=["gap"] alt="Gap between distance and bound over pixel and depth, in perspective and for parallel rays"
-figure = plots.gap_figure({"perspective": scene, "parallel rays": parallel}, 40)
+figure = nb02.gap_figure({"perspective": scene, "parallel rays": parallel}, 40)
 
 # %% [markdown]
 # ## One view, two, four, eight
@@ -155,13 +158,43 @@ figure = plots.gap_figure({"perspective": scene, "parallel rays": parallel}, 40)
 # one that no single view's ball touches.
 
 # %% tags=["carving"] alt="What 1, 2, 4 and 8 views leave of space, the true chair, and mean bounds over the number of views"
+from scipy.ndimage import distance_transform_edt
+
+from lib.geometry.distance_grid import distance_grid
+from lib.geometry.meshes import grid_points
+
 prepared = read_prepared(prepared_folder(dataset, data_root))
 named = prepared.metadata[prepared.metadata["model"] == model]
 if len(named) == 0:
     raise InputError(f"model: {prepared.folder} has no {model!r}; take one of its metadata's column 'model'")
-carving = study.carve(load_mesh(prepared, named.iloc[0]), resolution=40 if profile == "quick" else 80)
-carved = carving.table()
-figure = plots.carving_figure(carving)
+mesh = load_mesh(prepared, named.iloc[0])
+grid = distance_grid(mesh, resolution=40 if profile == "quick" else 80, samples=30_000)  # the true distance
+truth, points = grid.values, torch.from_numpy(grid_points(len(grid.values), grid.bound))
+
+sides = ((30, 15), (120, 15), (75, 50), (165, 50), (210, -20), (300, -20), (345, 50), (30, 80))  # azimuth, elevation
+proved, inside = [], []  # by each view: the bound at the points, and whether they are in its silhouette
+for side in sides:
+    view = nb02.bound_scene(nb02.Solid(mesh, None), nb02.near_camera(*side, focal=0.8), size=128)
+    bound, seen_inside = nb02.bounds_at(view, points)
+    proved.append(bound.reshape(truth.shape))
+    inside.append(seen_inside.reshape(truth.shape))
+
+outside, carved, volumes = truth >= 0, [], []
+for count in (1, 2, 4, 8):
+    bound = torch.stack(proved[:count]).amax(0)
+    hull = torch.stack(inside[:count]).all(0)
+    to_hull = torch.from_numpy(distance_transform_edt(~hull.numpy(), grid.spacing))
+    volumes.append(bound.numpy() - 0.006)
+    row = {
+        "views": count,
+        "iou": (hull & ~outside).sum() / (hull | ~outside).sum(),
+        "bound": bound[outside].mean(),
+        "hull": to_hull[outside].mean(),
+        "truth": truth[outside].mean(),
+        "broken": (bound > truth + 1e-3)[outside].float().mean(),
+    }
+    carved.append({name: value if name == "views" else float(value) for name, value in row.items()})
+figures = nb02.carving_figures(carved, [*volumes, truth.numpy()], grid.bound)
 
 # %% [markdown]
 # ## Distances against yes and no
@@ -171,13 +204,22 @@ figure = plots.carving_figure(carving)
 # Eq. 4 each point pulls whose $f$ is below $b$: also points *outside* the ball, whose value is merely too small.
 # The weight $1/D$ makes the outline the loudest (colours are the square root of the gradient's share).
 
-# %% tags=["gradients"] alt="Gradient of each outside pixel under distance and occupancy supervision"
-from lib.studies.silhouette_fit import fit_silhouette, ray_gradients
 
-depths = torch.linspace(1.2, 2.4, 24)
-now = study.ball(0.45).distance(scene.to_world(scene.points(depths)))
-pulls = ray_gradients(scene, now, depths)
-figure = plots.gradient_maps(scene, (now < 0).any(-1).float(), pulls)
+# %% tags=["gradients"] alt="Gradient of each outside pixel under distance and occupancy supervision"
+def outside_loss(kind, f, bound, D):
+    """Of f at depths along rays that miss the object (rays, depths): Eq. 4, or -log(1 - occupancy)."""
+    if kind == "distance":
+        return sdf_bound_loss(f[None], bound[None], D[None]) / f.shape[-1]
+    return F.softplus(-f / 0.02).mean()
+
+
+depths, free = torch.linspace(1.2, 2.4, 24), ~scene.mask
+now, pulls = nb02.ball(0.45).distance(scene.points(depths)), {}
+for kind in ("distance", "occupancy"):
+    f = now.clone().requires_grad_()
+    outside_loss(kind, f[free], scene.bound(depths)[free], scene.distance[free]).backward()
+    pulls[kind] = f.grad.abs().sum(-1)
+figure = nb02.gradient_maps(scene, (now < 0).any(-1).float(), pulls)
 
 # %% [markdown]
 # ## Fit one field to one silhouette
@@ -189,9 +231,66 @@ figure = plots.gradient_maps(scene, (now < 0).any(-1).float(), pulls)
 # the true distance: the bound is only from below, and one view leaves the depth open. From beside, both are guesses.
 
 # %% tags=["fit"] alt="Overlap of the silhouettes while fitting, and the two fitted shapes from the camera and from beside"
+from lib.fields.sdf import SDFField
+from lib.geometry.meshes import marching_cubes
+from lib.losses.field import eikonal_loss
+
 steps = 75 if profile == "quick" else 400
-fits = {kind: fit_silhouette(scene, kind, steps, seed=seed) for kind in ("distance", "occupancy")}
-figure = plots.fit_figure(fits)
+code = torch.zeros(1, 1)
+
+
+@torch.no_grad()
+def values(field, points):
+    """The field at points of any shape."""
+    return field(points.reshape(1, -1, 3), code)[0].reshape(points.shape[:-1])
+
+
+def overlap(field):
+    """IoU of the field's silhouette with the given one, at every second pixel."""
+    hit, target = values(field, scene.points(scene.depths(24))[::2, ::2]).amin(-1) < 0, scene.mask[::2, ::2]
+    return float((hit & target).sum() / (hit | target).sum())
+
+
+def fit(kind, rays=256, samples=6):
+    """A fitted field, and its overlap at every 25th step."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    field, overlaps = SDFField(code_size=1, radius=0.4), []
+    optimizer = torch.optim.Adam(field.parameters(), lr=3e-3)
+    slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
+    mask, D = scene.mask.flatten(), scene.distance.flatten()
+    chance = mask / mask.sum() + ~mask / (~mask).sum()  # half of the rays inside
+    for step in range(steps + 1):
+        if step % 25 == 0:
+            overlaps.append(overlap(field))
+        index = torch.multinomial(chance, rays, generator=generator)
+        depths = 1.2 + 1.2 * (torch.arange(samples) + torch.rand(samples, generator=generator)) / samples
+        points = scene.points(depths).flatten(0, 1)[index]  # (rays, samples, 3)
+        f, _, gradient = field.with_gradient(points.reshape(1, -1, 3), code)
+        f, bound, hits = f.reshape(rays, samples), scene.bound(depths).flatten(0, 1)[index], mask[index]
+        loss = outside_loss(kind, f[~hits], bound[~hits], D[index][~hits])
+        deepest = f[hits].amin(-1)  # must be inside somewhere along the ray
+        if kind == "distance":
+            loss = 10 * loss + 10 * F.relu(deepest + 0.02).mean() + 0.1 * eikonal_loss(gradient)
+        else:
+            loss = loss + F.softplus(deepest / 0.02).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        slower.step()
+    return field, overlaps
+
+
+def shape(field):
+    """Its surface as a mesh."""
+    return marching_cubes(lambda points: values(field, torch.from_numpy(points)).numpy(), resolution=44)
+
+
+fields, overlaps = {}, {}
+for kind in ("distance", "occupancy"):
+    fields[kind], overlaps[kind] = fit(kind)
+shapes = {kind: shape(field) for kind, field in fields.items()}
+figures = nb02.fit_figures(shapes, overlaps, every=25)
 
 # %% [markdown]
 # ## What goes wrong
@@ -206,21 +305,48 @@ figure = plots.fit_figure(fits)
 # - **Crops.** Beyond the picture there may be more object. Calling it background breaks the bound along the cut; the
 #   repair is `beyond="unknown"`: no distance is larger than that to the border.
 
+
 # %% tags=["failures"] alt="Worst broken bounds over the resolution, and what dust, holes, tight outlines and crops do"
-solid, view = scene.solid, scene.viewpoint
+def verdict(scene):
+    """How often and by how much b is larger than f, over free pixels and depths; and mean b over mean f."""
+    depths, free = scene.depths(24), ~scene.mask
+    bound, truth = scene.bound(depths)[free], scene.truth(depths)[free]
+    excess = bound - truth
+    found = {"broken": (excess > 1e-4).float().mean(), "worst": excess.max().clamp(min=0)}
+    found["strength"] = bound.mean() / truth.clamp(min=0).mean()
+    return {name: float(value) for name, value in found.items()}
+
+
+def cropped(columns, beyond):
+    """The scene when only the first columns of its picture are left; bounds are 0 in the others."""
+    part = distance_transform(scene.mask[:, :columns], "pixels", beyond, margin=0.5**0.5)
+    distance = torch.zeros_like(scene.distance)
+    distance[:, :columns] = part / (len(scene.mask) * scene.viewpoint.focal)
+    return replace(scene, distance=distance)
+
+
+solid, view, mask = scene.solid, scene.viewpoint, scene.mask
+draw = torch.rand(mask.shape, generator=torch.Generator().manual_seed(seed))
+depth_inside = distance_transform(~mask)  # pixels from the outline
+middle = torch.tensor(divmod(int(depth_inside.argmax()), len(mask)))
+away = torch.stack(torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij"), -1) - middle
+masks = {
+    "as it is": mask,
+    "dust: 0.2 % of the background": mask | (draw < 0.002),
+    "pinholes: 2 % of the object": mask & (draw > 0.02),
+    "a hole in the seat": mask & (away.float().norm(dim=-1) > 64 / 14),
+    "outline 1 pixel too tight": depth_inside > 1.5,
+}
+spoiled = {name: verdict(nb02.bound_scene(solid, view, mask=wrong)) for name, wrong in masks.items()}
+for beyond in ("background", "unknown"):
+    spoiled[f"cropped, beyond is {beyond}"] = verdict(cropped(22, beyond))
 margins = {"nothing": 0.0, "half a pixel": 0.5, "half a diagonal": 0.5**0.5}
 by_pixels = {
-    (size, name): study.verdict(study.bound_scene(solid, view, size, margin=margin))
+    (size, name): verdict(nb02.bound_scene(solid, view, size, margin=margin))
     for size in (16, 32, 64, 128)
     for name, margin in margins.items()
 }
-spoiled = {
-    name: study.verdict(study.bound_scene(solid, view, mask=mask))
-    for name, mask in study.spoiled_masks(scene.mask, seed).items()
-}
-for beyond in ("background", "unknown"):
-    spoiled[f"cropped, beyond is {beyond}"] = study.verdict(study.cropped(scene, 22, beyond))
-figure = plots.failure_figure(by_pixels, spoiled)
+figure = nb02.failure_figure({case: found["worst"] for case, found in by_pixels.items()}, spoiled)
 
 # %% [markdown]
 # And the corner cases of a data set: an empty silhouette has infinite $D$ and proves that nothing is in front of the
@@ -249,15 +375,23 @@ write_results(
         for name, unit in (("iou", "1"), ("bound", "world unit"), ("hull", "world unit"), ("broken", "1"))
     ]
     + [
-        study_row(name, "distances of a chair of boxes", "worst", found.worst, "world unit", n=64**2, profile=profile)
+        study_row(
+            name, "distances of a chair of boxes", "worst", found["worst"], "world unit", n=64**2, profile=profile
+        )
         for name, found in spoiled.items()
     ],
 )
 print("views  IoU of hull and shape   mean bound   to hull   to shape")
 for row in carved:
     print(f"{row['views']:5}  {row['iou']:.3f} {row['bound']:23.3f} {row['hull']:9.3f} {row['truth']:10.3f}")
-for name, fit in fits.items():
-    print(f"{name}: IoU {fit.iou[-1]:.2f}, outside: below the bound by {fit.missing:.4f}, error of f {fit.error:.3f}")
+depths, missing = scene.depths(12), {}
+for name, field in fields.items():
+    f = values(field, scene.points(depths)[free])
+    missing[name] = float((scene.bound(depths)[free] - f).clamp(min=0).mean())
+    error = float((f - scene.truth(depths)[free]).abs().mean())
+    print(
+        f"{name}: IoU {overlaps[name][-1]:.2f}, outside: below the bound by {missing[name]:.4f}, error of f {error:.3f}"
+    )
 print(f"{time.perf_counter() - begin:.0f} s for this notebook")
 
 # %% tags=["nbval-check-output"]
@@ -266,10 +400,10 @@ print("distance in a picture of one pixel:", distance_transform(torch.eye(3) * t
 print("more views, closer to the shape:", sorted(carved, key=lambda row: row["iou"]) == carved)
 print("bound below hull's distance below shape's:", all(r["bound"] < r["hull"] < r["truth"] for r in carved))
 finest = by_pixels[128, "half a diagonal"]
-print(f"128 pixels, half a diagonal off: broken at under 0.1 % of the points: {finest.broken < 1e-3}")
-crops = [spoiled[f"cropped, beyond is {beyond}"].worst for beyond in ("background", "unknown")]
+print(f"128 pixels, half a diagonal off: broken at under 0.1 % of the points: {finest['broken'] < 1e-3}")
+crops = [spoiled[f"cropped, beyond is {beyond}"]["worst"] for beyond in ("background", "unknown")]
 print("a crop breaks the bound, the repair mends it:", crops[0] > 0.1 > 0.02 > crops[1])
-print("the distance loss keeps to the bound:", fits["distance"].missing < 0.5 * fits["occupancy"].missing)
+print("the distance loss keeps to the bound:", missing["distance"] < 0.5 * missing["occupancy"])
 
 # %% [markdown]
 # ## Where to read on

@@ -32,11 +32,11 @@ import torch
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.paths import prepared_folder, run_folder
-from lib.plots import rays as plots
 from lib.figures.shapes import viewpoint_at
 from lib.figures.source import show_source
-from lib.rendering.surface import compare_maps, height_color, mesh_scene, sphere_scene
+from lib.figures.viewer import controlled
 from lib.rendering.volume import compositing_weights, laplace_density, render_rays
+from support import nb03
 
 begin = time.perf_counter()
 run = run_folder("03_volume_rendering", profile, run_dir)
@@ -45,7 +45,7 @@ named = data.metadata.index[data.metadata["model"] == model] if model else data.
 if len(named) == 0:
     raise InputError(f"model: there is no {category} {model!r} in the training split; leave it empty for the first")
 mesh = data.mesh(int(named[0]))
-scene = mesh_scene(mesh, viewpoint_at(35, 20), 80 if profile == "quick" else 160, height_color)
+scene = nb03.mesh_scene(mesh, viewpoint_at(35, 20), 80 if profile == "quick" else 160)
 
 # %% [markdown]
 # ## The picture first
@@ -58,7 +58,7 @@ scene = mesh_scene(mesh, viewpoint_at(35, 20), 80 if profile == "quick" else 160
 # just there. By the end of this notebook you can say where each comes from, and how large it must be.
 
 # %% tags=["key-figure"] alt="A chair by exact ray casting, by volume rendering, and the differences of all maps"
-figure = plots.comparison_figure(scene, beta=0.02, samples=64)
+figure = nb03.comparison_figure(scene, beta=0.02, samples=64)
 
 # %% [markdown]
 # How did a designer's mesh become a distance function? Such meshes are soups of triangles with holes, so "inside" is
@@ -93,15 +93,7 @@ show_source(laplace_density, compositing_weights, render_rays)
 # $\beta$ small with few samples: the leg falls between two dots.
 
 # %% tags=["control"] alt="Distance, density, transmittance and weight along the ray of one pixel"
-from lib.widgets.rays import beta_slider, draw_comparison, draw_ray, pixel_sliders, samples_slider
-from lib.figures.viewer import controlled
-
-redraw = controlled(
-    lambda **values: draw_ray(scene, **values),
-    **pixel_sliders(scene, scene.image_size * 55 // 96, scene.image_size * 66 // 96),
-    beta=beta_slider(),
-    samples=samples_slider(),
-)
+redraw = nb03.ray_control(scene, scene.image_size * 55 // 96, scene.image_size * 66 // 96)
 
 # %% [markdown]
 # ## How wrong is it?
@@ -113,7 +105,7 @@ from lib.evaluation import write_results
 from lib.evaluation.studies import study_row
 
 betas, counts = (0.1, 0.03, 0.01, 0.003, 0.001), (16, 32, 64, 128, 256)
-errors = {(beta, n): compare_maps(scene.render(beta, n), scene.exact) for beta in betas for n in counts}
+errors = {(beta, n): nb03.compare_maps(scene.render(beta, n), scene.exact) for beta in betas for n in counts}
 units = {"mask": "1", "iou": "1", "depth": "world unit", "depth_bias": "world unit", "normal": "degree", "rgb": "1"}
 about = {"n": scene.image_size**2, "dataset": data.name, "split": "train", "category": category, "profile": profile}
 rows = [
@@ -122,7 +114,7 @@ rows = [
     for name, unit in units.items()
 ]
 write_results(run / "results.json", rows)
-figure = plots.error_curves(errors)
+figure = nb03.error_curves(errors)
 
 # %% [markdown]
 # Each line has two regimes. On its flat part the error is *blur*: it belongs to $\beta$, and more samples do not help.
@@ -134,9 +126,7 @@ figure = plots.error_curves(errors)
 # See it in pictures:
 
 # %% tags=["control"] alt="Exact and rendered maps and their differences for a chosen beta and number of samples"
-redraw = controlled(
-    lambda **values: draw_comparison(scene, **values), beta=beta_slider(0.001), samples=samples_slider(32)
-)
+redraw = controlled(lambda **values: nb03.comparison_figure(scene, **values), **nb03.render_controls(0.001, 32))
 
 # %% [markdown]
 # ## The limit of small β
@@ -157,7 +147,7 @@ redraw = controlled(
 # spacing too late (dotted).
 
 # %% tags=["limit"] alt="Depth error of a flat wall over beta: 0.343 beta, then half a spacing"
-figure = plots.depth_bias_figure((0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1), (64, 256, 4096))
+figure = nb03.depth_bias_figure((0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1), (64, 256, 4096))
 
 # %% [markdown]
 # A wall's depth is too far, yet the chair's mean depth above is too *near*. No contradiction: a ray that meets
@@ -174,7 +164,7 @@ figure = plots.depth_bias_figure((0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1), (
 # %% tags=["thin"] alt="Rendered mask of a slab over its thickness, and the legs of the chair with 16 to 256 samples"
 side = scene.image_size
 legs = (slice(side // 2, side), slice(side // 4, 5 * side // 6))
-figure = plots.thin_figure(scene, (16, 32, 64, 128, 256), beta=0.001, crop=legs)
+figure = nb03.thin_figure(scene, (16, 32, 64, 128, 256), beta=0.001, crop=legs)
 
 # %% [markdown]
 # What is not sampled gets no gradient either: a leg that a ray does not see cannot be pulled to where the image has
@@ -189,7 +179,7 @@ figure = plots.thin_figure(scene, (16, 32, 64, 128, 256), beta=0.001, crop=legs)
 # mask's gradient vanishes, and nothing is learned. Numbers are the mean mask of pixels that should be empty.
 
 # %% tags=["interval"] alt="Masks with a last interval of length zero and infinity, for falling beta"
-figure = plots.interval_figure(scene, (0.1, 0.05, 0.03, 0.02, 0.01))
+figure = nb03.interval_figure(scene, (0.1, 0.05, 0.03, 0.02, 0.01))
 
 # %% [markdown]
 # ## Random positions
@@ -200,7 +190,7 @@ figure = plots.interval_figure(scene, (0.1, 0.05, 0.03, 0.02, 0.01))
 
 # %% tags=["jitter"] alt="Depth errors: rings with fixed samples, noise with random ones"
 generator = torch.Generator().manual_seed(seed)
-figure = plots.jitter_figure(scene, beta=0.003, samples=32, repeats=32, generator=generator)
+figure = nb03.jitter_figure(scene, beta=0.003, samples=32, repeats=32, generator=generator)
 
 # %% [markdown]
 # ## Which gradient is the normal?
@@ -236,13 +226,13 @@ print(f"share of points without a density gradient, 32 bits, β = 0.002: {lost:.
 # %% [markdown]
 # ## A check without a mesh
 #
-# The grid has errors of its own. A sphere has none: distance, hit and normal are closed forms. If the renderer is
+# The grid itself has errors. A sphere has none: distance, hit and normal are closed forms. If the renderer is
 # right, its errors must go to zero as $\beta$ falls and samples grow.
 
 # %%
-sphere = sphere_scene(viewpoint_at(30, 20).to(torch.float64), radius=0.4, image_size=48)
+sphere = nb03.sphere_scene(viewpoint_at(30, 20).to(torch.float64), radius=0.4, image_size=48)
 on_sphere = {
-    pair: compare_maps(sphere.render(*pair), sphere.exact) for pair in ((0.02, 64), (0.005, 256), (0.001, 1024))
+    pair: nb03.compare_maps(sphere.render(*pair), sphere.exact) for pair in ((0.02, 64), (0.005, 256), (0.001, 1024))
 }
 for (beta, n), e in on_sphere.items():
     print(f"β = {beta:<6g} {n:5} samples: mask {e.mask:.4f}, depth {e.depth:.4f}, normals {e.normal:.2f}°")
@@ -269,9 +259,9 @@ fine = on_sphere[0.001, 1024]
 print(
     f"sphere, β = 0.001: mask error {fine.mask:.3f}, depth error {fine.depth:.3f}, normals within 1°: {fine.normal < 1}"
 )
-print(f"depth of a wall lies {plots.wall_depth_bias(0.02, 4096) / 0.02:.3f} β behind it")
-print(f"mask of a sheet without thickness: {float(plots.slab_opacity(0.0, 0.002, 0.0005).mean()):.2f}")
-thin = {t: float((plots.slab_opacity(t, 1e-4, 1.4 / 64) > 0.5).mean()) for t in (0.005, 0.011, 0.022)}
+print(f"rendered depth of a wall: {nb03.wall_depth_bias(0.02, 4096) / 0.02:.3f} β behind it")
+print(f"mask of a sheet without thickness: {float(nb03.slab_opacity(0.0, 0.002, 0.0005).mean()):.2f}")
+thin = {t: float((nb03.slab_opacity(t, 1e-4, 1.4 / 64) > 0.5).mean()) for t in (0.005, 0.011, 0.022)}
 print("64 samples see a slab of", ", ".join(f"{t} with probability {p:.2f}" for t, p in thin.items()))
 finest = [errors[beta, 256].mask for beta in betas]
 print("mask error falls with β at 256 samples:", finest == sorted(finest, reverse=True))

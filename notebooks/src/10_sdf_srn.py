@@ -35,12 +35,11 @@ import torch
 from lib.training.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.paths import WEIGHTS, prepared_folder, run_folder
-from lib.plots import marching as plots
 from lib.figures.source import show_source
 from lib.training.recipes import SDF_SRN_RECIPES
 from lib.systems.sdf_srn import SDFSRN
 from lib.training.__main__ import choose_device
-from lib.figures.viewer import controlled
+from support import nb10
 
 begin, quick = time.perf_counter(), profile == "quick"
 chosen = SDF_SRN_RECIPES["sdf-srn-quick" if quick else "sdf-srn-small"].changed(seed=seed)
@@ -55,11 +54,11 @@ print(f"{len(data)} training images of {data.metadata['model'].nunique()} models
 # Left: all that SDF-SRN is given of an object, one image with its silhouette and viewpoint. Middle: the distance
 # transform $D$ of the silhouette. Right: the plane through the camera and the red column. A pixel with distance $D$
 # proves that the field is at least $b$ there, at *every* depth: the bright bands are empty space. Where the silhouette
-# is, $b = 0$: it says nothing about depth, and the true object (white) lies somewhere within the dark.
+# is, $b = 0$: it says nothing about depth, and the true object (white) is somewhere within the dark.
 
 # %% tags=["idea"] alt="A chair's image, the distance transform of its silhouette, and the bound it proves on a vertical plane"
 shown = len(test) // 6
-figure = plots.idea_figure(test.batch(torch.tensor([shown])), test.mesh(shown))
+figure = nb10.idea_figure(test.batch(torch.tensor([shown])), test.mesh(shown))
 
 # %% [markdown]
 # ## The parts
@@ -99,23 +98,18 @@ show_source(SDFSRN.losses_of, march, find_surface, sign_losses)
 # distances with marchers trained on the spot, from silhouettes alone; the chair is a trained field with its own marcher.
 
 # %%
-from lib.studies import marching as study
-
 shipped = WEIGHTS / f"sdf-srn-{dataset}-{category}"
 source = Path(checkpoint) if checkpoint else shipped if shipped.is_dir() else None
 example = test.batch(torch.tensor([shown]))
-cases = [study.solid_case(name, steps=150, seed=seed) for name in study.SOLIDS]
+cases = [nb10.solid_case(name, steps=150, seed=seed) for name in nb10.SOLIDS]
 if source:
     trained = load_system(source, accelerator.device, expected="sdf_srn")
-    cases.insert(0, study.system_case("chair", trained.cpu(), example.rgb, example.viewpoint))
+    cases.insert(0, nb10.system_case("chair", trained.cpu(), example.rgb, example.viewpoint))
 else:
     print(f"There is no {shipped.name} in lib/weights: a learned field is missing in the next pictures.")
 
 # %% tags=["key-figure"] alt="A ray's strides on a slice of a distance field, the bracketed surface and bisection within it"
-from lib.widgets.marching import draw_march, march_controls
-
-controls = march_controls(cases, shown=14)
-redraw = controlled(draw_march(cases), **controls)
+redraw = nb10.march_explorer(cases, shown=14)
 
 # %% [markdown]
 # ## What a stride is worth
@@ -132,8 +126,8 @@ redraw = controlled(draw_march(cases), **controls)
 # them back.
 
 # %% tags=["marching-study"] alt="Median depth error and missed surfaces over evaluations a ray, for solids and a learned field"
-table = pd.concat([study.marching_table(case) for case in cases], ignore_index=True)
-figure = plots.study_figure(table)
+table = pd.concat([nb10.marching_table(case) for case in cases], ignore_index=True)
+figure = nb10.study_figure(table)
 sixteen = table[table["evaluations"] <= 16].groupby(["field", "method"], sort=False).last()
 display(sixteen.rename(columns={"median": "median error", "p95": "95 % of errors below"}).round(4))
 
@@ -196,13 +190,13 @@ print(f"{total} steps")
 # ## Where are the surfaces?
 #
 # The paper assumes that the last interval holds the zero. That is what Eq. 7 trains for, but nothing enforces it, and
-# after a training as short as the quick one most zeros lie in an earlier interval. The released code bisects the last
+# after a training as short as the quick one most zeros are in an earlier interval. The released code bisects the last
 # interval all the same and so returns a point where $f$ may be anything. Here the *first* interval that enters counts, a
 # ray without one has no surface, and all kinds are counted, each step. (Many rays look past the object: the grey part is
 # not an error.)
 
 # %% tags=["crossings"] alt="Share of rays whose surface is in the last interval, in an earlier one, or nowhere, over training"
-figure = plots.crossings_figure(crossings)
+figure = nb10.crossings_figure(crossings)
 
 # %% [markdown]
 # ## What it learned
@@ -281,7 +275,7 @@ kept = RESULTS / "sdf-srn-table-3.json"  # written by lib.course.experiment
 if kept.is_file():
     ablations = read_results(kept)
     display(comparison_table(ablations, "raw"))
-    figure = plots.ablation_figure(ablations)
+    figure = nb10.ablation_figure(ablations)
 else:
     print(f"The ablations have not been run yet: lib/results/{kept.name} is missing.")
 
@@ -293,11 +287,12 @@ else:
 # the viewpoint is known.
 
 # %%
-from lib.systems.sdf_srn_target import silhouette_iou
+from lib.losses.reprojection import soft_iou
 
-steps = 40 if quick else best.config.refine_steps
+steps = 40 if quick else 500
 refined = best.refine(held_out, torch.Generator().manual_seed(seed), steps=steps)
-before, after = (silhouette_iou(shape.render(image_size=64).mask, held_out.mask) for shape in (shapes, refined))
+drawn = [(shape.render(image_size=64).mask > 0.5).float().flatten(1) for shape in (shapes, refined)]
+before, after = (soft_iou(mask, held_out.mask.flatten(1)) for mask in drawn)
 print("IoU of rendered and given silhouettes, before:", [round(v, 2) for v in before.tolist()])
 print(f"                     after {steps:3} steps of Adam:", [round(v, 2) for v in after.tolist()])
 
@@ -309,13 +304,13 @@ print(f"                     after {steps:3} steps of Adam:", [round(v, 2) for v
 #   of crossings over the silhouette's share.
 # - **A surface far behind the scene.** Eq. 7 asks for a negative value at the end of the march, wherever that is: with two
 #   of three seeds our marcher ran away to a surface ten units behind the object, and the scene stayed empty. *Ours*, in
-#   the recipes `sdf-srn-small` and `-quick` (`cube_weight`): objects are known to lie in the unit cube, so no marched
+#   the recipes `sdf-srn-small` and `-quick` (`cube_weight`): objects are known to be in the unit cube, so no marched
 #   point may be nearer to the surface than to the cube. The paper's recipes do without.
 # - **Silhouettes without an outline.** An image that is all object, or none, has no $D$: such pixels have weight 0 in
-#   Eq. 4 and no NaN leaves a loss; an object that touches the border is cut, and what lies beyond the border is taken for
+#   Eq. 4 and no NaN leaves a loss; an object that touches the border is cut, and what is beyond the border is taken for
 #   background unless the setting `beyond` is `"unknown"` (notebook 02). The training log counts all three:
 #   `silhouettes_empty`, `silhouettes_full`, `silhouettes_cut`.
-# - **The ray starts inside.** With a camera nearer than the recipe's, $z^{(0)}$ may lie in the object: such rays are
+# - **The ray starts inside.** With a camera nearer than the recipe's, $z^{(0)}$ may be inside the object: such rays are
 #   counted as "inside" and have no surface.
 # - **Wrong viewpoints.** Everything above believes them. With viewpoints that are off by a few degrees bounds carve into
 #   the object, the louder the nearer to its outline. ShapeClipper exists because they are usually not known at all.
