@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -15,7 +16,7 @@ from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.geometry.cameras import Viewpoint
 from lib.systems.base import Reconstruction
-from lib.systems.sdf_srn import ABLATIONS, SDFSRN
+from lib.systems.sdf_srn import ABLATIONS, SDFSRN, outside_only, sample_target
 from lib.training.log import read_log
 from lib.training.loop import TrainingConfig, train
 
@@ -120,13 +121,54 @@ def masks_of_all_kinds() -> torch.Tensor:
     return masks
 
 
+def brute_force(mask: np.ndarray) -> np.ndarray:
+    """Distance of each pixel centre to the nearest one of the mask in a picture with a border of one more pixel."""
+    centres = np.stack(np.meshgrid(np.arange(SIZE + 2), np.arange(SIZE + 2), indexing="ij"), -1).reshape(-1, 2)
+    there = centres[np.pad(mask, 1, constant_values=True).ravel()]
+    return np.linalg.norm(centres[:, None] - there[None], axis=-1).min(1).reshape(SIZE + 2, SIZE + 2)[1:-1, 1:-1]
+
+
+def test_a_border_that_is_unknown_counts_as_boundary_on_both_sides():
+    masks = masks_of_all_kinds()
+    batch = make_batch(6, neighbor=False)
+    target = sample_target(replace(batch, mask=masks), SIZE**2, True, generator(), "unknown")
+    inside = masks.numpy() > 0.5
+    outer = np.stack([brute_force(one) for one in inside]) - 0.5
+    inner = np.stack([brute_force(~one) for one in inside]) - 0.5
+    index = ((target.plane * 4 + 0.5) * SIZE).floor() @ torch.tensor([1.0, SIZE])  # focal length 4
+    index = index.long().flatten(1).numpy()
+    expected = np.take_along_axis(outer.clip(0).reshape(6, -1), index, 1) / (4 * SIZE)
+    np.testing.assert_allclose(target.distance, expected, atol=1e-6)
+    weights = np.take_along_axis(1 / np.maximum(outer, inner).reshape(6, -1), index, 1)
+    np.testing.assert_allclose(target.weights, weights, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [10, 0], ids=["cut", "outside"])
+def test_a_crop_forbids_nothing_that_the_whole_picture_allows_if_what_is_beyond_it_is_unknown(rows):
+    """A post with an arm, of which the crop, the middle of a picture, shows the foot of the post, or nothing."""
+    whole = np.zeros((2 * SIZE, 2 * SIZE), dtype=bool)
+    whole[5, 6:22] = True
+    whole[2 : 2 + rows, 6:10] = True
+    crop = slice(SIZE // 2, SIZE // 2 + SIZE)
+    there = np.argwhere(whole)
+    places = np.stack(np.meshgrid(np.arange(2 * SIZE), np.arange(2 * SIZE), indexing="ij"), -1)[crop, crop]
+    true = np.linalg.norm(places[:, :, None] - there, axis=-1).min(-1).ravel()
+    batch = replace(make_batch(1, neighbor=False), mask=torch.from_numpy(whole[crop, crop]).float()[None])
+    for beyond, valid in (("unknown", True), ("background", False)):
+        target = outside_only(sample_target(batch, SIZE**2, True, generator(), beyond))
+        index = ((target.plane[0] * 4 + 0.5) * SIZE).floor() @ torch.tensor([1.0, SIZE])  # focal length 4
+        bound = target.distance[0].numpy() * 4 * SIZE
+        assert bool((bound <= true[index.long()] + 1e-4).all()) is valid
+
+
 @given(
     st.sampled_from(["full model", *ABLATIONS]),
+    st.sampled_from(["background", "unknown"]),
     st.sampled_from(["perspective", "weak_perspective"]),
 )
 @settings(max_examples=10)
-def test_unusable_silhouettes_are_counted_and_give_numbers(ablation, projection):
-    settings = ABLATIONS.get(ablation, {}) | {"projection": projection}
+def test_unusable_silhouettes_are_counted_and_give_numbers(ablation, beyond, projection):
+    settings = ABLATIONS.get(ablation, {}) | {"beyond": beyond, "projection": projection}
     system = make_tiny(rays=SIZE**2, **settings)
     losses = system.losses(replace(make_batch(6, neighbor=False), mask=masks_of_all_kinds()), generator())
     sum(losses.values()).backward()
@@ -161,7 +203,7 @@ def test_a_log_counts_rays_and_silhouettes_of_the_whole_batch(tmp_path):
         assert row["rays_last"] + row["rays_early"] + row["rays_none"] == 8 * TINY.rays
 
 
-@pytest.mark.parametrize(("setting", "value"), [("field", "grass"), ("hit_gradient", "slow")])
+@pytest.mark.parametrize(("setting", "value"), [("field", "grass"), ("beyond", "grass"), ("hit_gradient", "slow")])
 def test_settings_are_what_their_lists_name(setting, value):
     config = make_tiny(hit_gradient="implicit").config
     object.__setattr__(config, setting, value)  # around the type checker of these tests, which users do not have

@@ -16,8 +16,7 @@ RETIRED = {
     "shapeclipper": "code_size projection distance distance_range focal width sdf_layers texture_layers frequencies "
     "sphere_radius depth_range image_layout render_path skip_weight skip_beta beta_min beta_from beta_until "
     "normal_l1_weight quarters_from quarter_margin quarter_rays quarter_samples",
-    "sdf_srn": "layers viewpoint render_path steps bisections state_size beyond bound refine_steps refine_rate "
-    "image_layout",
+    "sdf_srn": "layers viewpoint render_path steps bisections state_size bound refine_steps refine_rate image_layout",
 }
 
 

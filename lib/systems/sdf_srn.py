@@ -18,7 +18,7 @@ from lib.data.loading import Batch
 from lib.errors import InputError
 from lib.fields.hypernetwork import Hypernetwork, WrittenField
 from lib.geometry.cameras import Projection, Rays, Viewpoint, camera_rays, check_viewpoint, index_to_pixel, points_along
-from lib.geometry.distance_transform import Unusable, count_unusable, distance_transform, sdf_lower_bound
+from lib.geometry.distance_transform import Beyond, Unusable, count_unusable, distance_transform, sdf_lower_bound
 from lib.losses.field import eikonal_loss, sphere_sdf
 from lib.losses.reprojection import rgb_loss
 from lib.losses.silhouette import importance_weight, sdf_bound_loss
@@ -64,6 +64,7 @@ class SDFSRNConfig(SystemConfig):
     rays: int = 1024
     silhouette_depths: int = 5
     importance: bool = True
+    beyond: Beyond = "background"  # the picture's border; "unknown" for crops that may cut the object (notebook 02)
     rgb_weight: float = 1.0  # on colours in [-1, 1]
     sdf_weight: float = 3.0
     last_weight: float = 1.0
@@ -80,6 +81,8 @@ class SDFSRNConfig(SystemConfig):
     def __post_init__(self):
         if self.field not in ("distance", "occupancy"):
             raise InputError(f"field: {self.field!r} is neither 'distance' nor 'occupancy'")
+        if self.beyond not in ("background", "unknown"):
+            raise InputError(f"beyond: {self.beyond!r} is neither 'background' nor 'unknown'")
         if min(self.rays, self.silhouette_depths) < 1:
             raise InputError("rays and silhouette_depths must be at least 1")
         if not 0 <= self.rescale < 1:
@@ -189,7 +192,7 @@ class SDFSRN(System):
         field = self.hypernetwork(code)
 
         # Some pixels of each image, with their rays and distances to the silhouette.
-        target = sample_target(batch, config.rays, config.importance, generator)
+        target = sample_target(batch, config.rays, config.importance, generator, config.beyond)
         self.silhouettes = asdict(target.unusable)
 
         # March N strides along each ray (Eq. 6) and ask for the right signs there (Eq. 7).
@@ -376,7 +379,9 @@ class Target:
     unusable: Unusable
 
 
-def sample_target(batch: Batch, rays: int, importance: bool, generator: torch.Generator) -> Target:
+def sample_target(
+    batch: Batch, rays: int, importance: bool, generator: torch.Generator, beyond: Beyond = "background"
+) -> Target:
     """Draw pixels, all alike (Sec. 4), and look up what belongs to them.
 
     The boundary of a silhouette is half-way between two pixel centres, so half a pixel is taken off all distances.
@@ -384,15 +389,16 @@ def sample_target(batch: Batch, rays: int, importance: bool, generator: torch.Ge
     Silhouettes that say little are used as they are, and counted, so that nothing is divided by nothing. An image that
     is silhouette everywhere, or nowhere, has no boundary: all its pixels count as an image's width away from one. An
     empty one has infinite distances, which bound nothing, and a full one has no pixel outside: Eq. 4 leaves both out.
-    One that touches the border is taken for whole: where the crop cut the object, that forbids what is there.
+    One that touches the border is taken for whole: where the crop cut the object, that forbids what is there. With
+    `beyond` = "unknown" the border counts as boundary, on both sides, and nothing is forbidden that may be cut off.
     """
     size = batch.rgb.shape[1]
     index = sample_pixels(torch.ones_like(batch.mask), rays, generator)  # (B, R)
     viewpoint, pixels = batch.viewpoint, index_to_pixel(index, size)
     mask = (batch.mask > 0.5).cpu()
     device = batch.mask.device
-    outer = values_at(distance_transform(mask, margin=0.5).to(device), index)  # pixels, 0 inside
-    inner = values_at(distance_transform(~mask, margin=0.5).to(device), index)  # pixels, 0 outside
+    outer = values_at(distance_transform(mask, beyond=beyond, margin=0.5).to(device), index)  # pixels, 0 inside
+    inner = values_at(distance_transform(~mask, beyond=beyond, margin=0.5).to(device), index)  # pixels, 0 outside
     weights = 1 / torch.maximum(outer, inner).clamp(max=size)
     focal = viewpoint.focal[:, None]
     return Target(
