@@ -75,8 +75,16 @@ def terms_of(batch=None, **changes) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def ball() -> SDFSRN:
+def few_strides():
+    """For the rest of the module: a trained marcher keeps its number of strides."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def ball(few_strides) -> SDFSRN:
     """A system that writes spheres of radius 0.4 and has learned to march to them."""
+    few_strides.setattr(sdf_srn, "STRIDES", 6)
     system = make_tiny(sphere_radius=0.4, width=32, frequencies=1)
     batch = replace(make_batch(4, neighbor=False, mask=disc(0.317)), index=torch.arange(4))  # 0.4 at distance 5
     optimizer = torch.optim.Adam(system.hypernetwork.parameters(), 1e-2)
@@ -145,8 +153,7 @@ def test_cube_term_of_an_occupancy_asks_for_its_sign_alone(monkeypatch):
     points = torch.tensor([[[[0.0, 0, 0.7], [0.0, 0, 7.0], [0.1, 0, 0]]]])
     empty, full = torch.full((1, 1, 3), 20.0), torch.full((1, 1, 3), -20.0)
     monkeypatch.setattr(sdf_srn_small, "points_along", lambda rays, depths: points)
-    target = sample_target(make_batch(1, neighbor=False), 3, True, generator())
-    target = replace(target, inside=target.inside[:, :1], weights=target.weights[:, :1])
+    target = sample_target(make_batch(1, neighbor=False), 1, True, generator())
     assert system.ray_losses(target, empty, empty)["cube"] < 1e-7  # a logit is no distance: it need not grow
     assert system.ray_losses(target, full, full)["cube"] == pytest.approx(2 * 20 / 3, rel=1e-6)  # the third is inside
 
@@ -253,7 +260,7 @@ def test_silhouette_loss_of_a_true_distance_is_nothing_and_of_a_swollen_one_is_n
         batch = Batch(torch.tensor([0]), torch.ones(1, size, size, 3), mask, None, view, torch.ones(1, size, size))
         target = outside_only(sample_target(batch, 900, True, generator()))
         losses.append(ball.silhouette_loss(ball.hypernetwork(code), target, generator()).item())
-    assert losses[0] < 0.02 < 10 * losses[0] < losses[1]
+    assert losses[0] < 0.02 and losses[1] > max(10 * losses[0], 1e-3)
 
 
 # --- what is compared with -----------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ figure = nb10.idea_figure(test.batch(torch.tensor([shown])), test.mesh(shown))
 # | $\mathcal{L}_{SDF}$ | $f \ge b$ outside the silhouette, weight $1/D$ (Eq. 4) | `lib.losses.silhouette` |
 # | $\mathcal{L}_{ray}$ | signs at the marched points (Eq. 7) | `sign_losses` |
 # | $\mathcal{L}_{RGB}$ | colour where the ray hits (Eq. 8) | `rgb_loss` at bisection's depth |
-# | $\mathcal{L}_{eik}$ | $\lVert\nabla f\rVert = 1$ (Eq. 10) | `WrittenField.eikonal` |
+# | $\mathcal{L}_{eik}$ | $\lVert\nabla f\rVert = 1$ (Eq. 10) | `WrittenField.with_gradient`, `eikonal_loss` |
 #
 # $$\mathcal{L} = \lambda_{RGB}\mathcal{L}_{RGB} + \lambda_{SDF}\mathcal{L}_{SDF} + \lambda_{ray}\mathcal{L}_{ray}
 # + \lambda_{eik}\mathcal{L}_{eik} \qquad\text{(Eq. 11)}$$
@@ -182,7 +182,7 @@ def watch(system, row):
 
 torch.manual_seed(seed)
 board = LiveBoard(Snapshots(test.batch(torch.tensor([len(test) // 2])), every=total // 8))
-system = SDFSRN(chosen.system)
+system = make_system(chosen.system)
 system = train(system, chosen.training, data, run / "training", listeners=(board, watch), accelerator=accelerator)
 print(f"{total} steps")
 
