@@ -8,15 +8,11 @@ numbers of every sample, and `summarize` turns those into rows. `results_table` 
 from lib.evaluation.instances import (
     DEFAULT_PROTOCOLS,
     DEFAULT_THRESHOLDS,
-    Prediction,
-    Predictor,
     evaluate_instances,
     measure_shape,
     measure_viewpoint,
-    system_predictor,
-    validation_chamfer_distance,
 )
-from lib.evaluation.refinement import refined_predictor
+from lib.evaluation.predictors import Prediction, Predictor, refined_predictor, system_predictor
 from lib.evaluation.results import (
     RESULT_COLUMNS,
     commit,
@@ -49,7 +45,6 @@ __all__ = [
     "results_table",
     "summarize",
     "system_predictor",
-    "validation_chamfer_distance",
     "write_instances",
     "write_results",
 ]
