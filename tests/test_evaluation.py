@@ -142,15 +142,14 @@ def test_two_runs_are_identical_and_a_part_measures_as_the_whole(test_split):
 class BallSystem(torch.nn.Module):
     """The face of a system: a ball of radius 0.3 seen from azimuth 40, or from where it is told."""
 
-    name = "ball"
-
     def __init__(self, viewpoint):
         super().__init__()
+        self.needs_viewpoint = viewpoint == "given"
         self.config = SimpleNamespace(viewpoint=viewpoint)
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def reconstruct(self, images, viewpoint=None):
-        assert (viewpoint is None) == (self.config.viewpoint != "given")
+        assert (viewpoint is None) == (not self.needs_viewpoint)
         count = len(images)
         guess = Viewpoint.from_angles(torch.full((count,), 40.0).deg2rad(), torch.zeros(count))
 
@@ -164,15 +163,12 @@ class BallSystem(torch.nn.Module):
 @pytest.mark.parametrize("viewpoint", ["predicted", "given"])
 def test_a_system_is_measured_with_its_own_or_the_given_viewpoint(test_split, viewpoint):
     rows = evaluate(BallSystem(viewpoint), test_split, resolution=30, **QUICK)
-    assert {row["system"] for row in rows} == {"ball"}
     assert value_of(rows, "f_score@0.01", "raw") < 0.05
     measured = [row["metric"] for row in rows if row["protocol"] == "none" and row["category"] == "all"]
     if viewpoint == "given":  # nothing was predicted
         assert measured == ["empty_meshes"]
     else:
         assert value_of(rows, "azimuth_entropy") == 0
-    full = evaluation.validation_chamfer_distance(BallSystem(viewpoint), test_split, range(6), points=2000)
-    assert full == pytest.approx(value_of(rows, "chamfer_distance", "view"), rel=0.05)
 
 
 def test_bootstrap_of_means_has_the_width_that_theory_gives():

@@ -30,18 +30,10 @@ TITLES = {"chamfer_distance": "CD", "completeness": "coverage", "azimuth_error":
 
 @dataclass(frozen=True)
 class Reference:
-    """Where our number is.
+    """Where our number is: in a file below ``lib/`` (with ``*`` in several), in the one row with these columns.
 
-    Attributes
-    ----------
-    file : str
-        Below ``lib/``; with ``*`` several.
-    columns : dict
-        Values of the columns of results that pick one row.
-    scale : float
-        From our number to the paper's unit.
-    subject : tuple of str
-        Columns that say whose number it is, and of what: where no row has their values, it was not run.
+    `scale` leads from it to the paper's unit. `subject` are the columns that say whose number it is, and of what:
+    where no row has their values, it was not run.
     """
 
     file: str
@@ -54,18 +46,8 @@ class Reference:
 class Claim:
     """A cell of a paper's table, or a statement with a number.
 
-    Attributes
-    ----------
-    paper, where : str
-        Key of the paper; "Table 2" or "Sec. 3.2".
-    row, column : str
-        Of the table; a statement is its text, and its unit.
-    protocol : str
-        Empty for a statement.
-    value : float or None
-        As printed; None where the paper prints "-".
-    ours : dict
-        Size -> where our number is, if it was run.
+    `where` is "Table 2" or "Sec. 3.2". `row` and `column` of a statement are its text and its unit, and its protocol is
+    empty. `value` is None where the paper prints "-". `ours`: size -> where our number is, if it was run.
     """
 
     paper: str

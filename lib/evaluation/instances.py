@@ -43,10 +43,8 @@ def evaluate_instances(
         Gives a `Prediction` for each image of a batch; a system is wrapped by `system_predictor`.
     dataset : PreparedDataset
         With meshes, and viewpoints for any protocol but ``raw``.
-    protocols : sequence of str
-        Keys of `lib.geometry.alignment.PROTOCOLS`, which explains them.
-    thresholds : sequence of float
-        Of the F-scores, in the unit of the protocol.
+    protocols, thresholds
+        Keys of `lib.geometry.alignment.PROTOCOLS`, which explains them; distances of the F-scores, in their units.
     resolution : int
         Of marching cubes, where `predictor` is a system.
     points : int

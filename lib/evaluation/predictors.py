@@ -11,22 +11,14 @@ from torch import nn
 
 from lib.data.loading import Batch
 from lib.errors import InputError
-from lib.geometry.meshes import clean_mesh
-from lib.systems.base import Reconstruction
 
 
 @dataclass(frozen=True)
 class Prediction:
     """What a system says about one image.
 
-    Attributes
-    ----------
-    mesh : trimesh.Trimesh
-        In the system's canonical frame; empty where it found no surface.
-    rotation : ndarray, shape (3, 3)
-        World to camera (OpenCV).
-    true_view : bool
-        The rotation was given, not predicted: it is not measured.
+    The mesh is in the system's canonical frame, and empty where it found no surface; the rotation is world to camera
+    (OpenCV). `true_view`: the rotation was given, not predicted, and is not measured.
     """
 
     mesh: trimesh.Trimesh
@@ -42,18 +34,13 @@ def needs_viewpoint(system: nn.Module) -> bool:
     return system.config.viewpoint == "given"  # THE LEAD: system.needs_viewpoint
 
 
-def system_predictor(
-    system: nn.Module, resolution: int = 100, min_area_fraction: float = 0.0, colored: bool = True
-) -> Predictor:
+def system_predictor(system: nn.Module, resolution: int = 100, colored: bool = True) -> Predictor:
     """A system of `lib.systems` as a predictor. One that needs viewpoints gets those of the batch.
 
     Parameters
     ----------
     resolution : int
         Of marching cubes, samples along each axis.
-    min_area_fraction : float
-        Drop loose parts of the mesh below this fraction of its area (`clean_mesh`); 0, as in the released code,
-        keeps all.
     colored : bool
         Give the meshes their texture, to be looked at; measuring needs none.
     """
@@ -64,10 +51,7 @@ def system_predictor(
             raise InputError("This system was trained with given viewpoints, and the dataset has none.")
         batch = batch.to(next(system.parameters()).device)
         shapes = system.reconstruct(batch.rgb, batch.viewpoint if given else None)
-        predictions = _predictions(shapes, len(batch.rgb), resolution, colored, given)
-        if min_area_fraction > 0:
-            predictions = [replace(p, mesh=clean_mesh(p.mesh, min_area_fraction)) for p in predictions]
-        return predictions
+        return _predictions(shapes, len(batch.rgb), resolution, colored, given)
 
     return predict
 
@@ -106,7 +90,8 @@ def refined_predictor(
     return predict
 
 
-def _predictions(shapes: Reconstruction, count: int, resolution: int, colored: bool, given: bool) -> list[Prediction]:
+def _predictions(shapes, count: int, resolution: int, colored: bool, given: bool) -> list[Prediction]:
+    """Meshes and viewpoints of a `lib.systems.base.Reconstruction`."""
     rotations = shapes.viewpoint.rotation().detach().double().cpu().numpy()
     meshes = [shapes.mesh(resolution, i, colored=colored) for i in range(count)]
     return [Prediction(mesh, rotation, given) for mesh, rotation in zip(meshes, rotations, strict=True)]

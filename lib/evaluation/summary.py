@@ -25,18 +25,10 @@ SHAPE_UNITS = {"raw": "longest side"} | dict.fromkeys(("view", "icp", "rotation"
 
 @dataclass(frozen=True)
 class Run:
-    """Whose numbers these are.
+    """Whose numbers these are: a name for tables, and how it was trained.
 
-    Attributes
-    ----------
-    system : str
-        Name shown in tables.
-    profile : str
-        "quick", "small", "full", "paper"; "none" for what is not trained.
-    steps : int or None
-        Training steps.
-    seed : int or None
-        Of the training; None: the seed of the evaluation is written.
+    The profile is "quick", "small", "full" or "paper", and "none" for what is not trained. Without a seed of the
+    training that of the evaluation is written.
     """
 
     system: str
@@ -110,9 +102,8 @@ def bootstrap_interval(
 
     Parameters
     ----------
-    values : ndarray, shape (n,)
     groups : iterable of n labels
-        Which group each value belongs to.
+        Which group each of the n values belongs to.
     statistic : callable
         (values (n,), weights (R, n)) -> (R,).
 
