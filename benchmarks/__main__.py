@@ -54,9 +54,12 @@ def _run(options: argparse.Namespace) -> None:
     names = options.names or [name for name in SIZES if name != SEARCH or options.device == "cpu"]
     for name in names:
         for size in [options.size] if options.size else SIZES[name]:
-            rows = measure(workload(name, size, options.device), options.rounds, options.device)
+            work = workload(name, size, options.device)
+            # before anything is done here, while this process is small
+            memory = {way: memory_in_fresh_process(name, size, way, options) for way in work.ways}
+            rows = measure(work, options.rounds, options.device)
+            rows = [row | {"memory_mb": memory[row["way"]]} for row in rows]
             for row in rows:
-                row["memory_mb"] = memory_in_fresh_process(name, size, row["way"], options)
                 print(json.dumps(row), flush=True)
             kept = keep_rows(options.output, rows)
     print(table(kept))

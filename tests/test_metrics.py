@@ -40,23 +40,6 @@ def test_distances_and_metrics_equal_brute_force(n, m, seed, kind):
     assert metrics.f_score(to_target, to_predicted, threshold) == pytest.approx(expected)
 
 
-def test_nearest_gives_the_index_of_the_nearest():
-    generator = np.random.default_rng(0)
-    points, target = generator.normal(size=(50, 3)), generator.normal(size=(70, 3))
-    distance, index = metrics.nearest(points, metrics.search_tree(target))
-    assert np.linalg.norm(points - target[index], axis=1) == pytest.approx(distance)
-
-
-@given(st.integers(0, 1000))
-def test_chamfer_and_f_score_do_not_depend_on_which_cloud_is_predicted(seed):
-    generator = np.random.default_rng(seed)
-    forward = metrics.nearest_distances(a := generator.normal(size=(30, 3)), b := generator.normal(size=(40, 3)))
-    backward = metrics.nearest_distances(b, a)
-    assert metrics.chamfer_distance(*forward) == pytest.approx(metrics.chamfer_distance(*backward))
-    assert metrics.f_score(*forward, 0.4) == pytest.approx(metrics.f_score(*backward, 0.4))
-    assert metrics.accuracy(forward[0]) == pytest.approx(metrics.completeness(backward[1]))
-
-
 @pytest.mark.parametrize("radius", [0.3, 0.45, 0.6])
 def test_concentric_spheres_are_apart_by_the_difference_of_their_radii(radius):
     sphere = trimesh.creation.icosphere(5, radius=1.0)

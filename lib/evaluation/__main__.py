@@ -98,7 +98,8 @@ def _check(options: argparse.Namespace) -> None:
 def _checkpoint_jobs(folder: Path, options: argparse.Namespace) -> list:
     """The system, and where it is asked for the system that optimises its codes."""
     system, about = load_system(folder, options.device), read_json(folder / "config.json")
-    name = about["system"] + (" (true view)" if needs_viewpoint(system) else "")
+    # what the course adds to a paper's system goes by the paper's name; the profile tells them apart
+    name = about["system"].removesuffix("_small") + (" (true view)" if needs_viewpoint(system) else "")
     run = Run(name, about.get("profile", options.profile), about.get("step"), (about.get("training") or {}).get("seed"))
     if options.refine is None:
         return [(run, system)]

@@ -43,19 +43,13 @@ def make_baselines(
 
     Parameters
     ----------
-    train : PreparedDataset
-        Training split, with meshes and viewpoints.
-    measured : PreparedDataset
-        What will be measured: the shapes that stand for a category look up the category of a sample there. The
-        retrievals do not use it.
-    names : sequence of str, optional
-        Of `BASELINES`; all without it.
+    train, measured : PreparedDataset
+        Training split, with meshes and viewpoints; and what will be measured, whose samples' categories are looked up.
     shapes : int
         Training shapes of a category, spread evenly over its samples, that the box, the mean and the medoid are
         made of.
     describe : callable, optional
-        Images (B, H, W, 3) in [0, 1] to features (B, D) for ``retrieval_feature``; ImageNet features of
-        `lib.data.neighbors` without it.
+        Images in [0, 1] to features for ``retrieval_feature``; ImageNet features of `lib.data.neighbors` without it.
 
     Raises
     ------

@@ -126,13 +126,7 @@ def _title(column: str, scale: float) -> str:
 
 
 def our_value(reference: Reference, folder: Path = RESULTS.parent) -> float | None:
-    """Our number in the paper's unit; None where no file, or no row of its `subject`, exists: where it was not run.
-
-    Raises
-    ------
-    InputError
-        There is no such row, or several.
-    """
+    """Our number in the paper's unit; None where no file, or no row of its `subject`, exists: where it was not run."""
     columns = reference.columns
     subject = {name: columns[name] for name in reference.subject}
     rows = [row for path in sorted(folder.glob(reference.file)) for row in _rows(path)]
@@ -196,13 +190,7 @@ def summary_table(folder: Path = RESULTS.parent) -> pd.DataFrame:
 
 
 def paper_table(table: int, paper: str = "shapeclipper") -> pd.DataFrame:
-    """A table of a paper as it is printed: methods down, metrics across; ``.attrs["source"]`` says what it is.
-
-    Raises
-    ------
-    InputError
-        The ledger has no such table.
-    """
+    """A table of a paper as it is printed: methods down, metrics across; ``.attrs["source"]`` says what it is."""
     claims = [claim for claim in all_claims() if (claim.paper, claim.where) == (paper, f"Table {table}")]
     if not claims:
         raise InputError(f"{LEDGER} has no table {table} of {paper!r}; add its numbers there.")

@@ -38,8 +38,6 @@ def compare_rows(cells: pd.DataFrame, about: dict[str, dict], reference: str, se
         ``row, seed, id, category, model, protocol, metric, value``: the cells' instances, one below the other.
     about : dict
         Row -> the columns that its rows of results have in common (system, dataset, split, profile, ...).
-    reference : str
-        The row that others are compared with.
     """
     results = []
     shapes = cells[cells["protocol"] != "none"]
@@ -88,11 +86,6 @@ def comparison_table(results: Sequence[dict], protocol: str) -> pd.DataFrame:
 
     Lengths are times ten, as in the papers. A difference is marked ``*`` where its interval leaves out 0 and every
     seed, of at least two, has its sign.
-
-    Raises
-    ------
-    InputError
-        There are no numbers over seeds in this protocol.
     """
     rows = [row for row in results if row["seed"] is None and row["protocol"] == protocol]
     if not rows:

@@ -47,10 +47,8 @@ def evaluate_instances(
         Keys of `lib.geometry.alignment.PROTOCOLS`, which explains them; distances of the F-scores, in their units.
     resolution : int
         Of marching cubes, where `predictor` is a system.
-    points : int
-        Drawn from each surface. The draw depends on `seed` and the sample's id alone.
-    rows : sequence of int, optional
-        Measure these samples only.
+    points, rows
+        How many are drawn from each surface, by `seed` and the sample's id alone; the samples to measure (all).
 
     Returns
     -------
@@ -58,11 +56,6 @@ def evaluate_instances(
         Long: ``id, category, model, protocol, metric, value``. Metrics that no protocol changes (``empty``, the
         viewpoint's) have protocol ``none``. An empty mesh is measured as a point at the origin, as in the released
         code, and marked by ``empty`` = 1.
-
-    Raises
-    ------
-    InputError
-        An unknown protocol, or a dataset without meshes or viewpoints.
     """
     _check(dataset, protocols, thresholds, points, resolution)
     if isinstance(predictor, nn.Module):

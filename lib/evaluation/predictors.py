@@ -37,12 +37,8 @@ def needs_viewpoint(system: nn.Module) -> bool:
 def system_predictor(system: nn.Module, resolution: int = 100, colored: bool = True) -> Predictor:
     """A system of `lib.systems` as a predictor. One that needs viewpoints gets those of the batch.
 
-    Parameters
-    ----------
-    resolution : int
-        Of marching cubes, samples along each axis.
-    colored : bool
-        Give the meshes their texture, to be looked at; measuring needs none.
+    `resolution` are samples along each axis of marching cubes. Meshes are `colored` to be looked at; measuring needs no
+    texture.
     """
     given = needs_viewpoint(system)
 
@@ -62,18 +58,7 @@ def refined_predictor(
     """A system that optimises its codes on each image first (SDF-SRN, Table 3: "w/ test-time optimization").
 
     Images are optimised one by one with equal random numbers: what is found for one does not depend on the others.
-
-    Parameters
-    ----------
-    resolution, colored
-        As of `system_predictor`.
-    steps : int, optional
-        Of Adam; the configuration's `refine_steps` without it.
-
-    Raises
-    ------
-    InputError
-        The system has no such optimisation; on use, the dataset has no viewpoints.
+    `steps` of Adam; the system's own number without it. A system that has no such optimisation is refused.
     """
     if not hasattr(system, "refine"):  # THE LEAD: a flag of System, e.g. `can_refine`
         raise InputError(f"{system.name} has no test-time optimisation; measure a checkpoint of sdf_srn")

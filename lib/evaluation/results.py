@@ -55,16 +55,8 @@ def result_row(**known) -> dict:
 def study_row(system: str, protocol: str, metric: str, value: float, unit: str, *, n: int, **about) -> dict:
     """Row of results for a number that a notebook measures about a method instead of a trained system.
 
-    Parameters
-    ----------
-    system : str
-        What was measured, e.g. "volume renderer, beta 0.02, 64 samples".
-    protocol : str
-        What it was measured against, e.g. "exact ray casting".
-    n : int
-        Number of rays, pixels, images or starts that `value` is a mean of.
-    **about
-        Other columns, where they are not dataset and split "none", category "all", profile "quick".
+    `system` is what was measured, e.g. "volume renderer, beta 0.02, 64 samples", `protocol` what it was measured
+    against, e.g. "exact ray casting", and `n` the number of rays, images or starts that the value is a mean of.
     """
     usual = {"dataset": "none", "split": "none", "category": "all", "profile": "quick"}
     number = {"system": system, "protocol": protocol, "metric": metric, "value": float(value), "unit": unit, "n": n}
@@ -84,13 +76,7 @@ def kept_name(grid: str, dataset: str, category: str, size: str) -> str:
 
 
 def write_results(path: Path | str, rows: Sequence[dict]) -> None:
-    """Write rows as JSON, whole or not at all; numbers that are not finite become null.
-
-    Raises
-    ------
-    InputError
-        A row lacks a column or has one too many, or the file cannot be written.
-    """
+    """Write rows as JSON, whole or not at all; numbers that are not finite become null."""
     _check_columns(rows, path)
     clean = [{name: _finite(row[name]) for name in RESULT_COLUMNS} for row in rows]
     lines = ",\n ".join(json.dumps(row) for row in clean)  # one line for each row: readable, and small in a diff
@@ -98,13 +84,7 @@ def write_results(path: Path | str, rows: Sequence[dict]) -> None:
 
 
 def read_results(path: Path | str) -> list[dict]:
-    """Rows of a ``results.json``.
-
-    Raises
-    ------
-    InputError
-        The file is missing, broken, or holds something else.
-    """
+    """Rows of a ``results.json``; one sentence where it is missing, broken, or holds something else."""
     rows = read_json(Path(path))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} is not a list of result rows; write it with lib.evaluation.")
@@ -140,16 +120,10 @@ def results_table(
     Parameters
     ----------
     protocol, category : str or None
-        Show this one; None: all, as a level of the index. What no protocol changes is shown with each.
-    metrics : sequence of str
-        Columns, those that the rows have.
+        Show this one; None: all, as a level of the index. What no protocol changes is shown with each. Dataset, split,
+        profile and seed are levels, too, where they differ.
     intervals : bool
         Cells as text "value [low, high]" instead of numbers.
-
-    Returns
-    -------
-    DataFrame
-        In the order of the rows. Dataset, split, profile and seed are in the index where they differ.
     """
     table = pd.DataFrame(list(rows), columns=list(RESULT_COLUMNS))
     keep = table["metric"].isin(metrics)

@@ -40,21 +40,9 @@ class Run:
 def evaluate(
     predictor: Predictor | nn.Module, dataset: PreparedDataset, *, seed: int = 0, run: Run | None = None, **settings
 ) -> list[dict]:
-    """Measure a predictor on a dataset: the rows of ``results.json``.
+    """Measure a predictor on a dataset: `evaluate_instances` with its settings, then `summarize`.
 
-    Parameters
-    ----------
-    seed : int
-        Of the drawn points and the bootstrap.
-    run : Run, optional
-        Whose numbers these are; "unnamed" without it.
-    **settings
-        Those of `evaluate_instances`.
-
-    Returns
-    -------
-    list of dict
-        With the keys `RESULT_COLUMNS`; see `summarize`.
+    `seed` is that of the drawn points and of the bootstrap.
     """
     start = time.perf_counter()
     instances = evaluate_instances(predictor, dataset, seed=seed, **settings)
@@ -98,18 +86,9 @@ def summarize(
 def bootstrap_interval(
     values: Values, groups: Iterable, statistic: Statistic, *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """A statistic and the middle 95 % of its values when whole groups are drawn again with replacement.
+    """A statistic, and the ends of the middle 95 % of its values when whole groups are drawn again with replacement.
 
-    Parameters
-    ----------
-    groups : iterable of n labels
-        Which group each of the n values belongs to.
-    statistic : callable
-        (values (n,), weights (R, n)) -> (R,).
-
-    Returns
-    -------
-    value, low, high : float
+    `groups` says of each value which group it belongs to.
     """
     _, group = np.unique(np.asarray(list(groups), dtype=str), return_inverse=True)
     count = group.max() + 1
