@@ -76,6 +76,8 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} must be at least 1, not {value}.")
+    if options.size == 1 and {"paper", "released"} & set(options.names or SIZES):
+        raise InputError("--size must be at least 2 for paper and released, whose batch normalisation compares images.")
     if options.device != "cpu" and not torch.cuda.is_available():
         raise InputError(f"Device {options.device!r} is not available here; choose --device cpu.")
     if options.device != "cpu" and SEARCH in options.names:

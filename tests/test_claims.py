@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from lib.course.grids import GRIDS, find_recipe, kept_name
+from lib.course.grids import GRIDS, find_recipe
 from lib.errors import InputError
 from lib.evaluation import claims as c
 from lib.evaluation import write_results
-from lib.evaluation.studies import study_row
+from lib.evaluation.results import kept_name, study_row
 from lib.geometry.alignment import PROTOCOLS
 
 TABLE_KEYS = {"paper", "table", "section", "dataset", "protocol", "scale", "columns", "rows"}

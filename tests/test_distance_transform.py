@@ -13,7 +13,6 @@ from lib.errors import InputError
 from lib.geometry.distance_transform import HALF_DIAGONAL, count_unusable, distance_transform, sdf_lower_bound
 from lib.geometry.meshes import marching_cubes
 from lib.losses.silhouette import sdf_bound_loss
-from lib.paths import FURNITURE
 
 DOUBLE = torch.float64
 
@@ -253,70 +252,6 @@ def hole_radius(center, ring, tube) -> float:
     return np.tan(np.arctan2(ring, center[2]) - np.arcsin(tube / np.hypot(ring, center[2])))
 
 
-# --- furniture ------------------------------------------------------------------------------------------------------
-
-
-def plane_distance(pixels, corners) -> np.ndarray:
-    """Exact distance in the plane from points to a union of triangles (T, 3, 2); 0 within one."""
-    start, way = corners, np.roll(corners, -1, axis=1) - corners  # (T, 3, 2)
-    offset = pixels[:, None, None] - start
-    length = np.maximum((way**2).sum(-1), 1e-30)
-    share = np.clip((offset * way).sum(-1) / length, 0, 1)
-    to_edges = np.linalg.norm(offset - share[..., None] * way, axis=-1).min((1, 2))
-    side = way[..., 0] * offset[..., 1] - way[..., 1] * offset[..., 0]
-    within = ((side >= 0).all(-1) | (side <= 0).all(-1)) & (np.abs(side).max(-1) > 0)
-    return np.where(within.any(1), 0, to_edges)
-
-
-def posed_furniture(path, seed, distance=2.0) -> np.ndarray:
-    """Triangles of a mesh in the frame of a camera that stands near it."""
-    mesh = trimesh.load(path, process=False)
-    turn = trimesh.transformations.random_rotation_matrix(np.random.default_rng(seed).random(3))[:3, :3]
-    return np.asarray(mesh.triangles) @ turn.T + [0.1, -0.05, distance]
-
-
-def exact_distance(points, triangles) -> np.ndarray:
-    pairs = np.repeat(points, len(triangles), axis=0)
-    on_surface = trimesh.triangles.closest_point(np.tile(triangles, (len(points), 1, 1)), pairs)
-    return np.linalg.norm(pairs - on_surface, axis=1).reshape(len(points), -1).min(1)
-
-
-def furniture(count: int) -> list:
-    """Meshes from the smallest file to the largest."""
-    paths = sorted((FURNITURE / "meshes").glob("*.ply"), key=lambda path: (path.stat().st_size, path))
-    return paths[:: len(paths) // count][:count]
-
-
-def smallest_slack(path, seed) -> float:
-    """Smallest f - b over pixels outside and depths: all by dense points, the nearest by exact triangles.
-
-    An outside ray never meets the object, so the distance is the signed distance, whether the mesh is closed or not.
-    """
-    triangles = posed_furniture(path, seed)
-    corners = triangles[..., :2] / triangles[..., 2:]
-    pixels = picture_plane(14, 0.6)
-    distance = plane_distance(pixels, corners)
-    pixels, distance = pixels[distance > 0], distance[distance > 0]
-    depths = np.linspace(1.2, 3, 9)
-    homogeneous = np.concatenate([pixels, np.ones((len(pixels), 1))], 1)
-    points = depths[:, None] * homogeneous[:, None]
-    limit = bound(pixels[:, None], distance[:, None], depths)
-    dense = trimesh.sample.sample_surface(trimesh.Trimesh(*_soup(triangles)), 20_000, seed=0)[0]
-    near = KDTree(dense).query(points.reshape(-1, 3))[0] - limit.ravel()
-    worst = near.argsort()[:6]
-    return float((exact_distance(points.reshape(-1, 3)[worst], triangles) - limit.ravel()[worst]).min())
-
-
-def _soup(triangles):
-    return triangles.reshape(-1, 3), np.arange(3 * len(triangles)).reshape(-1, 3)
-
-
-def test_valid_for_furniture():
-    slacks = np.array([smallest_slack(path, i) for i, path in enumerate(furniture(28))])
-    assert slacks.min() > -1e-6  # meshes are stored in single precision
-    assert np.median(slacks) < 0.02  # and for most pieces some point comes close
-
-
 # --- loss -----------------------------------------------------------------------------------------------------------
 
 
@@ -349,14 +284,6 @@ def test_no_nan_leaves_the_loss(distances, camera):
     loss = sdf_bound_loss(sdf, limit, distance / 1e6)
     loss.backward()
     assert bool(loss.isfinite()) and bool(sdf.grad.isfinite().all())
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_whole_chain_survives_empty_and_full_pictures(value):
-    distance = distance_transform(torch.full((1, 6, 6), value), "image")
-    limit = sdf_lower_bound(torch.rand(1, 36, 1, 2), distance.flatten(1)[..., None], torch.rand(1, 36, 3))
-    loss = sdf_bound_loss(torch.zeros(1, 36, 3), limit, distance.flatten(1))
-    assert float(loss) == 0.0
 
 
 def test_half_diagonal_makes_a_covering_mask_safe():
