@@ -20,8 +20,7 @@ from lib.evaluation.__main__ import main
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.meshes import marching_cubes
 from lib.systems import make_system
-from lib.systems.sdf_srn import SDFSRN
-from lib.systems.sdf_srn_config import SDFSRNConfig
+from lib.systems.sdf_srn import SDFSRN, SDFSRNConfig
 from lib.training.checkpoints import load_system, save_weights
 from lib.training.recipes import RECIPES
 
