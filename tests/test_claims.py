@@ -177,15 +177,10 @@ def test_table_4_is_filled_by_checkpoints_measured_under_its_protocol(tmp_path):
         shown()
 
 
-def test_summary_counts_and_says_not_run(tmp_path):
+def test_the_summary_counts_and_every_place_can_be_shown(tmp_path):
     table = c.summary_table(tmp_path)
     assert table["numbers"].sum() == len(c.all_claims())
     assert set(table[[f"ours, {size}" for size in c.SIZES]].to_numpy().ravel()) == {c.NOT_RUN}
-    shipped = c.summary_table().set_index(["paper", "where"])
-    assert int(shipped.loc[("ShapeClipper", "in the text"), "ours, small"]) >= 3
-
-
-def test_every_place_can_be_shown():
     for label, key in c.places():
         table = c.place_table(key)
         assert len(table) and label.startswith(c.read_ledger()["papers"][key.split("|")[0]]["short"])

@@ -236,22 +236,6 @@ def test_tight_for_a_sphere_in_parallel_rays_at_its_depth():
     assert np.abs(found[:, 1]).max() < 1e-12 and found[:, [0, 2]].min() > 1e-3
 
 
-def test_tight_on_the_axis_of_a_torus_in_perspective():
-    """Seen through the hole, v is anywhere on the circle, and the tangent ray's contact is the nearest point."""
-    center, ring, tube = np.array([0.0, 0, 2]), 0.6, 0.2
-    distance = hole_radius(center, ring, tube)
-    depths = np.linspace(1, 3, 20_001)
-    pixel = np.zeros((1, 2))
-    found = slack(pixel, np.array([distance]), lambda p: torus_distance(p, center, ring, tube), "perspective", depths)
-    assert found.min() == pytest.approx(0, abs=1e-7) and found.min() > -1e-12
-    assert found[0, [0, -1]].min() > 0.05
-
-
-def hole_radius(center, ring, tube) -> float:
-    """Slope of the tangent from the origin to the tube's circle, on the side of the axis."""
-    return np.tan(np.arctan2(ring, center[2]) - np.arcsin(tube / np.hypot(ring, center[2])))
-
-
 # --- loss -----------------------------------------------------------------------------------------------------------
 
 
