@@ -1,9 +1,10 @@
-"""SDF-SRN's written field as the released code builds it: the baseline that the course's own is timed against.
+"""SDF-SRN's written field as the released code builds it: the baseline that the course's is timed against.
 
-Written from what the code does, not from its text: every layer joins its input, multiplies, normalises and rectifies in
-an operation each, all points go through at once, and autograd does the derivatives, that of the eikonal term twice.
+Written from what the code does, not from its text: every layer joins its input, multiplies, adds its bias, normalises
+and rectifies in an operation each, and all points go through at once.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lib.fields.encoding import encode
 from lib.fields.hypernetwork import WrittenField
-from lib.fields.written_layers import encode_point
-from lib.losses.field import eikonal_loss
+from lib.systems.base import System
 
 
 @dataclass(frozen=True)
@@ -21,24 +22,29 @@ class ReleasedField(WrittenField):
     """The numbers of `WrittenField`, by the released code's route."""
 
     def feature(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points width"]:
-        """The backbone, an operation at a time."""
-        encoded, value = encode_point(points, self.frequencies), None
+        """The last layer, an operation at a time."""
+        encoded = encode(points, self.frequencies, math.pi)
+        value = None
         for layer in self.layers:
-            total = layer(encoded if value is None else torch.cat([value, encoded], dim=-1))
+            seen = encoded if value is None else torch.cat([value, encoded], dim=-1)
+            total = seen @ layer[:, 1:] + layer[:, :1]
             value = F.relu(F.layer_norm(total, total.shape[-1:]))
         return value
 
+    def distance_and_feature(self, points: Float[Tensor, "batch points 3"]) -> tuple[Tensor, Tensor]:
+        """The head of f on the last layer."""
+        feature = self.feature(points)
+        return (feature @ self.to_distance[:, 1:] + self.to_distance[:, :1])[..., 0], feature
+
     def distance(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points"]:
-        """The head of f on the backbone."""
-        return self.to_distance(self.feature(points))[..., 0]
-
-    def eikonal(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, ""]:
-        """The gradient by autograd, whose graph is differentiated again."""
-        points = points.requires_grad_()
-        (gradient,) = torch.autograd.grad(self.distance(points).sum(), points, create_graph=True)
-        return eikonal_loss(gradient)
+        """The same without the feature."""
+        return self.distance_and_feature(points)[0]
 
 
-def by_the_released_route(_module, _inputs, field: WrittenField) -> ReleasedField:
-    """A hook for the hypernetwork, which then writes such fields."""
-    return ReleasedField(field.layers, field.to_distance, field.to_color, field.frequencies)
+def compute_as_released(system: System) -> None:
+    """Let the hypernetwork of an SDF-SRN write such fields."""
+
+    def written(_module, _inputs, field: WrittenField) -> ReleasedField:
+        return ReleasedField(field.layers, field.to_distance, field.to_color, field.frequencies)
+
+    system.hypernetwork.register_forward_hook(written)

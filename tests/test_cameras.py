@@ -73,16 +73,6 @@ def test_rotation_is_a_look_at_leaned_by_the_roll(azimuth, elevation, roll):
     np.testing.assert_allclose(camera.rotation()[0], lean @ look_at(position), atol=1e-9)
 
 
-@fast
-@given(angles, angles, angles)
-def test_rotation_is_the_product_of_scipys_turns(azimuth, elevation, roll):
-    axes = np.array([[-1, 0, 0], [0, 0, -1], [0, -1, 0]])
-    turns = Rotation.from_euler("z", -roll) * Rotation.from_euler("x", elevation) * Rotation.from_euler("y", azimuth)
-    rotation = view(azimuth, elevation, roll).rotation()[0].numpy()
-    np.testing.assert_allclose(rotation, turns.as_matrix() @ axes, atol=1e-12)
-    np.testing.assert_allclose(np.linalg.det(rotation), 1, atol=1e-12)
-
-
 def test_front_view_shows_the_side_of_positive_x_on_the_left_and_the_top_above():
     x, y = project(view(), torch.tensor([[[0.3, 0.0, 0.4]]], dtype=torch.float64))[0, 0].tolist()
     assert x < 0.5
@@ -114,38 +104,12 @@ def test_rays_pass_through_the_points_that_project_to_their_pixel(
     np.testing.assert_allclose(rays.origins + depth * rays.directions, points, atol=1e-9)
 
 
-@fast
-@given(angles, angles, projections, st.floats(0.1, 8), seeds)
-def test_points_of_a_ray_project_to_its_pixel(azimuth, elevation, kind, depth, seed):
-    camera = view(azimuth, elevation, 0.3, projection=kind)
-    pixels = random_points(seed)[..., :2] + 0.5
-    rays = camera_rays(camera, pixels)
-    np.testing.assert_allclose(project(camera, rays.origins + depth * rays.directions), pixels, atol=1e-9)
-
-
 def test_weak_perspective_depths_are_measured_from_the_plane_of_the_camera():
     camera = view(0.4, 0.2, -0.3, projection="weak_perspective")
     rays = camera_rays(camera, pixel_centers(4, dtype=torch.float64)[None])
     in_camera = rays.origins[0] @ camera.rotation()[0].mT
     np.testing.assert_allclose(in_camera[:, 2], -5, atol=1e-12)  # X_cam = R X + t has z = 0 there
     np.testing.assert_allclose(rays.directions[0], camera.rotation()[0, 2].expand(16, 3), atol=1e-12)
-
-
-@fast
-@given(angles, elevations, angles, seeds)
-def test_weak_perspective_is_the_limit_of_perspective_far_away(azimuth, elevation, roll, seed):
-    points = random_points(seed)
-    errors = []
-    for scale in (1, 10, 100):
-        lens = {"distance": 5.0 * scale, "focal": 4.0 * scale}
-        near, far = (
-            project(view(azimuth, elevation, roll, projection=kind, **lens), points)
-            for kind in ("perspective", "weak_perspective")
-        )
-        errors.append(float((near - far).abs().max()))
-    # magnification 4 / 5 times offset * depth / distance, where offset * depth <= 0.87^2 / 2 in the unit cube
-    for scale, error in zip((1, 10, 100), errors, strict=True):
-        assert error <= 0.8 * 0.375 / (5 * scale - 0.87)
 
 
 @fast
@@ -222,6 +186,6 @@ def test_a_camera_that_sees_nothing_is_named_with_its_image_and_what_it_must_be(
     focal = replace(seen, focal=torch.tensor([1.5, 1.5, 0.0]))
     with pytest.raises(InputError, match=r"the focal of image 9 is 0\.0; it must be over 0 "):
         check_viewpoint(focal, first=7)
-    two = replace(focal, center=torch.tensor([[0.5, 0.5], [0.5, math.nan], [0.5, 0.5]]))
+    two = replace(seen, center=torch.tensor([[0.5, 0.5], [0.5, math.nan], [0.5, 0.5]]))
     with pytest.raises(InputError, match=r"the center of image 1 is \[0\.5, nan\]"):
         check_viewpoint(two)

@@ -75,22 +75,6 @@ def test_bad_grids_are_refused():
         meshes.grid_points(1)
 
 
-def test_cleaning_drops_small_parts_and_degenerate_faces_and_keeps_colours():
-    large = trimesh.creation.icosphere(3, radius=0.4)
-    small = trimesh.creation.icosphere(1, radius=0.01)
-    small.apply_translation([0.55, 0, 0])
-    both = trimesh.util.concatenate([large, small])
-    both = trimesh.Trimesh(both.vertices, np.concatenate([both.faces, [[0, 0, 1]]]), process=False)
-    both.visual.vertex_colors = np.tile([[10, 20, 30, 255]], (len(both.vertices), 1))
-    cleaned = meshes.clean_mesh(both, 0.01)
-    assert cleaned.area == pytest.approx(large.area)
-    assert (len(cleaned.vertices), len(cleaned.faces)) == (len(large.vertices), len(large.faces))
-    assert (cleaned.visual.vertex_colors == [10, 20, 30, 255]).all()
-    assert len(meshes.clean_mesh(both, 0.0).faces) == len(large.faces) + len(small.faces)
-    assert len(both.faces) == len(large.faces) + len(small.faces) + 1  # the input is left alone
-    assert meshes.is_empty(meshes.clean_mesh(trimesh.Trimesh()))
-
-
 def test_sampling_is_uniform_by_area_on_the_surface_and_repeatable():
     box = trimesh.creation.box((1.0, 0.5, 0.25))
     points = meshes.sample_surface(box, 40_000, 3)
@@ -105,14 +89,6 @@ def test_sampling_is_uniform_by_area_on_the_surface_and_repeatable():
     assert not np.array_equal(points, meshes.sample_surface(box, 40_000, 4))
     with pytest.raises(InputError, match="empty mesh"):
         meshes.sample_surface(trimesh.Trimesh(), 10)
-
-
-def test_outer_sampling_ignores_what_is_inside():
-    outer = trimesh.creation.box((1.0, 1.0, 1.0))
-    inner = trimesh.creation.box((0.8, 0.8, 0.8))
-    points = meshes.sample_outer_surface(trimesh.util.concatenate([outer, inner]), 5000)
-    assert points.shape == (5000, 3)
-    assert np.abs(points).max(1) == pytest.approx(np.full(5000, 0.5), abs=1e-6)
 
 
 def test_to_unit_cube_centres_and_scales():
@@ -133,20 +109,9 @@ def test_first_hits_of_a_sphere_are_exact_and_misses_infinite():
     assert np.isinf(distance[4])
 
 
-def test_carving_finds_the_inside_even_of_a_surface_with_a_hole():
-    sphere = trimesh.creation.icosphere(4, radius=RADIUS)
-    pierced = trimesh.Trimesh(sphere.vertices, sphere.faces[:-2])
-    assert not pierced.is_watertight
-    carved = meshes.carve_occupancy(pierced, 40)
-    signed = sphere_sdf(meshes.grid_points(40)).reshape(carved.shape)
-    voxel = 1.2 / 39
-    assert carved[signed < -voxel].mean() > 0.98  # rays that look straight into the hole carve a little
-    assert not carved[signed > voxel].any()
-
-
-def test_carving_goes_through_the_hole_of_a_torus():
+def test_carving_finds_the_inside_of_a_torus_with_a_missing_face_and_goes_through_its_hole():
     torus = meshes.marching_cubes(torus_sdf, resolution=100)
-    carved = meshes.carve_occupancy(torus, 48)
+    carved = meshes.carve_occupancy(trimesh.Trimesh(torus.vertices, torus.faces[:-1]), 48)
     signed = torus_sdf(meshes.grid_points(48)).reshape(carved.shape)
     assert np.mean(carved == (signed < 0)) > 0.99
     assert not carved[signed > 1.2 / 47].any()
@@ -162,8 +127,8 @@ def thin_handle(points):
 
 
 @pytest.mark.parametrize("shape", [sphere_sdf, torus_sdf, thin_handle])
-@pytest.mark.parametrize(("resolution", "levels"), [(41, 2), (64, 2), (50, 3), (20, 0), (2, 2), (5, 5)])
-def test_a_grid_near_the_surface_gives_the_mesh_of_the_whole_grid(shape, resolution, levels):
+@pytest.mark.parametrize("resolution", [64, 41, 5, 2])
+def test_a_grid_near_the_surface_gives_the_mesh_of_the_whole_grid(shape, resolution):
     asked = []
 
     def counted(points):
@@ -171,7 +136,7 @@ def test_a_grid_near_the_surface_gives_the_mesh_of_the_whole_grid(shape, resolut
         return shape(points)
 
     dense = shape(meshes.grid_points(resolution)).reshape((resolution,) * 3).astype(np.float32)
-    sparse = surface_grid(counted, resolution, levels=levels)
+    sparse = surface_grid(counted, resolution)
     expected, found = meshes.marching_cubes(dense), meshes.marching_cubes(sparse)
     assert np.array_equal(found.faces, expected.faces)
     assert np.array_equal(found.vertices, expected.vertices)
@@ -180,7 +145,7 @@ def test_a_grid_near_the_surface_gives_the_mesh_of_the_whole_grid(shape, resolut
         assert sum(asked) < 0.4 * resolution**3
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_steep_surface_is_followed_from_block_to_block(seed):
     """Ten times as steep as a distance, so that most blocks on it have corners far from 0."""
     generator = np.random.default_rng(seed)

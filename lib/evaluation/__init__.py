@@ -5,18 +5,8 @@ numbers of every sample, and `summarize` turns those into rows. `results_table` 
 ``python -m lib.evaluation --help`` is the command line.
 """
 
-from lib.evaluation.instances import (
-    DEFAULT_PROTOCOLS,
-    DEFAULT_THRESHOLDS,
-    Prediction,
-    Predictor,
-    evaluate_instances,
-    measure_shape,
-    measure_viewpoint,
-    system_predictor,
-    validation_chamfer_distance,
-)
-from lib.evaluation.refinement import refined_predictor
+from lib.evaluation.instances import evaluate_instances, measure_shape
+from lib.evaluation.predictors import Prediction, Predictor, refined_predictor, system_predictor
 from lib.evaluation.results import (
     RESULT_COLUMNS,
     commit,
@@ -30,8 +20,6 @@ from lib.evaluation.results import (
 from lib.evaluation.summary import Run, bootstrap_interval, evaluate, summarize
 
 __all__ = [
-    "DEFAULT_PROTOCOLS",
-    "DEFAULT_THRESHOLDS",
     "RESULT_COLUMNS",
     "Prediction",
     "Predictor",
@@ -42,14 +30,12 @@ __all__ = [
     "evaluate_instances",
     "machine",
     "measure_shape",
-    "measure_viewpoint",
     "read_instances",
     "read_results",
     "refined_predictor",
     "results_table",
     "summarize",
     "system_predictor",
-    "validation_chamfer_distance",
     "write_instances",
     "write_results",
 ]

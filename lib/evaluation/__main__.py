@@ -12,8 +12,9 @@ import torch
 
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError, exit_code
+from lib.evaluation.baselines import make_baselines
 from lib.evaluation.instances import DEFAULT_PROTOCOLS, DEFAULT_THRESHOLDS, evaluate_instances
-from lib.evaluation.refinement import refined_predictor
+from lib.evaluation.predictors import needs_viewpoint, refined_predictor
 from lib.evaluation.results import results_table, write_instances, write_results
 from lib.evaluation.summary import Run, summarize
 from lib.files import read_json
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--instances", type=Path, help="also write the numbers of every sample, as parquet")
     add("--protocols", nargs="+", default=list(DEFAULT_PROTOCOLS), choices=list(PROTOCOLS))
     add("--thresholds", nargs="+", type=float, default=list(DEFAULT_THRESHOLDS), help="of the F-score")
-    add("--resolution", type=int, default=100, help="samples an axis of marching cubes")
+    add("--resolution", type=int, default=100, help="samples along each axis of marching cubes")
     add("--points", type=int, default=100_000, help="drawn from each surface")
     add("--profile", default="custom", help="written to each row of a checkpoint: quick, small, full ...")
     add("--refine", type=int, metavar="STEPS", help="also measure with each code optimised so long (sdf_srn)")
@@ -50,20 +51,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.checkpoint is None and options.baselines is None:
-        raise InputError("Nothing to measure: give --checkpoint, --baselines, or both.")
-    _check_output(options)
+    _check(options)
     jobs = [job for folder in options.checkpoint or () for job in _checkpoint_jobs(folder, options)]
     dataset = PreparedDataset(options.dataset, options.split, options.categories)
     if options.baselines is not None:
-        jobs += _baseline_jobs(options, dataset)
+        train = PreparedDataset(options.dataset, "train", options.categories)
+        baselines = make_baselines(train, dataset, options.baselines or None)
+        jobs += [(Run(name), predictor) for name, predictor in baselines.items()]
+    size, chosen = len(dataset), None
+    if options.limit is not None:
+        chosen = torch.linspace(0, size - 1, min(options.limit, size)).round().long().tolist()
+    settings = {name: getattr(options, name) for name in ("protocols", "thresholds", "resolution", "points", "seed")}
     rows, tables = [], []
     for run, predictor in jobs:
-        print(f"{run.system}: {len(dataset)} samples of {dataset.name}, split {options.split}", flush=True)
+        print(f"{run.system}: {size} samples of {dataset.name}, split {options.split}", flush=True)
         start = time.perf_counter()
-        instances = evaluate_instances(predictor, dataset, rows=_rows(options, len(dataset)), **_settings(options))
-        seconds = time.perf_counter() - start
-        rows += summarize(instances, dataset, run, seed=options.seed, seconds=seconds)
+        instances = evaluate_instances(predictor, dataset, rows=chosen, **settings)
+        rows += summarize(instances, dataset, run, seed=options.seed, seconds=time.perf_counter() - start)
         tables.append(instances.assign(system=run.system, seed=options.seed if run.seed is None else run.seed))
     write_results(options.output, rows)
     if options.instances:
@@ -72,56 +76,38 @@ def _run(options: argparse.Namespace) -> None:
     print(f"wrote {options.output}")
 
 
-def _settings(options: argparse.Namespace) -> dict:
-    names = ("protocols", "thresholds", "resolution", "points", "seed")
-    return {name: getattr(options, name) for name in names}
-
-
-def _rows(options: argparse.Namespace, size: int) -> list[int] | None:
-    if options.limit is None:
-        return None
-    if options.limit < 1:
-        raise InputError(f"--limit must be at least 1, not {options.limit}.")
-    return torch.linspace(0, size - 1, min(options.limit, size)).round().long().tolist()
-
-
-def _checkpoint_jobs(folder: Path, options: argparse.Namespace) -> list:
-    try:
-        device = torch.device(options.device)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"Device {options.device!r} is not available here; choose --device cpu.") from error
-    system = load_system(folder, options.device)
-    about = read_json(folder / "config.json")
-    training = about.get("training") or {}
-    name = about["system"] + (" (true view)" if getattr(system.config, "viewpoint", None) == "given" else "")
-    run = Run(name, about.get("profile", options.profile), about.get("step"), training.get("seed"))
-    if options.refine is None:
-        return [(run, system)]
-    if options.refine < 1:
-        raise InputError(f"--refine must be at least 1 step, not {options.refine}.")
-    predictor = refined_predictor(system, options.resolution, options.refine, options.seed, colored=False)
-    return [
-        (run, system),
-        (replace(run, system=f"{name}, {options.refine} steps of test-time optimization"), predictor),
-    ]
-
-
-def _baseline_jobs(options: argparse.Namespace, dataset: PreparedDataset) -> list:
-    from lib.evaluation.baselines import make_baselines
-
-    train = PreparedDataset(options.dataset, "train", options.categories)
-    predictors = make_baselines(train, dataset, options.baselines or None)
-    return [(Run(name), predictor) for name, predictor in predictors.items()]
-
-
-def _check_output(options: argparse.Namespace) -> None:
-    # minutes of measuring should not end at a folder that was never there
+def _check(options: argparse.Namespace) -> None:
+    """Say what is wrong before minutes of measuring."""
+    if options.checkpoint is None and options.baselines is None:
+        raise InputError("Nothing to measure: give --checkpoint, --baselines, or both.")
     for path in filter(None, [options.output, options.instances]):
         if path.is_dir():
             raise InputError(f"{path} is a folder; give the name of a file to write.")
         if not path.absolute().parent.is_dir():
             raise InputError(f"The folder of {path} does not exist; create it or choose another.")
+    if options.limit is not None and options.limit < 1:
+        raise InputError(f"--limit must be at least 1, not {options.limit}.")
+    if options.refine is not None and options.refine < 1:
+        raise InputError(f"--refine must be at least 1 step, not {options.refine}.")
+    try:
+        torch.zeros(1, device=torch.device(options.device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"Device {options.device!r} is not available here; choose --device cpu.") from error
+
+
+def _checkpoint_jobs(folder: Path, options: argparse.Namespace) -> list:
+    """The system, and where it is asked for the system that optimises its codes."""
+    system, about = load_system(folder, options.device), read_json(folder / "config.json")
+    # what the course adds to a paper's system goes by the paper's name; the profile tells them apart
+    name = about["system"].removesuffix("_small") + (" (true view)" if needs_viewpoint(system) else "")
+    run = Run(name, about.get("profile", options.profile), about.get("step"), (about.get("training") or {}).get("seed"))
+    if options.refine is None:
+        return [(run, system)]
+    refined = replace(run, system=f"{name}, {options.refine} steps of test-time optimization")
+    return [
+        (run, system),
+        (refined, refined_predictor(system, options.resolution, options.refine, options.seed, colored=False)),
+    ]
 
 
 if __name__ == "__main__":

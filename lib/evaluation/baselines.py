@@ -10,20 +10,22 @@ from functools import cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import trimesh
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib.data.loading import Batch, PreparedDataset
+from lib.data.neighbors import image_features
 from lib.errors import InputError
-from lib.evaluation import Prediction, Predictor
+from lib.evaluation.predictors import Prediction, Predictor
 from lib.geometry.alignment import Clouds, aligned_chamfer_distance
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.meshes import carve_occupancy, is_empty, marching_cubes, sample_surface
 from lib.geometry.metrics import chamfer_distance, nearest_distances
 
-MeshOf = Callable[[str], trimesh.Trimesh]
 Describe = Callable[[Float[Tensor, "batch height width 3"]], Float[Tensor, "batch size"]]
+Answer = Callable[[Batch], tuple[list[trimesh.Trimesh], Float[np.ndarray, "batch 3 3"]]]  # shapes, views without truth
 
 THRESHOLDS = tuple(np.arange(0.1, 0.6, 0.025).round(3))  # tried for the mean shape
 BASELINES = ("sphere", "box", "mean_shape", "medoid", "retrieval_feature", "retrieval_mask")
@@ -41,19 +43,13 @@ def make_baselines(
 
     Parameters
     ----------
-    train : PreparedDataset
-        Training split, with meshes and viewpoints.
-    measured : PreparedDataset
-        What will be measured: the shapes that stand for a category look up the category of a sample there. The
-        retrievals do not use it.
-    names : sequence of str, optional
-        Of `BASELINES`; all without it.
+    train, measured : PreparedDataset
+        Training split, with meshes and viewpoints; and what will be measured, whose samples' categories are looked up.
     shapes : int
-        Training shapes a category, spread evenly over its samples, that the box, the mean and the medoid are
+        Training shapes of a category, spread evenly over its samples, that the box, the mean and the medoid are
         made of.
     describe : callable, optional
-        Images (B, H, W, 3) in [0, 1] to features (B, D) for ``retrieval_feature``; ImageNet features of
-        `lib.data.neighbors` without it.
+        Images in [0, 1] to features for ``retrieval_feature``; ImageNet features of `lib.data.neighbors` without it.
 
     Raises
     ------
@@ -64,19 +60,68 @@ def make_baselines(
     if unknown:
         raise InputError(f"Unknown baseline {unknown[0]!r}: choose from {', '.join(BASELINES)}.")
     _check(train, measured)
+    elevation = train.viewpoint.angles()[1].mean()[None]
+    fixed_view = _rotations(Viewpoint.from_angles(torch.zeros(1), elevation))
+
+    @cache  # a category's shape is made when its first sample comes
+    def shape_of(name: str, category: str) -> trimesh.Trimesh:
+        return category_shape(name, train, category_rows(train, category, shapes))
+
+    def constant(name: str) -> Answer:
+        def answer(batch: Batch):
+            categories = measured.metadata["category"].iloc[batch.index.numpy()]
+            return [shape_of(name, category) for category in categories], fixed_view.repeat(len(categories), axis=0)
+
+        return answer
+
+    def retrieved(name: str) -> Answer:
+        find = mask_retrieval(train) if name == "retrieval_mask" else feature_retrieval(train, describe)
+
+        def answer(batch: Batch):
+            rows = find(batch)
+            return [train.mesh(row) for row in rows.tolist()], _rotations(train.viewpoint[rows])
+
+        return answer
+
     predictors = {}
-    for name in BASELINES if names is None else [name for name in BASELINES if name in names]:
+    for name in [name for name in BASELINES if names is None or name in names]:
         if name.startswith("retrieval"):
-            find = mask_retrieval(train) if name == "retrieval_mask" else feature_retrieval(train, describe)
-            predictors |= _retrieval_pair(name, train, find)
+            answer, view = retrieved(name), "own view"
         else:
-            predictors |= _constant_pair(name, train, measured, shapes)
+            answer, view = constant(name), "fixed view"
+        if name == "sphere":  # the same from every side
+            predictors[name] = _predictor(answer, True)
+        else:
+            predictors[f"{name} (true view)"] = _predictor(answer, True)
+            predictors[f"{name} ({view})"] = _predictor(answer, False)
     return predictors
 
 
-def sphere() -> trimesh.Trimesh:
-    """A sphere that touches the sides of the unit cube."""
-    return trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+def _predictor(answer: Answer, true_view: bool) -> Predictor:
+    def predict(batch: Batch) -> list[Prediction]:
+        meshes, rotations = answer(batch)
+        rotations = _rotations(batch.viewpoint) if true_view else rotations
+        return [Prediction(*pair, true_view) for pair in zip(meshes, rotations, strict=True)]
+
+    return predict
+
+
+def category_rows(train: PreparedDataset, category: str, count: int) -> list[int]:
+    """At most `count` training samples of a category, spread evenly."""
+    rows = np.flatnonzero(train.metadata["category"] == category)
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))].tolist()
+
+
+def category_shape(name: str, train: PreparedDataset, rows: list[int]) -> trimesh.Trimesh:
+    """The shape that stands for a category, made of these training samples."""
+    if name == "sphere":
+        return trimesh.creation.icosphere(subdivisions=4, radius=0.5)  # touches the sides of the unit cube
+    meshes = [train.mesh(row) for row in rows]
+    if name == "box":
+        return mean_box(meshes)
+    if name == "medoid":
+        return meshes[medoid(meshes)]
+    return mean_shape(meshes, _rotations(train.viewpoint[rows]))[0]
 
 
 def mean_box(meshes: Sequence[trimesh.Trimesh]) -> trimesh.Trimesh:
@@ -121,15 +166,9 @@ def feature_retrieval(
     train: PreparedDataset, describe: Describe | None = None
 ) -> Callable[[Batch], Int[Tensor, " batch"]]:
     """A function from a batch to the training row whose image has the most similar feature (cosine)."""
-    if describe is None:
-        from lib.data.neighbors import image_features
-
-        def describe(rgb):
-            return image_features(rgb * 255)
-
-    parts = [describe(part.float() / 255) for part in train.rgb.split(256)]
-    known = torch.nn.functional.normalize(torch.cat(parts), dim=-1)
-    return lambda batch: (torch.nn.functional.normalize(describe(batch.rgb), dim=-1) @ known.T).argmax(1)
+    describe = describe or (lambda rgb: image_features(rgb * 255))
+    known = F.normalize(torch.cat([describe(part.float() / 255) for part in train.rgb.split(256)]), dim=-1)
+    return lambda batch: (F.normalize(describe(batch.rgb), dim=-1) @ known.T).argmax(1)
 
 
 def mask_retrieval(train: PreparedDataset) -> Callable[[Batch], Int[Tensor, " batch"]]:
@@ -142,62 +181,6 @@ def mask_retrieval(train: PreparedDataset) -> Callable[[Batch], Int[Tensor, " ba
         return (both / (mask.sum(1)[:, None] + known.sum(1) - both)).argmax(1)
 
     return find
-
-
-def category_rows(train: PreparedDataset, category: str, count: int) -> list[int]:
-    """At most `count` training samples of a category, spread evenly."""
-    rows = np.flatnonzero(train.metadata["category"] == category)
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))].tolist()
-
-
-def _category_shape(name: str, train: PreparedDataset, count: int) -> MeshOf:
-    @cache  # a category's shape is made when its first sample comes
-    def shape(category: str) -> trimesh.Trimesh:
-        if name == "sphere":
-            return sphere()
-        rows = category_rows(train, category, count)
-        meshes = [train.mesh(row) for row in rows]
-        if name == "box":
-            return mean_box(meshes)
-        if name == "medoid":
-            return meshes[medoid(meshes)]
-        return mean_shape(meshes, _rotations(train.viewpoint[rows]))[0]
-
-    return shape
-
-
-def _constant_pair(name: str, train: PreparedDataset, measured: PreparedDataset, count: int) -> dict[str, Predictor]:
-    shape = _category_shape(name, train, count)
-    guess = _fixed_view(train)
-
-    def predict(batch: Batch, true_view: bool) -> list[Prediction]:
-        categories = measured.metadata["category"].iloc[batch.index.numpy()]
-        rotations = _rotations(batch.viewpoint) if true_view else [guess] * len(categories)
-        return [Prediction(shape(c), r, true_view) for c, r in zip(categories, rotations, strict=True)]
-
-    if name == "sphere":  # the same from every side
-        return {name: lambda batch: predict(batch, True)}
-    return {
-        f"{name} (true view)": lambda batch: predict(batch, True),
-        f"{name} (fixed view)": lambda batch: predict(batch, False),
-    }
-
-
-def _retrieval_pair(name: str, train: PreparedDataset, find) -> dict[str, Predictor]:
-    def predict(batch: Batch, true_view: bool) -> list[Prediction]:
-        rows = find(batch)
-        rotations = _rotations(batch.viewpoint if true_view else train.viewpoint[rows])
-        return [Prediction(train.mesh(int(row)), r, true_view) for row, r in zip(rows, rotations, strict=True)]
-
-    return {
-        f"{name} (true view)": lambda batch: predict(batch, True),
-        f"{name} (own view)": lambda batch: predict(batch, False),
-    }
-
-
-def _fixed_view(train: PreparedDataset) -> Float[np.ndarray, "3 3"]:
-    elevation = train.viewpoint.angles()[1].mean()[None]
-    return _rotations(Viewpoint.from_angles(torch.zeros(1), elevation))[0]
 
 
 def _rotations(viewpoint: Viewpoint) -> Float[np.ndarray, "batch 3 3"]:

@@ -14,27 +14,13 @@ import torch
 
 from lib.errors import InputError
 from lib.files import read_json, write_atomically
-from lib.paths import REPOSITORY
+from lib.paths import FURNITURE, REPOSITORY
 
-RESULT_COLUMNS = (
-    "system",
-    "dataset",
-    "split",
-    "category",
-    "protocol",
-    "metric",
-    "value",
-    "unit",
-    "low",
-    "high",
-    "n",
-    "seed",
-    "profile",
-    "steps",
-    "commit",
-    "machine",
-    "seconds",
-)
+WHAT = ("system", "dataset", "split", "category", "protocol", "metric")
+NUMBER = ("value", "unit", "low", "high", "n")
+WHENCE = ("seed", "profile", "steps", "commit", "machine", "seconds")
+RESULT_COLUMNS = (*WHAT, *NUMBER, *WHENCE)
+DISTANCES = {"chamfer_distance": "10 x CD", "accuracy": "10 x accuracy", "completeness": "10 x completeness"}
 SHOWN = ("chamfer_distance", "f_score@0.01", "f_score@0.05", "f_score@0.1")
 SHOWN_VIEWPOINT = ("azimuth_error", "azimuth_entropy", "empty_meshes")
 
@@ -42,8 +28,8 @@ SHOWN_VIEWPOINT = ("azimuth_error", "azimuth_entropy", "empty_meshes")
 @cache
 def commit() -> str:
     """Short git commit of the code, with ``+changes`` where files differ from it; "unknown" outside git."""
+    options = {"cwd": REPOSITORY, "capture_output": True, "text": True, "check": True, "timeout": 10}
     try:
-        options = {"cwd": REPOSITORY, "capture_output": True, "text": True, "check": True, "timeout": 10}
         head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **options).stdout.strip()
         changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -54,43 +40,55 @@ def commit() -> str:
 @cache
 def machine() -> str:
     """What kind of machine this is, without its name: system, cores, versions, GPU."""
-    parts = [
-        f"{platform.system()} {platform.machine()}",
-        f"{os.cpu_count()} cores",
-        f"Python {platform.python_version()}",
-    ]
-    parts.append(f"torch {torch.__version__}")
+    parts = [f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} cores"]
+    parts += [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     if torch.cuda.is_available():
         parts.append(f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}")
     return ", ".join(parts)
 
 
-def write_results(path: Path | str, rows: Sequence[dict]) -> None:
-    """Write rows as JSON, whole or not at all; numbers that are not finite become null.
+def result_row(**known) -> dict:
+    """One row: the columns that are known, this commit and machine, None for the rest."""
+    return dict.fromkeys(RESULT_COLUMNS) | {"commit": commit(), "machine": machine()} | known
 
-    Raises
-    ------
-    InputError
-        A row lacks a column or has one too many, or the file cannot be written.
+
+def study_row(system: str, protocol: str, metric: str, value: float, unit: str, *, n: int, **about) -> dict:
+    """Row of results for a number that a notebook measures about a method instead of a trained system.
+
+    `system` is what was measured, e.g. "volume renderer, beta 0.02, 64 samples", `protocol` what it was measured
+    against, e.g. "exact ray casting", and `n` the number of rays, images or starts that the value is a mean of.
     """
-    clean = [{name: _finite(row[name]) for name in RESULT_COLUMNS} for row in rows if _check_row(row, path)]
-    lines = ",\n ".join(json.dumps(row) for row in clean)  # a row a line: readable, and small in a diff
+    usual = {"dataset": "none", "split": "none", "category": "all", "profile": "quick"}
+    number = {"system": system, "protocol": protocol, "metric": metric, "value": float(value), "unit": unit, "n": n}
+    return result_row(**usual | number | about)
+
+
+def kept_name(grid: str, dataset: str, category: str, size: str) -> str:
+    """File in ``lib/results`` of an experiment's rows, without its ending; what is most usual is left out of the name.
+
+    Examples
+    --------
+    >>> kept_name("tables-2-3", "furniture", "chair", "small"), kept_name("tables-2-3", "pascal3d", "", "paper")
+    ('tables-2-3', 'tables-2-3-pascal3d-all-paper')
+    """
+    usual = {dataset: FURNITURE.name, category or "all": "chair", size: "small"}
+    return "-".join([grid, *(part for part, left_out in usual.items() if part != left_out)])
+
+
+def write_results(path: Path | str, rows: Sequence[dict]) -> None:
+    """Write rows as JSON, whole or not at all; numbers that are not finite become null."""
+    _check_columns(rows, path)
+    clean = [{name: _finite(row[name]) for name in RESULT_COLUMNS} for row in rows]
+    lines = ",\n ".join(json.dumps(row) for row in clean)  # one line for each row: readable, and small in a diff
     write_atomically(Path(path), lambda temporary: temporary.write_text(f"[\n {lines}\n]\n"))
 
 
 def read_results(path: Path | str) -> list[dict]:
-    """Rows of a ``results.json``.
-
-    Raises
-    ------
-    InputError
-        The file is missing, broken, or holds something else.
-    """
+    """Rows of a ``results.json``; one sentence where it is missing, broken, or holds something else."""
     rows = read_json(Path(path))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} is not a list of result rows; write it with lib.evaluation.")
-    for row in rows:
-        _check_row(row, path)
+    _check_columns(rows, path)
     return rows
 
 
@@ -122,22 +120,20 @@ def results_table(
     Parameters
     ----------
     protocol, category : str or None
-        Show this one; None: all, as a level of the index. What no protocol changes is shown with each.
-    metrics : sequence of str
-        Columns, those that the rows have.
+        Show this one; None: all, as a level of the index. What no protocol changes is shown with each. Dataset, split,
+        profile and seed are levels, too, where they differ.
     intervals : bool
         Cells as text "value [low, high]" instead of numbers.
-
-    Returns
-    -------
-    DataFrame
-        In the order of the rows. Dataset, split, profile and seed are in the index where they differ.
     """
     table = pd.DataFrame(list(rows), columns=list(RESULT_COLUMNS))
     keep = table["metric"].isin(metrics)
     keep &= table["protocol"].isin([protocol, "none"]) if protocol else True
     keep &= (table["category"] == category) if category else True
-    table = _with_every_protocol(table[keep])
+    table = table[keep]
+    # what no protocol changes (protocol "none") is repeated for each that the same system was measured with
+    keys = ["system", "dataset", "split", "category", "seed", "profile"]
+    shape, other = table[table["protocol"] != "none"], table[table["protocol"] == "none"].drop(columns="protocol")
+    table = pd.concat([shape, other.merge(shape[[*keys, "protocol"]].drop_duplicates(), on=keys)])
     if table.empty:
         raise InputError(f"There are no results for protocol {protocol!r} and category {category!r}.")
     table["cell"] = [_cell(row, intervals) for row in table.itertuples()]
@@ -147,37 +143,29 @@ def results_table(
     wide = table.pivot_table(index=index, columns="metric", values="cell", aggfunc="last", sort=False)
     wide = wide.reindex(order.tolist() if len(index) > 1 else [key[0] for key in order])
     wide = wide[[metric for metric in metrics if metric in wide]]
-    return wide.rename(columns={metric: _title(metric) for metric in wide}).rename_axis(columns=None)
+    return wide.rename(columns={metric: metric_title(metric) for metric in wide}).rename_axis(columns=None)
 
 
-def _with_every_protocol(table: pd.DataFrame) -> pd.DataFrame:
-    """Repeat rows of protocol "none" for each protocol that the same system was measured with."""
-    keys = ["system", "dataset", "split", "category", "seed", "profile"]
-    shape = table[table["protocol"] != "none"]
-    pairs = shape[[*keys, "protocol"]].drop_duplicates()
-    return pd.concat([shape, table[table["protocol"] == "none"].drop(columns="protocol").merge(pairs, on=keys)])
+def metric_title(metric: str) -> str:
+    """How tables name a metric: "10 x CD", "FS@5"."""
+    if metric.startswith("f_score@"):
+        return f"FS@{100 * float(metric.removeprefix('f_score@')):g}"
+    return DISTANCES.get(metric, metric.replace("_", " "))
 
 
 def _cell(row, intervals: bool) -> float | str:
-    scale = 10 if row.metric in ("chamfer_distance", "accuracy", "completeness") else 1
+    scale = 10 if row.metric in DISTANCES else 1
     if not intervals:
         return scale * row.value
     digits = 0 if row.metric == "empty_meshes" else 1 if row.unit == "degree" else 3
     return f"{scale * row.value:.{digits}f} [{scale * row.low:.{digits}f}, {scale * row.high:.{digits}f}]"
 
 
-def _title(metric: str) -> str:
-    if metric.startswith("f_score@"):
-        return f"FS@{float(metric.removeprefix('f_score@')) * 100:g}"
-    names = {"chamfer_distance": "10 x CD", "accuracy": "10 x accuracy", "completeness": "10 x completeness"}
-    return names.get(metric, metric.replace("_", " "))
-
-
-def _check_row(row: dict, path: Path | str) -> bool:
-    odd = sorted(set(RESULT_COLUMNS) ^ set(row))
-    if odd:
-        raise InputError(f"{path}: a result row must have exactly the columns of RESULT_COLUMNS; see {odd[0]!r}.")
-    return True
+def _check_columns(rows: Sequence[dict], path: Path | str) -> None:
+    for row in rows:
+        odd = sorted(set(RESULT_COLUMNS) ^ set(row))
+        if odd:
+            raise InputError(f"{path}: a result row must have exactly the columns of RESULT_COLUMNS; see {odd[0]!r}.")
 
 
 def _finite(value):

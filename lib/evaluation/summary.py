@@ -1,7 +1,7 @@
-"""From the numbers of every sample to rows of results: per category and overall, with intervals."""
+"""From the numbers of every sample to rows of results: by category and overall, with intervals."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import nn
 
 from lib.data.loading import PreparedDataset
-from lib.evaluation.instances import DEFAULT_PROTOCOLS, DEFAULT_THRESHOLDS, Predictor, evaluate_instances
-from lib.evaluation.results import commit, machine
+from lib.evaluation.instances import evaluate_instances
+from lib.evaluation.predictors import Predictor
+from lib.evaluation.results import result_row
 from lib.geometry.metrics import azimuth_entropy, wrap_degrees
 
 Values = Float[np.ndarray, " instances"]
@@ -24,18 +25,10 @@ SHAPE_UNITS = {"raw": "longest side"} | dict.fromkeys(("view", "icp", "rotation"
 
 @dataclass(frozen=True)
 class Run:
-    """Whose numbers these are.
+    """Whose numbers these are: a name for tables, and how it was trained.
 
-    Attributes
-    ----------
-    system : str
-        Name shown in tables.
-    profile : str
-        "quick", "small", "full", "paper"; "none" for what is not trained.
-    steps : int or None
-        Training steps.
-    seed : int or None
-        Of the training; None: the seed of the evaluation is written.
+    The profile is "quick", "small", "full" or "paper", and "none" for what is not trained. Without a seed of the
+    training that of the evaluation is written.
     """
 
     system: str
@@ -45,44 +38,15 @@ class Run:
 
 
 def evaluate(
-    predictor: Predictor | nn.Module,
-    dataset: PreparedDataset,
-    *,
-    protocols: Sequence[str] = DEFAULT_PROTOCOLS,
-    thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
-    resolution: int = 100,
-    points: int = 100_000,
-    seed: int = 0,
-    progress: bool = True,
-    rows: Sequence[int] | None = None,
-    run: Run | None = None,
+    predictor: Predictor | nn.Module, dataset: PreparedDataset, *, seed: int = 0, run: Run | None = None, **settings
 ) -> list[dict]:
-    """Measure a predictor on a dataset: the rows of ``results.json``.
+    """Measure a predictor on a dataset: `evaluate_instances` with its settings, then `summarize`.
 
-    Parameters are those of `evaluate_instances`, and
-
-    run : Run, optional
-        Whose numbers these are; the predictor's own name without it.
-
-    Returns
-    -------
-    list of dict
-        With the keys `RESULT_COLUMNS`; see `summarize`.
+    `seed` is that of the drawn points and of the bootstrap.
     """
     start = time.perf_counter()
-    instances = evaluate_instances(
-        predictor,
-        dataset,
-        protocols=protocols,
-        thresholds=thresholds,
-        resolution=resolution,
-        points=points,
-        seed=seed,
-        rows=rows,
-        progress=progress,
-    )
-    run = run or Run(getattr(predictor, "name", getattr(predictor, "__name__", "unnamed")))
-    return summarize(instances, dataset, run, seed=seed, seconds=time.perf_counter() - start)
+    instances = evaluate_instances(predictor, dataset, seed=seed, **settings)
+    return summarize(instances, dataset, run or Run("unnamed"), seed=seed, seconds=time.perf_counter() - start)
 
 
 def summarize(
@@ -90,12 +54,12 @@ def summarize(
 ) -> list[dict]:
     """Rows of results from the output of `evaluate_instances`.
 
-    One row a category (and ``all``), protocol and metric. Shape metrics are means over instances. Of the viewpoint,
-    which no protocol changes (protocol ``none``): ``azimuth_error`` (median, degrees), ``azimuth_error_iqr`` (its
-    interquartile range), ``azimuth_within_30`` (fraction of instances), ``elevation_error`` and ``rotation_error``
-    (medians), all after turning the canonical frame by 0 or 180 degrees, whichever makes the median azimuth error
-    smaller for the whole category; and ``azimuth_entropy`` of the predicted azimuths (12 bins, 1 even, 0 collapsed).
-    ``empty_meshes`` is a count.
+    One row for each category (and ``all``), protocol and metric. Shape metrics are means over instances. Of the
+    viewpoint, which no protocol changes (protocol ``none``): ``azimuth_error`` (median, degrees),
+    ``azimuth_error_iqr`` (its interquartile range), ``azimuth_within_30`` (fraction of instances), ``elevation_error``
+    and ``rotation_error`` (medians), all after turning the canonical frame by 0 or 180 degrees, whichever makes the
+    median azimuth error smaller for the whole category; and ``azimuth_entropy`` of the predicted azimuths (12 bins,
+    1 even, 0 collapsed). ``empty_meshes`` is a count.
 
     ``low`` and ``high`` bound the middle 95 % of 1,000 bootstrap resamples of the *models*, with all their
     views: two views of one chair are not two independent chairs. ``n`` counts instances.
@@ -107,8 +71,6 @@ def summarize(
         "seed": seed if run.seed is None else run.seed,
         "profile": run.profile,
         "steps": run.steps,
-        "commit": commit(),
-        "machine": machine(),
         "seconds": round(seconds, 2),
     }
     rows = []
@@ -117,26 +79,16 @@ def summarize(
         for protocol, metric, unit, statistic, values, models in _measurements(part):
             value, low, high = bootstrap_interval(values, models, statistic, seed=seed)
             number = {"value": value, "unit": unit, "low": low, "high": high, "n": len(values)}
-            rows.append(common | {"category": category, "protocol": protocol, "metric": metric} | number)
+            rows.append(result_row(**common, category=category, protocol=protocol, metric=metric, **number))
     return rows
 
 
 def bootstrap_interval(
     values: Values, groups: Iterable, statistic: Statistic, *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """A statistic and the middle 95 % of its values when whole groups are drawn again with replacement.
+    """A statistic, and the ends of the middle 95 % of its values when whole groups are drawn again with replacement.
 
-    Parameters
-    ----------
-    values : ndarray, shape (n,)
-    groups : iterable of n labels
-        Which group each value belongs to.
-    statistic : callable
-        (values (n,), weights (R, n)) -> (R,).
-
-    Returns
-    -------
-    value, low, high : float
+    `groups` says of each value which group it belongs to.
     """
     _, group = np.unique(np.asarray(list(groups), dtype=str), return_inverse=True)
     count = group.max() + 1
@@ -177,13 +129,10 @@ def _measurements(part: pd.DataFrame):
             yield protocol, metric, unit, weighted_mean, values, models
         elif metric == "empty":
             yield protocol, "empty_meshes", "count", weighted_sum, values, models
-    if ("none", "azimuth") in groups:
-        yield from _viewpoint_measurements({name: group for (kind, name), group in groups.items() if kind == "none"})
-
-
-def _viewpoint_measurements(groups: dict[str, pd.DataFrame]):
-    models = groups["azimuth"]["model"].to_numpy()
-    value = {metric: group["value"].to_numpy(float) for metric, group in groups.items()}
+    if ("none", "azimuth") not in groups:
+        return
+    models = groups["none", "azimuth"]["model"].to_numpy()
+    value = {metric: group["value"].to_numpy(float) for (kind, metric), group in groups.items() if kind == "none"}
     errors = {turn: np.abs(wrap_degrees(value["azimuth_difference"] + turn)) for turn in (0, 180)}
     turn = min(errors, key=lambda turn: np.median(errors[turn]))
     rotation_error = value["rotation_error" if turn == 0 else "rotation_error_half_turn"]

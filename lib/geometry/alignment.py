@@ -28,15 +28,7 @@ Matrix = Float[np.ndarray, "3 3"]
 
 @dataclass(frozen=True)
 class Clouds:
-    """A predicted and a true surface as points, each with its camera.
-
-    Attributes
-    ----------
-    predicted, target : ndarray, shapes (P, 3) and (T, 3)
-        In their canonical frames.
-    predicted_rotation, target_rotation : ndarray, shape (3, 3)
-        World to camera (OpenCV).
-    """
+    """A predicted and a true surface as points in their canonical frames, each with its world-to-camera rotation."""
 
     predicted: Float[np.ndarray, "predicted 3"]
     target: Float[np.ndarray, "target 3"]
@@ -62,11 +54,13 @@ def align_icp(clouds: Clouds) -> tuple[Cloud, Cloud]:
 
 
 def align_rotation(clouds: Clouds) -> tuple[Cloud, Cloud]:
-    """Protocol ``rotation``: scales aligned by the RMS radius, then the best rotation of all."""
+    """Protocol ``rotation``: scales aligned by the root-mean-square radius, then the best rotation of all."""
     target = view_normalized(clouds.target, clouds.target_rotation)
     predicted = clouds.predicted - clouds.predicted.mean(0, keepdims=True)
-    size = rms_radius(predicted)
-    predicted = predicted * (rms_radius(target) / size if size > 0 else 1.0)
+    size, target_size = (
+        float(np.sqrt(np.mean(np.sum((cloud - cloud.mean(0)) ** 2, axis=1)))) for cloud in (predicted, target)
+    )
+    predicted = predicted * (target_size / size if size > 0 else 1.0)
     return predicted @ search_rotation(predicted, target).T.astype(predicted.dtype), target
 
 
@@ -89,11 +83,6 @@ def view_normalized(points: Cloud, rotation: Matrix) -> Cloud:
     return np.ascontiguousarray((turned / extent if extent > 0 else turned).T)
 
 
-def rms_radius(points: Cloud) -> float:
-    """Root mean square distance from the mean."""
-    return float(np.sqrt(np.mean(np.sum((points - points.mean(0)) ** 2, axis=1))))
-
-
 def thinned(points: Cloud, count: int) -> Cloud:
     """At most `count` points at even steps through the cloud, which may be in any order."""
     return points[np.linspace(0, len(points) - 1, count).astype(int)] if len(points) > count else points
@@ -104,13 +93,7 @@ def best_rigid_motion(source: Cloud, target: Cloud) -> tuple[Matrix, Float[np.nd
 
     Where the best orthogonal matrix is a mirror, the axis of the smallest singular value is turned over: the
     best proper rotation (Umeyama 1991). The released Cat3D and SDF-SRN code flips a row of the result instead,
-    which is a rotation but not the best one.
-
-    Returns
-    -------
-    rotation : ndarray, shape (3, 3), float64
-    translation : ndarray, shape (3,), float64
-        ``source @ rotation.T + translation`` lies on `target`.
+    which is a rotation but not the best one. ``source @ rotation.T + translation`` is close to `target`.
     """
     source_mean, target_mean = source.mean(0, dtype=np.float64), target.mean(0, dtype=np.float64)
     left, _, right = np.linalg.svd((target - target_mean).T @ (source - source_mean))
@@ -119,32 +102,20 @@ def best_rigid_motion(source: Cloud, target: Cloud) -> tuple[Matrix, Float[np.nd
     return rotation, target_mean - rotation @ source_mean
 
 
-def iterative_closest_point(
-    predicted: Cloud, target: Cloud, *, rounds: int = 50, sample: int = 5_000, tolerance: float = 1e-6
-) -> Cloud:
+def iterative_closest_point(predicted: Cloud, target: Cloud, *, rounds: int = 50) -> Cloud:
     """The prediction moved rigidly towards the target by point-to-point ICP.
 
-    Each round pairs points of the prediction with their nearest target points and applies `best_rigid_motion`.
-
-    Parameters
-    ----------
-    predicted, target : ndarray, shapes (P, 3) and (T, 3)
-        In one frame.
-    rounds : int
-        At most so many.
-    sample : int
-        The motion is estimated from so many predicted points (`thinned`) against all of the target, and applied to
-        all: it has six unknowns, which a sample settles at a fraction of the time.
-    tolerance : float
-        Stop when the root mean square distance shrinks by less than this in a round.
+    Each round pairs points of the prediction with their nearest target points and applies `best_rigid_motion`. The
+    motion has six unknowns: 5,000 predicted points (`thinned`) against all of the target settle it. At most `rounds`
+    rounds; they end when the root mean square distance shrinks by less than 1e-6.
     """
     tree = search_tree(target)
-    start = moved = thinned(predicted, sample)
+    start = moved = thinned(predicted, 5_000)
     last = np.inf
     for _ in range(rounds):
         distance, index = nearest(moved, tree)
         error = float(np.sqrt(np.mean(distance.astype(np.float64) ** 2)))
-        if last - error < tolerance:
+        if last - error < 1e-6:
             break
         last = error
         rotation, translation = best_rigid_motion(moved, target[index])
@@ -166,31 +137,23 @@ def rotation_grid(count: int) -> Float[np.ndarray, "count 3 3"]:
     return Rotation.from_quat(np.stack(quaternions, axis=1)).as_matrix()
 
 
-def search_rotation(
-    predicted: Cloud, target: Cloud, *, coarse: int = 4096, keep: int = 12, levels: int = 4, seed: int = 0
-) -> Matrix:
+def search_rotation(predicted: Cloud, target: Cloud) -> Matrix:
     """The rotation about the origin with the least Chamfer distance, searched by brute force.
 
-    All of `rotation_grid` with 256 points a cloud; then `levels` rounds in which each of the `keep` best is
-    joined by 24 random turns around it, up to 12, 6, 3, ... degrees, with 512 points a cloud; of those left
-    the best with 4,096 points.
-
-    Parameters
-    ----------
-    predicted, target : ndarray, shapes (P, 3) and (T, 3)
-        Centred, of one scale.
-
-    Returns
-    -------
-    ndarray, shape (3, 3), float64
-        ``predicted @ rotation.T`` lies best on `target`.
+    All 4,096 of `rotation_grid` with 256 points of each cloud; then four rounds in which each of the 12 best is
+    joined by 24 random turns around it, up to 12, 6, 3 and 1.5 degrees, with 512 points of each cloud; of those left
+    the best with 4,096 points. The clouds are centred and of one scale; ``predicted @ rotation.T`` is closest to
+    `target`.
     """
-    generator = np.random.default_rng(seed)
-    best = _best_of(rotation_grid(coarse), thinned(predicted, 256), thinned(target, 256), keep)
-    for level in range(levels):
-        turns = _random_turns(generator, 24, 12.0 / 2**level)
+    generator = np.random.default_rng(0)
+    best = _best_of(rotation_grid(4096), thinned(predicted, 256), thinned(target, 256), 12)
+    for degrees in (12.0, 6.0, 3.0, 1.5):
+        axis = generator.normal(size=(24, 3))
+        axis /= np.linalg.norm(axis, axis=1, keepdims=True)
+        angle = np.radians(degrees) * np.cbrt(generator.random((24, 1)))
+        turns = Rotation.from_rotvec(axis * angle).as_matrix()
         around = np.concatenate([best, (turns[:, None] @ best[None]).reshape(-1, 3, 3)])
-        best = _best_of(around, thinned(predicted, 512), thinned(target, 512), keep)
+        best = _best_of(around, thinned(predicted, 512), thinned(target, 512), 12)
     return _best_of(best, thinned(predicted, 4096), thinned(target, 4096), 1)[0]
 
 
@@ -202,13 +165,6 @@ def _best_of(rotations: Float[np.ndarray, "count 3 3"], predicted: Cloud, target
     to_target = nearest(turned, target)[0].reshape(count, -1).mean(1)
     to_predicted = nearest(turned_back, predicted)[0].reshape(count, -1).mean(1)
     return rotations[np.argsort(to_target + to_predicted, kind="stable")[:keep]]
-
-
-def _random_turns(generator: np.random.Generator, count: int, degrees: float) -> Float[np.ndarray, "count 3 3"]:
-    axis = generator.normal(size=(count, 3))
-    axis /= np.linalg.norm(axis, axis=1, keepdims=True)
-    angle = np.radians(degrees) * np.cbrt(generator.random((count, 1)))
-    return Rotation.from_rotvec(axis * angle).as_matrix()
 
 
 def aligned_chamfer_distance(clouds: Clouds, protocol: str = "view") -> float:

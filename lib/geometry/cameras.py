@@ -21,7 +21,6 @@ Projection = Literal["perspective", "weak_perspective"]
 # World axes to camera axes at azimuth = elevation = roll = 0: the camera stands at +y and looks to -y.
 WORLD_TO_CAMERA_AXES = ((-1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, -1.0, 0.0))
 LARGEST = 1e6  # of a camera's lengths, and 1 / it the least of those that are positive: their squares stay numbers
-ANGLES = ("azimuth", "elevation", "roll")
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class Rays:
 
 
 def check_viewpoint(viewpoint: Viewpoint, nearest: float = 0.0, first: int = 0) -> None:
-    """Refuse cameras that see nothing: with one look at a few numbers, so that no NaN comes out of them later.
+    """Refuse cameras that see nothing, so that no NaN comes out of them later.
 
     Parameters
     ----------
@@ -150,23 +149,21 @@ def check_viewpoint(viewpoint: Viewpoint, nearest: float = 0.0, first: int = 0) 
     ------
     InputError
         An angle is no unit pair, the distance is not over `nearest`, the focal length not over 0, or a number is not
-        finite or beyond `LARGEST`. The sentence names the first such camera and what is wrong with it.
+        finite or beyond `LARGEST`. The sentence names such a camera and what is wrong with it.
     """
-    view = viewpoint
-    turns = torch.stack([view.azimuth, view.elevation, view.roll], dim=1)
-    near, far = max(nearest, 1 / LARGEST), LARGEST
-    lengths = [(view.distance > near) & (view.distance <= far), (view.focal >= 1 / far) & (view.focal <= far)]
-    center = (view.center.abs() <= far).all(dim=-1)
-    sound = torch.cat([(turns.norm(dim=-1) - 1).abs() < 0.01, torch.stack([*lengths, center], dim=1)], dim=1)
-    if sound.all():
+    distance, focal, end = viewpoint.distance, viewpoint.focal, f"and at most {LARGEST:g}"
+    rules = dict.fromkeys(("azimuth", "elevation", "roll"), "a unit pair (cos, sin)")
+    sound = {name: (getattr(viewpoint, name).norm(dim=-1) - 1).abs() < 0.01 for name in rules}
+    rules |= {"distance": f"over {nearest:g} {end}", "focal": f"over 0 {end}", "center": f"finite {end}"}
+    sound["distance"] = (distance > max(nearest, 1 / LARGEST)) & (distance <= LARGEST)
+    sound["focal"] = (focal >= 1 / LARGEST) & (focal <= LARGEST)
+    sound["center"] = (viewpoint.center.abs() <= LARGEST).all(dim=-1)
+    if torch.stack(list(sound.values())).all():
         return
-    image, column = (~sound).nonzero()[0].tolist()
-    name = (*ANGLES, "distance", "focal", "center")[column]
-    pair, end = "a unit pair (cos, sin)", f"and at most {far:g}"
-    wanted = dict.fromkeys(ANGLES, pair) | {"distance": f"over {near:g} {end}", "focal": f"over 0 {end}"}
-    value = getattr(view, name)[image].tolist()
-    what = f"viewpoint: the {name} of image {first + image} is {value}"
-    raise InputError(f"{what}; it must be {wanted.get(name, f'finite {end}')}")
+    name = next(name for name, good in sound.items() if not good.all())
+    image = int(sound[name].int().argmin())
+    value = getattr(viewpoint, name)[image].tolist()
+    raise InputError(f"viewpoint: the {name} of image {first + image} is {value}; it must be {rules[name]}")
 
 
 def points_along(rays: Rays, depths: Float[Tensor, "batch rays samples"]) -> Float[Tensor, "batch rays samples 3"]:
@@ -193,20 +190,10 @@ def index_to_pixel(index: Int[Tensor, "batch rays"], image_size: int) -> Float[T
 
 
 def camera_rays(viewpoint: Viewpoint, pixels: Float[Tensor, "batch rays 2"]) -> Rays:
-    """Rays through image points.
+    """Rays in the world frame through image points (x, y) in image widths.
 
-    Parameters
-    ----------
-    viewpoint : Viewpoint
-        B cameras.
-    pixels : Tensor, shape (B, N, 2)
-        Image points (x, y) in image widths.
-
-    Returns
-    -------
-    Rays
-        In the world frame. Perspective rays start at the camera centre; weak-perspective rays start on
-        the plane through the camera centre parallel to the image, so depths mean the same in both.
+    Perspective rays start at the camera centre; weak-perspective rays start on the plane through the camera centre
+    parallel to the image, so depths mean the same in both.
     """
     rotation = viewpoint.rotation()
     offset = pixels - viewpoint.center[:, None]

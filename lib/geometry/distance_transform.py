@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lib.errors import InputError
 
-Camera = Literal["perspective", "orthographic", "weak_perspective"]
+Camera = Literal["perspective", "weak_perspective"]
 Unit = Literal["pixels", "image"]
 Beyond = Literal["background", "unknown"]
 
@@ -39,12 +39,11 @@ def distance_transform(
     unit : {"pixels", "image"}
         Pixels, or image widths (pixels / W, the unit of `lib.geometry.cameras`).
     beyond : {"background", "unknown"}
-        What lies outside the picture. For a crop that may cut the object take "unknown": no distance is then larger
+        What is outside the picture. For a crop that may cut the object take "unknown": no distance is then larger
         than that to the nearest pixel centre outside the picture.
     margin : float
-        Pixels taken off every distance (not below 0). 0: the exact transform. A silhouette's pixels have an extent:
-        0.5 puts the boundary half-way between two centres, as the released code does; `HALF_DIAGONAL` is safe
-        wherever each place of the silhouette is in one of its pixels.
+        Pixels taken off every distance, down to 0. A silhouette's pixels have an extent: 0.5 puts the boundary
+        half-way between two centres, as the released code does; `HALF_DIAGONAL` is always safe.
 
     Returns
     -------
@@ -68,10 +67,14 @@ def distance_transform(
     _check(beyond, Beyond, "beyond")
     if not margin >= 0:
         raise InputError(f"margin: {margin} pixels cannot be taken off a distance; give 0 or more.")
-    pictures = inside.reshape(-1, *inside.shape[-2:])
-    distance = np.stack([_one_transform(one, beyond) for one in pictures]) if len(pictures) else pictures
+    distance = np.full(inside.shape, np.inf)  # of an empty silhouette
+    for one in np.ndindex(inside.shape[:-2]):
+        if beyond == "unknown":
+            distance[one] = distance_transform_edt(~np.pad(inside[one], 1, constant_values=True))[1:-1, 1:-1]
+        elif inside[one].any():
+            distance[one] = distance_transform_edt(~inside[one])
     distance = np.maximum(distance - margin, 0) / (inside.shape[-1] if unit == "image" else 1)
-    found = torch.from_numpy(distance.astype(np.float32).reshape(inside.shape))
+    found = torch.from_numpy(distance.astype(np.float32))
     return found.to(mask.device) if isinstance(mask, Tensor) else found
 
 
@@ -88,8 +91,8 @@ def sdf_lower_bound(
 
     ``b = z D / sqrt(1 + (|u| + D)^2)``.
 
-    That is Eq. 1 without its division by |u|: at the principal point it is the limit ``z D / sqrt(1 + D^2)``, and it
-    does not subtract nearly equal numbers. It holds for every z > 0.
+    That is Eq. 1 without its division by |u|, and without a difference of nearly equal numbers: it also holds at the
+    principal point.
 
     Parameters
     ----------
@@ -99,15 +102,13 @@ def sdf_lower_bound(
         D(u) on that plane, 0 or more; infinite where no silhouette is near.
     depth : Tensor, ndarray or float, shape (...)
         Projective depth z in world units, not the length along the ray. Shapes are broadcast against each other.
-    camera : {"perspective", "orthographic", "weak_perspective"}
-        Orthographic: the plane is in world units and the bound is D, whatever u and z. Weak perspective: all points
-        are magnified by 1 / z with one z, the distance of the camera (`Viewpoint.distance`), and the bound is z D.
+    camera : {"perspective", "weak_perspective"}
+        Weak perspective magnifies all points by 1 / z with one z, the distance of the camera; then the bound is z D.
 
     Returns
     -------
     Tensor, shape (...)
-        World units, 0 or more. With infinite D: z in perspective (the distance to the plane of the camera), else
-        infinite.
+        World units, 0 or more. With infinite D: z in perspective (the distance to the camera's plane), else infinite.
 
     Raises
     ------
@@ -115,12 +116,15 @@ def sdf_lower_bound(
         The camera is unknown, or a depth or distance is negative or NaN.
     """
     _check(camera, Camera, "camera")
-    pixels, distance, depth = _tensors(pixels, distance, depth)
+    pixels = torch.as_tensor(pixels)
+    distance, depth = (torch.as_tensor(part, dtype=pixels.dtype, device=pixels.device) for part in (distance, depth))
+    for name, values in (("distance", distance), ("depth", depth)):
+        if not bool((values >= 0).all()):
+            raise InputError(f"{name}: values must be 0 or more and not NaN; a bound needs points before the camera.")
     radius = torch.linalg.vector_norm(pixels, dim=-1)
-    if camera == "orthographic":
-        return distance + torch.zeros_like(radius + depth)
     if camera == "weak_perspective":
-        return _at_zero(depth * distance, distance) + torch.zeros_like(radius)
+        # infinite distance at depth 0 stays infinite instead of NaN
+        return torch.where(distance.isinf(), distance, depth * distance) + torch.zeros_like(radius)
     distance = distance.clamp(max=LARGEST_DISTANCE)
     return depth * distance / torch.sqrt(1 + (radius + distance) ** 2)
 
@@ -159,27 +163,6 @@ def _silhouettes(mask) -> Bool[np.ndarray, "*batch height width"]:
     if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
         raise InputError("A silhouette has values that are NaN; a mask is boolean or in [0, 1].")
     return values > 0.5
-
-
-def _one_transform(inside: Bool[np.ndarray, "height width"], beyond: Beyond) -> Float[np.ndarray, "height width"]:
-    if beyond == "unknown":
-        return distance_transform_edt(~np.pad(inside, 1, constant_values=True))[1:-1, 1:-1]
-    # without any foreground scipy measures to a place that is not in the picture
-    return distance_transform_edt(~inside) if inside.any() else np.full(inside.shape, np.inf)
-
-
-def _tensors(pixels, distance, depth) -> tuple[Tensor, Tensor, Tensor]:
-    pixels = torch.as_tensor(pixels)
-    distance, depth = (torch.as_tensor(part, dtype=pixels.dtype, device=pixels.device) for part in (distance, depth))
-    for name, values in (("distance", distance), ("depth", depth)):
-        if not bool((values >= 0).all()):
-            raise InputError(f"{name}: values must be 0 or more and not NaN; a bound needs points before the camera.")
-    return pixels, distance, depth
-
-
-def _at_zero(product: Tensor, distance: Tensor) -> Tensor:
-    """The product, but infinite distance at depth 0 stays infinite instead of NaN."""
-    return torch.where(distance.isinf(), distance, product)
 
 
 def _check(value: str, allowed, name: str) -> None:

@@ -17,11 +17,7 @@ def nearest(
 ) -> tuple[Float[np.ndarray, " queries"], Int[np.ndarray, " queries"]]:
     """Distance from each point to the nearest target point, and the index of that one.
 
-    Parameters
-    ----------
-    points : ndarray, shape (queries, 3)
-    target : ndarray, shape (targets, 3), or KDTree
-        A tree (`search_tree`) saves building it again; its precision must be that of the points.
+    A tree as `target` (`search_tree`) saves building it again; its precision must be that of the points.
     """
     tree = target if isinstance(target, KDTree) else search_tree(target.astype(points.dtype, copy=False))
     distance, index = tree.query(np.ascontiguousarray(points))

@@ -9,13 +9,15 @@ from jaxtyping import Bool, Float
 
 from lib.geometry.meshes import POINTS_PER_CALL, SdfFunction, grid_axis
 
+LEVELS = 2  # how often samples half-way between are looked at: those asked first are 2^LEVELS apart
+
 
 def surface_grid(
-    sdf: SdfFunction, resolution: int = 100, bound: float = 0.6, *, levels: int = 2, slope: float = 2.0
+    sdf: SdfFunction, resolution: int = 100, bound: float = 0.6, *, slope: float = 2.0
 ) -> Float[np.ndarray, "x y z"]:
     """Values for `marching_cubes` that are asked for near the surface only, a tenth to a quarter of the grid.
 
-    A function no steeper than `slope` lies, wherever it was not asked, between two bounds: from a value f at distance
+    A function no steeper than `slope` stays, wherever it was not asked, between two bounds: from a value f at distance
     d it can have come to f - slope d or f + slope d, and every value nearby is such a witness. Every fourth sample is
     asked first, then those half-way between for which the bounds leave the sign open, and so on. At last all corners
     of cells in which signs differ are asked, and again of those in which they differ then. Elsewhere the value is a
@@ -25,8 +27,6 @@ def surface_grid(
     ----------
     sdf : function (points, 3) -> (points,)
         Signed distance, negative inside. It is asked for points a few samples beyond the grid, too.
-    levels : int
-        How often samples half-way between are looked at: those asked first are 2^levels apart.
     slope : float
         Steeper functions may hide a part that no value tells of and no surface leads to. A signed distance has slope 1.
 
@@ -34,13 +34,13 @@ def surface_grid(
     -------
     ndarray, shape (resolution, resolution, resolution), float32
     """
-    stride = 2**levels
+    stride = 2**LEVELS
     axis, step = grid_axis(resolution, bound), 2 * bound / (resolution - 1)
     beyond = np.arange(1, 1 + -(resolution - 1) % stride, dtype=np.float32)
     axis = np.append(axis, np.float32(bound) + beyond * np.float32(step))
-    first = axis[::stride]
-    low = _asked(sdf, first, np.ones((len(first),) * 3, dtype=bool)).reshape((len(first),) * 3)
+    low = np.empty((len(axis[::stride]),) * 3, np.float32)
     high = low.copy()
+    _ask(sdf, axis[::stride], low, high, np.ones(low.shape, dtype=bool))
     while stride > 1:
         stride //= 2
         low, high = -_between(-low, slope * step * stride), _between(high, slope * step * stride)
@@ -49,10 +49,19 @@ def surface_grid(
     grid = (slice(resolution),) * 3
     axis, low, high = axis[:resolution], np.ascontiguousarray(low[grid]), np.ascontiguousarray(high[grid])
     while True:
-        wanted = _corners_of_cells(_any_corner(low <= 0) & _any_corner(high >= 0)) & (low != high)
-        if not wanted.any():
+        cells = _any_corner(low <= 0) & _any_corner(high >= 0)
+        unknown = _any_corner(np.pad(cells, 1)) & (low != high)  # corners of these cells
+        if not unknown.any():
             return np.where(low > 0, low, high)
-        _ask(sdf, axis, low, high, wanted)
+        _ask(sdf, axis, low, high, unknown)
+
+
+def _ask(sdf: SdfFunction, axis: np.ndarray, low: np.ndarray, high: np.ndarray, where: np.ndarray) -> None:
+    """Put values in the place of their bounds."""
+    index = np.argwhere(where)
+    if len(index):
+        parts = np.array_split(index, -(-len(index) // POINTS_PER_CALL))
+        low[where] = high[where] = np.concatenate([np.asarray(sdf(axis[part])) for part in parts])
 
 
 def _between(high: Float[np.ndarray, "n n n"], reach: float) -> Float[np.ndarray, "m m m"]:
@@ -65,30 +74,12 @@ def _between(high: Float[np.ndarray, "n n n"], reach: float) -> Float[np.ndarray
     return finer
 
 
-def _neighbors(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """All samples but the last along an axis, and all but the first."""
-    along = np.moveaxis(values, axis, 0)
-    return np.moveaxis(along[:-1], 0, axis), np.moveaxis(along[1:], 0, axis)
-
-
-def _ask(sdf: SdfFunction, axis: np.ndarray, low: np.ndarray, high: np.ndarray, wanted: np.ndarray) -> None:
-    """Put values in the place of their bounds."""
-    if wanted.any():
-        low[wanted] = high[wanted] = _asked(sdf, axis, wanted)
-
-
-def _asked(sdf: SdfFunction, axis: np.ndarray, wanted: Bool[np.ndarray, "n n n"]) -> Float[np.ndarray, " points"]:
-    """Values at the wanted samples of a grid."""
-    index = np.argwhere(wanted)
-    parts = np.array_split(index, max(1, -(-len(index) // POINTS_PER_CALL)))
-    return np.concatenate([np.asarray(sdf(axis[part])) for part in parts]).astype(np.float32)
-
-
 def _any_corner(samples: Bool[np.ndarray, "n n n"]) -> Bool[np.ndarray, "m m m"]:
     """For each cell, m = n - 1, whether any of its corners is one of these samples."""
     return reduce(lambda cells, axis: np.logical_or(*_neighbors(cells, axis)), range(3), samples)
 
 
-def _corners_of_cells(cells: Bool[np.ndarray, "m m m"]) -> Bool[np.ndarray, "n n n"]:
-    """The samples that are a corner of any of these cells."""
-    return _any_corner(np.pad(cells, 1))
+def _neighbors(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """All samples but the last along an axis, and all but the first."""
+    along = np.moveaxis(values, axis, 0)
+    return np.moveaxis(along[:-1], 0, axis), np.moveaxis(along[1:], 0, axis)
