@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from lib.systems.checkpoints import load_system
 from torch import Tensor
 
 from benchmarks import released, released_field
@@ -19,6 +18,7 @@ from lib.geometry.meshes import grid_points, marching_cubes, sample_surface
 from lib.paths import FURNITURE, WEIGHTS
 from lib.systems import make_system
 from lib.systems.base import System
+from lib.systems.checkpoints import load_system
 from lib.training.loop import TrainingConfig
 from lib.training.recipes import ALL_RECIPES
 

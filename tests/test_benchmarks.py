@@ -10,10 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from lib.paths import REPOSITORY
-
-pytest.importorskip("lib.systems.shapeclipper_small", reason="written for the systems' one face")
-
 from benchmarks import __main__ as command
 from benchmarks import measure, report, workloads
 from benchmarks.released import render_rays_released
@@ -21,6 +17,7 @@ from benchmarks.released_field import compute_as_released
 from lib.fields.sdf import SDFField
 from lib.fields.texture import TextureField, colored_field
 from lib.geometry.cameras import Viewpoint, camera_rays
+from lib.paths import REPOSITORY
 from lib.rendering.volume import render_rays, sample_depths
 from lib.systems.sdf_srn import SDFSRN, SDFSRNConfig
 

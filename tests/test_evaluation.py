@@ -20,8 +20,8 @@ from lib.evaluation.__main__ import main
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.meshes import marching_cubes
 from lib.systems import make_system
+from lib.systems.checkpoints import load_system, save_weights
 from lib.systems.sdf_srn import SDFSRN, SDFSRNConfig
-from lib.training.checkpoints import load_system, save_weights
 from lib.training.recipes import RECIPES
 
 QUICK = {"points": 2000, "progress": False}

@@ -14,12 +14,12 @@ from lib.data.loading import PreparedDataset
 from lib.errors import InputError, exit_code
 from lib.evaluation.baselines import make_baselines
 from lib.evaluation.instances import DEFAULT_PROTOCOLS, DEFAULT_THRESHOLDS, evaluate_instances
-from lib.evaluation.predictors import needs_viewpoint, refined_predictor
+from lib.evaluation.predictors import refined_predictor
 from lib.evaluation.results import results_table, write_instances, write_results
 from lib.evaluation.summary import Run, summarize
 from lib.files import read_json
 from lib.geometry.alignment import PROTOCOLS
-from lib.training.checkpoints import load_system
+from lib.systems.checkpoints import load_system
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +99,7 @@ def _checkpoint_jobs(folder: Path, options: argparse.Namespace) -> list:
     """The system, and where it is asked for the system that optimises its codes."""
     system, about = load_system(folder, options.device), read_json(folder / "config.json")
     # what the course adds to a paper's system goes by the paper's name; the profile tells them apart
-    name = about["system"].removesuffix("_small") + (" (true view)" if needs_viewpoint(system) else "")
+    name = about["system"].removesuffix("_small") + (" (true view)" if system.needs_viewpoint else "")
     run = Run(name, about.get("profile", options.profile), about.get("step"), (about.get("training") or {}).get("seed"))
     if options.refine is None:
         return [(run, system)]

@@ -29,18 +29,13 @@ class Prediction:
 Predictor = Callable[[Batch], list[Prediction]]
 
 
-def needs_viewpoint(system: nn.Module) -> bool:
-    """Whether a system is told the viewpoint of each image."""
-    return system.config.viewpoint == "given"  # THE LEAD: system.needs_viewpoint
-
-
 def system_predictor(system: nn.Module, resolution: int = 100, colored: bool = True) -> Predictor:
     """A system of `lib.systems` as a predictor. One that needs viewpoints gets those of the batch.
 
     `resolution` are samples along each axis of marching cubes. Meshes are `colored` to be looked at; measuring needs no
     texture.
     """
-    given = needs_viewpoint(system)
+    given = system.needs_viewpoint
 
     def predict(batch: Batch) -> list[Prediction]:
         if given and batch.viewpoint is None:
@@ -60,7 +55,7 @@ def refined_predictor(
     Images are optimised one by one with equal random numbers: what is found for one does not depend on the others.
     `steps` of Adam; the system's own number without it. A system that has no such optimisation is refused.
     """
-    if not hasattr(system, "refine"):  # THE LEAD: a flag of System, e.g. `can_refine`
+    if not system.can_refine:
         raise InputError(f"{system.name} has no test-time optimisation; measure a checkpoint of sdf_srn")
 
     def predict(batch: Batch) -> list[Prediction]:

@@ -41,6 +41,8 @@ class System(nn.Module):
         Everything that defines it.
     needs_viewpoint : bool
         Training images must come with their viewpoints, and `reconstruct` should be given them.
+    can_refine : bool
+        It has `refine`.
     neighbor_weighting : str or None
         How a neighbour of each training image is chosen (`lib.losses.semantic.neighbor_probabilities`); None: the
         system wants no neighbours.
@@ -53,6 +55,7 @@ class System(nn.Module):
     name = ""
     config: SystemConfig
     needs_viewpoint = False
+    can_refine = False
     neighbor_weighting: str | None = None
     fresh_parts: tuple[str, ...] = ()
 

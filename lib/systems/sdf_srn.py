@@ -142,6 +142,7 @@ class SDFSRN(System):
 
     name = "sdf_srn"
     needs_viewpoint = True
+    can_refine = True
 
     def __init__(self, config: SDFSRNConfig = SHAPENET):
         super().__init__()
