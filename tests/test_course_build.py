@@ -209,7 +209,7 @@ def test_check_finds_every_difference_but_outputs(tmp_path):
     source.write_text(SOURCE)
     notebook.metadata["papermill"] = {}
     nbformat.write(notebook, target)
-    assert "not committed" in build.differences(tmp_path)[0]
+    assert "papermill" in build.differences(tmp_path)[0]
     source.rename(source.with_name("04_spheres.py"))
     assert any("no source" in sentence for sentence in build.differences(tmp_path))
 
