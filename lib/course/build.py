@@ -140,8 +140,8 @@ def differences(folder: Path = NOTEBOOKS, names: Sequence[str] = ()) -> list[str
         new = nbformat.writes(build(source, committed)[0], indent=1).splitlines()
         changed = [line for line in list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:] if line[0] in "+-"]
         if changed:  # a cell with another source loses its count of executions, which says less
-            first = next((line for line in changed if "execution_count" not in line), changed[0])
-            found.append(f"{committed.name} differs from its source at {first[:200]!r}: run 'make notebooks'")
+            line = max((line for line in changed if "execution_count" not in line), key=len, default=changed[0])
+            found.append(f"{committed.name} differs from its source at {line[:200]!r}: run 'make notebooks'")
     stems = {source.stem for source in sources(folder)}
     orphans = [path.name for path in sorted(folder.glob("*.ipynb")) if path.stem not in stems]
     return found + [f"{name} has no source in notebooks/src" for name in orphans]

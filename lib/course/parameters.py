@@ -56,25 +56,26 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
     sources = [cell.source for cell in read_notebook(path).cells if "parameters" in tags(cell)]
     if len(sources) > 1:
         raise InputError(f"notebook {path.stem} has {len(sources)} cells tagged 'parameters': keep one")
+    written = papermill.inspect_notebook(path)
+    if sources and len(ast.parse(sources[0]).body) != len(written):
+        raise InputError(
+            f"the parameters cell of notebook {path.stem} must hold names set to literals, each on lines of its own "
+            "with one '=': move everything else to the next cell"
+        )
     found = {}
-    for name, about in papermill.inspect_notebook(path).items():
+    for name, about in written.items():
         try:
             default = ast.literal_eval(about["default"])
         except (ValueError, SyntaxError):
             raise InputError(
                 f"parameter '{name}' of notebook {path.stem} is not set to a literal: move it to the next cell"
             ) from None
-        written = about["inferred_type_name"].split("[")[0]  # list[str] is a list
-        kind = type(default).__name__ if written == "None" else written
+        annotation = about["inferred_type_name"].split("[")[0]  # list[str] is a list
+        kind = type(default).__name__ if annotation == "None" else annotation
         if kind not in KINDS:
             raise InputError(f"parameter '{name}' of notebook {path.stem} is a {kind}: use {', '.join(KINDS)}")
         choices = CHOICES.match(about["help"])
         found[name] = Parameter(default, kind, tuple(re.split(r"\s*\|\s*", choices[0])) if choices else ())
-    if sources and len(ast.parse(sources[0]).body) != len(found):
-        raise InputError(
-            f"the parameters cell of notebook {path.stem} must hold names set to literals, each on lines of its own "
-            "with one '=': move everything else to the next cell"
-        )
     return found
 
 

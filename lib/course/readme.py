@@ -33,7 +33,8 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def results_section(whole: bool = True, folder: Path = WEIGHTS) -> str:
-    """All shipped results under the protocol `view`, best Chamfer distance first; `whole` adds n and the source."""
+    """All shipped results under the protocol `view`, best Chamfer distance first; `whole` adds FS@1, n and the source."""
+    shown = {metric: title for metric, title in METRICS.items() if whole or title != "FS@1"}
     systems: dict[str, dict[str, dict]] = {}
     for path in sorted(folder.glob("*/results.json")):
         for row in read_results(path):
@@ -42,10 +43,10 @@ def results_section(whole: bool = True, folder: Path = WEIGHTS) -> str:
     rows = []
     for name, metrics in sorted(systems.items(), key=lambda item: item[1]["chamfer_distance"]["value"]):
         first = metrics["chamfer_distance"]
-        cells = [f"{metrics[metric]['value'] * (10 if metric == 'chamfer_distance' else 1):.3f}" for metric in METRICS]
+        cells = [f"{metrics[metric]['value'] * (10 if metric == 'chamfer_distance' else 1):.3f}" for metric in shown]
         ours = name.startswith(("shapeclipper", "sdf_srn"))
         rows.append([f"**{name}**" if ours else name, *cells, *([first["n"], f"`{first['file']}`"] if whole else [])])
-    return _markdown(["system", *METRICS.values(), *(["n", "from"] if whole else [])], rows)
+    return _markdown(["system", *shown.values(), *(["n", "from"] if whole else [])], rows)
 
 
 def neighbors_section(path: Path = RESULTS / "which_neighbors.json") -> str:
