@@ -33,7 +33,7 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def results_section(whole: bool = True, folder: Path = WEIGHTS) -> str:
-    """All shipped results under the protocol `view`, best Chamfer distance first; `whole` adds FS@1, n and the source."""
+    """All shipped results under the protocol `view`, best Chamfer distance first; `whole` adds FS@1, n, source."""
     shown = {metric: title for metric, title in METRICS.items() if whole or title != "FS@1"}
     systems: dict[str, dict[str, dict]] = {}
     for path in sorted(folder.glob("*/results.json")):

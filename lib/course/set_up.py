@@ -34,7 +34,7 @@ def main() -> int:
     if free < NEEDED_GB:
         print(f"error: {free:.1f} GB are free and {NEEDED_GB} are needed: make room and try again", file=sys.stderr)
         return 2
-    print(f"Setting up the course in {venv} with Python {version} (about 2 minutes, then never again)", flush=True)
+    print(f"Setting up the course in {venv} with Python {version} (a minute or two, then never again)", flush=True)
     try:
         make_environment(venv, unfinished)
     except subprocess.CalledProcessError as error:
