@@ -28,7 +28,7 @@ help:  ## this list
 	@echo "  make run NOTEBOOKS=06 PARAMS=\"-p seed 1\" another value for a parameter"
 	@echo "  make setup PYTHON=python3.12           choose the Python (3.11 or 3.12)"
 
-setup: $(STAMP)  ## the environment in .venv (about 2 minutes); the other targets call it
+setup: $(STAMP)  ## the environment in .venv (a minute or two); the other targets call it
 	@echo "The environment in $(VENV) is ready."
 
 # The stamp is written last, so an environment that was interrupted is never taken for a whole one.

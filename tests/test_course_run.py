@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.course import build, run
-from lib.course.formulas import put_formulas, take_formulas
-from lib.course.gallery import heading_and_purpose, results_table
+from lib.course.gallery import heading_and_purpose, render_notebook, results_table
+from lib.course.outputs import NOTEBOOK_METADATA
 from lib.course.parameters import Parameter, check_parameters, convert, read_parameters
-from lib.course.process import run_measured
+from lib.course.process import MeasuredProcess
 from lib.errors import InputError
 
 PARAMETERS = """
@@ -25,7 +25,7 @@ profile = "quick"  # quick | full: how much to compute
 steps: int = 10  # of training
 rate = 0.5  # learning rate
 half: bool = False
-device: str | None = None  # None chooses
+device: str = "auto"
 layers = [1, 2]
 run_dir = ""  # where results go
 """
@@ -145,7 +145,8 @@ def test_the_gallery_shows_figure_time_results_and_error(ran):
     assert 'alt="a straight line" src="data:image/png;base64,iVBOR' in page
     assert ">A good one</a>" in page and "It adds numbers" in page
     assert "the sum is 45" in page
-    assert "<td>ours</td><td>0.5</td><td>0.25</td>" in page and "<td>sphere</td><td>0.125</td>" in page
+    cells = "".join(page.split())
+    assert "<td>ours</td><td>0.5</td><td>0.25</td>" in cells and "<td>sphere</td><td>0.125</td>" in cells
     assert "category all · protocol view" in page
     assert "KeyError" in page and 'class="chip failed"' in page
     assert (target / "00_good/results.json").is_file() and 'href="00_good/results.json"' in page
@@ -201,37 +202,46 @@ def test_bad_input_is_one_sentence_before_anything_runs(course, tmp_path, argume
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_empty_folder_is_told(tmp_path):
-    code, _, errors = command(tmp_path, "run")
-    assert code == 2 and "make notebooks" in errors
+@pytest.fixture
+def write(tmp_path):
+    """Write a notebook with one cell of parameters; gives its path."""
+
+    def write(source, copies=1):
+        cells = [nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]}) for _ in range(copies)]
+        path = tmp_path / "03_x.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=NOTEBOOK_METADATA), path)
+        return path
+
+    return write
 
 
-def notebook_of(source):
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})])
-
-
-def test_parameters_are_read_with_types_and_choices():
-    found = read_parameters(notebook_of(PARAMETERS), "x")
-    assert found["profile"] == Parameter("profile", "quick", ("str",), ("quick", "full"))
-    assert found["steps"] == Parameter("steps", 10, ("int",))
-    assert found["device"] == Parameter("device", None, ("str", "NoneType"))
-    assert found["layers"] == Parameter("layers", [1, 2], ("list",))
-    assert found["half"].kinds == ("bool",)
+def test_parameters_are_read_with_types_and_choices(write):
+    found = read_parameters(write(PARAMETERS))
+    assert found["profile"] == Parameter("quick", "str", ("quick", "full"))
+    assert found["steps"] == Parameter(10, "int")
+    assert found["layers"] == Parameter([1, 2], "list")
+    assert (found["half"].kind, found["rate"].kind) == ("bool", "float")
+    assert read_parameters(write("sizes: list[int] = [\n    1,\n    2,\n]"))["sizes"] == Parameter([1, 2], "list")
 
 
 @pytest.mark.parametrize(
-    "source", ["a = 1 + b", "import os", "a = [x for x in (1, 2)]", "a += 1", "a, b = 1, 2", "f(1)"]
+    ("source", "sentence"),
+    [
+        ("a = 1 + b", "parameter 'a' of notebook 03_x is not set to a literal"),
+        ("a = [x for x in (1, 2)]", "not set to a literal"),
+        ("a = None", "parameter 'a' of notebook 03_x is a NoneType: use bool"),
+        ("import os", "must hold names set to literals"),
+        ("a += 1", "must hold names set to literals"),
+        ("a, b = 1, 2", "must hold names set to literals"),
+        ("f(1)", "must hold names set to literals"),
+        ("a = 1; b = 2", "must hold names set to literals"),
+    ],
 )
-def test_a_parameters_cell_with_more_than_literals_is_refused(source):
-    with pytest.raises(InputError, match="line 2 of the parameters cell of 03_x is not a name set to a literal"):
-        read_parameters(notebook_of(f"good = 1\n{source}"), "03_x")
-
-
-def test_two_parameters_cells_are_refused():
-    notebook = notebook_of("a = 1")
-    notebook.cells *= 2
+def test_a_parameters_cell_with_more_than_literals_is_refused(write, source, sentence):
+    with pytest.raises(InputError, match=sentence):
+        read_parameters(write(f"good = 1\n{source}"))
     with pytest.raises(InputError, match="2 cells tagged"):
-        read_parameters(notebook, "03_x")
+        read_parameters(write("a = 1", copies=2))
 
 
 @pytest.mark.parametrize(
@@ -243,49 +253,98 @@ def test_two_parameters_cells_are_refused():
         ("half", "True", True),
         ("half", "false", False),
         ("device", "cuda:0", "cuda:0"),
-        ("device", "none", None),
         ("layers", "[3, 4]", [3, 4]),
         ("run_dir", "12", "12"),
         ("profile", "full", "full"),
+        ("half", "yes", None),
+        ("half", "1", None),
+        ("layers", "3", None),
+        ("layers", "[3", None),
+        ("rate", "", None),
+        ("steps", "1e3", None),
+        ("steps", "True", None),
+        ("profile", "huge", None),
     ],
 )
-def test_text_becomes_the_parameters_type(name, text, value):
-    known = {"x": read_parameters(notebook_of(PARAMETERS), "x")}
+def test_text_becomes_the_parameters_type_or_is_refused(write, name, text, value):
+    known = {"x": read_parameters(write(PARAMETERS))}
+    if value is None:
+        with pytest.raises(InputError, match=f"parameter '{name}' of notebook x must be"):
+            check_parameters([(name, text)], known)
+        return
     result = check_parameters([(name, text)], known)["x"][name]
     assert result == value and type(result) is type(value)
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("half", "yes"), ("half", "1"), ("layers", "3"), ("layers", "[3"), ("rate", ""), ("steps", "1e3")],
-)
-def test_text_of_another_type_is_refused(name, text):
-    known = {"x": read_parameters(notebook_of(PARAMETERS), "x")}
-    with pytest.raises(InputError, match=f"parameter '{name}' of notebook x must be"):
-        check_parameters([(name, text)], known)
-
-
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_subnormal=False), st.booleans(), st.text()))
 def test_what_python_writes_is_read_back(value):
-    parameter = Parameter("p", value, (type(value).__name__,))
-    assert convert(str(value), parameter, "x") == value
+    assert convert(str(value), "p", Parameter(value, type(value).__name__), "x") == value
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+def finish(process, seconds=120):
+    end = time.monotonic() + seconds
+    while not process.watch():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return process
+
+
+def nested(inner):
+    """A command whose child does the work."""
+    return [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"]
 
 
 def test_memory_counts_children_and_their_children(tmp_path):
-    inner = "x = bytearray(300 * 2**20); import time; time.sleep(1)"
-    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
-    measured = run_measured([sys.executable, "-c", outer], environment=os.environ, log=tmp_path / "log")
-    assert measured.returncode == 0
+    command = nested("x = bytearray(300 * 2**20); import time; time.sleep(1)")
+    measured = finish(MeasuredProcess(command, os.environ, tmp_path / "log"))
+    assert measured.process.returncode == 0 and not measured.timed_out
     assert 300 < measured.peak_memory < 600
     assert 1 < measured.seconds < 120
 
 
 def test_a_limit_of_time_stops_the_whole_tree(tmp_path):
-    inner = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
-    measured = run_measured([sys.executable, "-c", outer], environment=os.environ, log=tmp_path / "log", timeout=3)
-    assert measured.timed_out and measured.seconds < 120
-    _assert_gone(int((tmp_path / "pid").read_text()))
+    path = tmp_path / "pid"
+    command = nested(f"import os, time; open({str(path)!r}, 'w').write(str(os.getpid())); time.sleep(600)")
+    assert finish(MeasuredProcess(command, os.environ, tmp_path / "log", timeout=3)).timed_out
+    _assert_gone(int(path.read_text()))
+
+
+def fake_jobs(folder, monkeypatch, codes):
+    """Jobs whose process runs a line of Python instead of a notebook."""
+    monkeypatch.setattr(run, "papermill_command", lambda job: [sys.executable, "-c", job.parameters["code"]])
+    names = [f"job{number}" for number in range(len(codes))]
+    return [
+        run.Job(name, folder / "no.ipynb", folder / f"{name}.ipynb", folder / f"{name}.log", {"code": code})
+        for name, code in zip(names, codes, strict=True)
+    ]
+
+
+def test_results_come_in_the_jobs_order_and_at_most_so_many_run_at_a_time(tmp_path, monkeypatch):
+    note = f"open({str(tmp_path / 'times')!r}, 'a').write('%s %d\\n' % (time.time(), {{}}))"
+    codes = [f"import time; {note.format(1)}; time.sleep({0.8 - 0.2 * n}); {note.format(-1)}" for n in range(4)]
+    results = run.run_jobs(fake_jobs(tmp_path, monkeypatch, codes), dict(os.environ), workers=2, say=lambda line: None)
+    assert [result.notebook for result in results] == ["job0", "job1", "job2", "job3"]
+    events = sorted(line.split() for line in (tmp_path / "times").read_text().splitlines())
+    running = [sum(int(change) for _, change in events[: n + 1]) for n in range(len(events))]
+    assert len(events) == 8 and max(running) <= 2
+
+
+def test_an_error_stops_what_runs_and_nothing_new_begins(tmp_path, monkeypatch):
+    jobs, begun = fake_jobs(tmp_path, monkeypatch, ["import time; time.sleep(600)"] * 3), []
+
+    def begin(job):
+        begun.append(job.name)
+        if len(begun) == 2:
+            raise OSError("no such kernel")
+
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    with pytest.raises(OSError, match="no such kernel"):
+        run.run_jobs(jobs, dict(os.environ), workers=2, begin=begin)
+    assert begun == ["job0", "job1"]
+    assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
 
 
 def test_ctrl_c_leaves_no_kernel_behind(course, tmp_path):
@@ -325,9 +384,13 @@ def _assert_gone(pid: int):
     raise AssertionError(f"process {pid} goes on")
 
 
-def test_a_results_file_that_is_broken_is_said_on_the_card(tmp_path):
-    (tmp_path / "results.json").write_text("{")
-    assert results_table(tmp_path / "results.json", tmp_path)["note"] == "results.json is not a list of rows"
+# --- the gallery's parts --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[1]", '[{"a": 1}]'])
+def test_a_results_file_that_is_broken_is_said_on_the_card(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    assert results_table(tmp_path / "results.json", tmp_path)["note"] == "results.json is not a list of results"
 
 
 def test_title_and_purpose_are_plain_text():
@@ -339,12 +402,12 @@ def test_title_and_purpose_are_plain_text():
     assert first("No heading") == ("00_x", "No heading")
 
 
-def test_formulas_leave_code_and_unknown_things_alone():
-    taken = {}
-    text = take_formulas("`$a$` costs $5 and $b_1$\n\n```\n$c$\n```\n$$\\frac{d}{e}$$ \\$f$", taken)
-    assert text.startswith("`$a$` costs") and "```\n$c$\n```" in text
-    page = put_formulas(text, taken)
-    assert "<mfrac>" in page and 'display="block"' in page
+def test_formulas_become_mathml_and_code_stays(tmp_path):
+    text = "`$a$` and $b_1$\n\n```\n$c$\n```\n$$\\frac{d}{e}$$\n\n\\$f and $\\nonsense{$"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), tmp_path / "x.ipynb")
+    page = render_notebook(tmp_path / "x.ipynb")
+    assert page.count("<math") == 2 and "<mfrac>" in page and 'display="block"' in page
+    assert "<code>$a$</code>" in page and "$c$" in page and "$f" in page
 
 
 def test_memory_is_shown_in_readable_units():

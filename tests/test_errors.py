@@ -22,11 +22,6 @@ from lib.training.log import Interrupted
             "error: log.jsonl cannot be written (No space left on device); repair that or choose another place.\n",
         ),
         (
-            OSError(errno.EFBIG, "File too large"),
-            2,
-            "error: A file cannot be written (File too large); repair that or choose another place.\n",
-        ),
-        (
             OSError(errno.EIO, "Input/output error", "a.png"),
             2,
             "error: a.png cannot be read or written (Input/output error); repair that or choose another place.\n",

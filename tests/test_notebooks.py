@@ -31,10 +31,8 @@ def test_notebooks_are_what_their_sources_build():
 
 
 def test_one_parameters_cell_of_literals(path, notebook):
-    cells = [cell for cell in code_cells(notebook) if "parameters" in tags(cell)]
-    assert len(cells) == 1
-    parameters = read_parameters(notebook, path.stem)
-    assert parameters["profile"].default == "quick"
+    assert len([cell for cell in code_cells(notebook) if "parameters" in tags(cell)]) == 1
+    assert read_parameters(path)["profile"].default == "quick"
 
 
 def test_no_metadata_of_tools(notebook):
@@ -56,7 +54,7 @@ def test_size(path, notebook):
     assert path.stat().st_size < 1_000_000
     assert len(notebook.cells) <= 30
     for cell in code_cells(notebook):
-        assert len(cell.source.splitlines()) <= 25, f"cell {cell.id} is long: move it to lib"
+        assert len(cell.source.splitlines()) <= 25, f"cell {cell.id} is long: move it to notebooks/support"
         assert all(len(png) <= MAX_PNG_BYTES for png in pngs(cell))
 
 

@@ -1,17 +1,18 @@
 """Build ``notebooks/NN_slug.ipynb`` from ``notebooks/src/NN_slug.py``: one way, the same bytes every time."""
 
-import copy
 import difflib
 import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+import jupytext
 import nbformat
 from nbformat import NotebookNode
 
-from lib.course.outputs import clear_outputs, is_heading, keep_committed_outputs, tags
+from lib.course.outputs import is_heading, keep_committed_outputs, tags
 from lib.errors import InputError
+from lib.files import write_atomically
 from lib.paths import NOTEBOOKS
 
 VALID_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}")
@@ -35,8 +36,6 @@ def read_source(path: Path) -> NotebookNode:
     InputError
         Where the file is not text in UTF-8, has no cells, or gives one slug twice.
     """
-    import jupytext
-
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -51,6 +50,7 @@ def read_source(path: Path) -> NotebookNode:
 
 
 def _set_ids(notebook: NotebookNode, name: str) -> None:
+    """A cell's id is its slug; else its heading, or the heading above it, numbered where it is taken."""
     section, used = "start", set()
     for cell in notebook.cells:
         if "incorrectly_encoded_metadata" in cell.metadata:
@@ -58,54 +58,38 @@ def _set_ids(notebook: NotebookNode, name: str) -> None:
             raise InputError(
                 f"{name}: cannot read the cell header '# %% {header}': write '# %% [markdown] key=\"value\"'"
             )
-        given = cell.metadata.get("slug") or cell.metadata.get("id")
+        given = cell.metadata.get("slug")
         if is_heading(cell):
             section = slugify(cell.source.lstrip().splitlines()[0])
-        cell.id = _checked_slug(given, used, name) if given else _free(_derived_id(cell, section), used)
+        if given and not VALID_ID.fullmatch(given):
+            raise InputError(f"{name}: cell slug '{given}' must be lower-case letters, digits and hyphens, at most 60")
+        if given in used:
+            raise InputError(f"{name}: two cells have the id '{given}': give one of them another slug")
+        if given:
+            cell.id = given
+        elif "parameters" in tags(cell):
+            cell.id = "parameters"
+        else:
+            cell.id = section if is_heading(cell) else f"{section}-{'code' if cell.cell_type == 'code' else 'text'}"
+        base, count = cell.id, 1
+        while cell.id in used:
+            count += 1
+            cell.id = f"{base}-{count}"
         used.add(cell.id)
 
 
-def _checked_slug(slug: str, used: set[str], name: str) -> str:
-    if not VALID_ID.fullmatch(slug):
-        raise InputError(f"{name}: cell slug '{slug}' must be lower-case letters, digits and hyphens, at most 60")
-    if slug in used:
-        raise InputError(f"{name}: two cells have the id '{slug}': give one of them another slug")
-    return slug
-
-
-def _derived_id(cell: NotebookNode, section: str) -> str:
-    if "parameters" in tags(cell):
-        return "parameters"
-    if cell.metadata.get("title"):
-        return slugify(cell.metadata["title"])
-    if is_heading(cell):
-        return section
-    return f"{section}-{'code' if cell.cell_type == 'code' else 'text'}"
-
-
-def _free(slug: str, used: set[str]) -> str:
-    count = 1
-    candidate = slug
-    while candidate in used:
-        count += 1
-        candidate = f"{slug}-{count}"
-    return candidate
-
-
-def carry_outputs(notebook: NotebookNode, stored: NotebookNode) -> None:
-    """Give each code cell the outputs of the stored cell with the same id and the same source, in place."""
-    known = {cell.get("id"): cell for cell in stored.cells if cell.cell_type == "code"}
-    for cell in notebook.cells:
-        old = known.get(cell.id)
-        if cell.cell_type == "code" and old is not None and old.source == cell.source:
-            cell.outputs, cell.execution_count = old.outputs, old.execution_count
-
-
 def build(source: Path, stored: Path | None = None) -> tuple[NotebookNode, list[str]]:
-    """Build one notebook, with the outputs of `stored` where a cell has not changed; also what to tell the author."""
+    """Build one notebook; also what to tell the author.
+
+    A code cell takes over the outputs of the cell of `stored` that has the same id and the same source.
+    """
     notebook = read_source(source)
     if stored is not None and stored.is_file():
-        carry_outputs(notebook, read_notebook(stored))
+        known = {cell.get("id"): cell for cell in read_notebook(stored).cells if cell.cell_type == "code"}
+        for cell in notebook.cells:
+            old = known.get(cell.id)
+            if cell.cell_type == "code" and old is not None and old.source == cell.source:
+                cell.outputs, cell.execution_count = old.outputs, old.execution_count
     return notebook, keep_committed_outputs(notebook, source.stem)
 
 
@@ -124,9 +108,7 @@ def write_notebook(notebook: NotebookNode, path: Path) -> bool:
     text = nbformat.writes(notebook, indent=1) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
-    temporary = path.with_suffix(".ipynb.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return True
 
 
@@ -147,26 +129,19 @@ def choose(paths: Sequence[Path], names: Sequence[str], folder: Path) -> list[Pa
 
 
 def differences(folder: Path = NOTEBOOKS, names: Sequence[str] = ()) -> list[str]:
-    """Say, one sentence each, where the committed notebooks are not what their sources build.
-
-    Outputs may differ, but must be ones that the builder would keep.
-    """
-    found = [_difference(source, folder / f"{source.stem}.ipynb") for source in sources(folder, names)]
+    """Say, one sentence each, where a committed notebook is not what its source and its stored outputs build."""
+    found = []
+    for source in sources(folder, names):
+        committed = folder / f"{source.stem}.ipynb"
+        if not committed.is_file():
+            found.append(f"{committed.name} is not built: run 'make notebooks'")
+            continue
+        old = committed.read_text(encoding="utf-8").splitlines()
+        new = nbformat.writes(build(source, committed)[0], indent=1).splitlines()
+        changed = [line for line in list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:] if line[0] in "+-"]
+        if changed:  # a cell with another source loses its count of executions, which says less
+            line = max((line for line in changed if "execution_count" not in line), key=len, default=changed[0])
+            found.append(f"{committed.name} differs from its source at {line[:200]!r}: run 'make notebooks'")
     stems = {source.stem for source in sources(folder)}
     orphans = [path.name for path in sorted(folder.glob("*.ipynb")) if path.stem not in stems]
-    return [one for one in found if one] + [f"{name} has no source in notebooks/src" for name in orphans]
-
-
-def _difference(source: Path, committed: Path) -> str:
-    if not committed.is_file():
-        return f"{committed.name} is not built: run 'make notebooks'"
-    stored = read_notebook(committed)
-    stripped = copy.deepcopy(stored)
-    keep_committed_outputs(stripped, source.stem)
-    if nbformat.writes(stripped) != nbformat.writes(stored):
-        return f"{committed.name} holds outputs or metadata that are not committed: run 'make notebooks'"
-    built = read_source(source)
-    clear_outputs(stored)
-    old, new = nbformat.writes(stored).splitlines(), nbformat.writes(built).splitlines()
-    changed = [line for line in list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:] if line[0] in "+-"]
-    return f"{committed.name} differs from its source at {changed[0]!r}: run 'make notebooks'" if changed else ""
+    return found + [f"{name} has no source in notebooks/src" for name in orphans]

@@ -1,22 +1,21 @@
 """Run an experiment, a cell at a time: ``python -m lib.course.experiment tables-2-3 --seeds 3``.
 
-A cell (a row of the table and a seed) is notebook 08, executed by papermill into its own folder. Finished cells are
-skipped, interrupted ones go on, failed ones do not stop the others. The table is made of what is finished.
+A cell (a row of the table and a seed) is notebook 08, executed by papermill into a folder of its own. Finished cells
+are skipped, interrupted ones go on, failed ones do not stop the others. The table is made of what is finished.
 """
 
 import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from lib.course.environment import notebook_environment
-from lib.course.experiment_cells import ABOUT, Cell, Settings, about_cell, plan_cells
+from lib.course.experiment_cells import ABOUT, Cell, Settings, plan_cells
 from lib.course.experiment_report import keep_report, write_report
 from lib.course.grids import FULL, GRIDS, Grid, find_grid
-from lib.course.pool import CheckStop, work_through
-from lib.course.run import Job, Report, Result, run_job, status_line
+from lib.course.run import Job, Report, notebook_environment, run_jobs, status_line
 from lib.errors import InputError, exit_code
 from lib.files import write_json
 from lib.paths import FURNITURE, NOTEBOOKS, RUNS
@@ -26,7 +25,7 @@ NOTEBOOK = NOTEBOOKS / "08_experiment_cell.ipynb"
 
 
 def run_cells(cells: Sequence[Cell], *, jobs: int = 1, say: Report = print, status: Report | None = None) -> list[str]:
-    """Run the cells that are not finished, so many at a time, also after one has failed.
+    """Run the cells that are not finished, `jobs` at a time, also after one has failed.
 
     Returns
     -------
@@ -36,48 +35,42 @@ def run_cells(cells: Sequence[Cell], *, jobs: int = 1, say: Report = print, stat
     waiting = [cell for cell in cells if not cell.finished]
     if len(waiting) < len(cells):
         say(f"{len(cells) - len(waiting)} of {len(cells)} cells were finished before")
-
-    def run_one(cell: Cell, check_stop: CheckStop) -> str:
-        label = f"[{waiting.index(cell) + 1}/{len(waiting)}] {cell.name}"
-        if cell.waits:
-            return f"{cell.name}: the cell {FULL!r} of this seed, whose networks it takes, is not finished"
-        result = run_cell(cell, _watch(cell, label, check_stop, status if jobs == 1 else None), _threads(jobs))
-        error = result.error or ("" if cell.finished else "wrote no results.json")
-        say(f"{label}: {'failed' if error else 'finished'} after {result.seconds:.0f} s")
-        if error:
-            say(f"      {error}\n      all it printed: {cell.folder / 'cell.log'}")
-        return f"{cell.name}: {error}" if error else ""
-
-    trained = [cell for cell in waiting if "refine_from" not in cell.parameters]  # others take their networks
-    refined = [cell for cell in waiting if cell not in trained]
-    return [failure for some in (trained, refined) for failure in work_through(run_one, some, jobs) if failure]
-
-
-def _threads(jobs: int) -> int | None:
-    """Threads of a cell: the cores are shared among the cells at work; as the user's environment says, if it does."""
-    return None if jobs == 1 or "OMP_NUM_THREADS" in os.environ else max(1, (os.cpu_count() or 1) // jobs)
-
-
-def run_cell(cell: Cell, tick: Callable[[float, float], None] | None = None, threads: int | None = None) -> Result:
-    """Execute notebook 08 for one cell, in its own process; what it printed is in ``cell.log``."""
-    write_json(cell.folder / ABOUT, about_cell(cell))
-    job = Job(NOTEBOOK, cell.folder / "cell.ipynb", cell.folder / "cell.log", cell.parameters)
-    return run_job(job, notebook_environment(threads), tick=tick)
-
-
-def _watch(cell: Cell, label: str, check_stop: CheckStop, status: Report | None) -> Callable[[float, float], None]:
-    def tick(seconds: float, peak: float) -> None:
-        check_stop()
-        if status:
-            status(f"{label} · step {_last_step(cell)} · {seconds:.0f} s")
-
-    return tick
+    share = "OMP_NUM_THREADS" not in os.environ and jobs > 1  # the cores among the cells at work
+    environment = notebook_environment(max(1, (os.cpu_count() or 1) // jobs) if share else None)
+    by_log = {cell.folder / "cell.log": cell for cell in waiting}
+    run = partial(
+        run_jobs,
+        environment=environment,
+        workers=jobs,
+        begin=lambda job: write_json(by_log[job.log].folder / ABOUT, by_log[job.log].about),
+        progress=_step_reached,
+        say=say,
+        status=status,
+    )
+    failures = []
+    for refines in (False, True):  # those that take their networks from other cells come last
+        some = [cell for cell in waiting if ("refine_from" in cell.parameters) == refines]
+        failures += [
+            f"{cell.name}: the cell {FULL!r} of this seed, whose networks it takes, is not finished"
+            for cell in some
+            if cell.waits
+        ]
+        ready = [cell for cell in some if not cell.waits]
+        results = run([_job(cell) for cell in ready])
+        for cell, result in zip(ready, results, strict=True):
+            error = result.error or ("" if cell.finished else "wrote no results.json")
+            failures += [f"{cell.name}: {error}"] if error else []
+    return failures
 
 
-def _last_step(cell: Cell) -> int:
-    log = cell.folder / "log.jsonl"
+def _job(cell: Cell) -> Job:
+    return Job(cell.name, NOTEBOOK, cell.folder / "cell.ipynb", cell.folder / "cell.log", cell.parameters)
+
+
+def _step_reached(job: Job) -> str:
+    log = job.log.with_name("log.jsonl")
     steps = re.findall(rb'"step": (\d+)', log.read_bytes()[-2000:]) if log.is_file() else []
-    return int(steps[-1]) if steps else 0
+    return f"step {int(steps[-1]) if steps else 0}"
 
 
 def run_experiment(grid: Grid, settings: Settings, jobs: int = 1, say: Report = print) -> list[str]:
@@ -85,9 +78,8 @@ def run_experiment(grid: Grid, settings: Settings, jobs: int = 1, say: Report = 
     cells = plan_cells(grid, settings)
     say(f"{grid.title}: {len(grid.rows)} rows x {settings.seeds} seeds in {settings.output}")
     failures = run_cells(cells, jobs=jobs, say=say, status=status_line())
-    finished = [cell for cell in cells if cell.finished]
-    if finished:
-        say(write_report(grid, settings, finished, len(cells)))
+    if any(cell.finished for cell in cells):
+        say(write_report(grid, settings, cells))
     return failures
 
 
@@ -108,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if failures:
         head = f"{len(failures)} cells failed; the same command tries them again:"
         print(head, *failures, sep="\n  ", file=sys.stderr)
-    return code or (1 if failures else 0)
+    return code or int(bool(failures))
 
 
 def _settings(options: argparse.Namespace) -> Settings:

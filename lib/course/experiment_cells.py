@@ -45,13 +45,19 @@ class Settings:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training, or refinement of another's codes: its row, its seed, its folder and what notebook 08 gets."""
+    """One training, or refinement of another's codes: its row, its seed, its folder and what notebook 08 gets.
+
+    Attributes
+    ----------
+    about : dict
+        What makes a cell itself: two folders with the same hold the same cell.
+    """
 
     row: str
     seed: int
     folder: Path
     parameters: dict
-    made_of: dict
+    about: dict
 
     @property
     def name(self) -> str:
@@ -61,17 +67,13 @@ class Cell:
     @property
     def finished(self) -> bool:
         """The notebook writes this file last."""
-        return _is_finished(self.folder)
+        return (self.folder / "results.json").is_file()
 
     @property
     def waits(self) -> bool:
         """It measures another cell's networks, and that one is not finished."""
         other = self.parameters.get("refine_from")
-        return other is not None and not _is_finished(Path(other))
-
-
-def _is_finished(folder: Path) -> bool:
-    return (folder / "results.json").is_file()
+        return other is not None and not (Path(other) / "results.json").is_file()
 
 
 def plan_cells(grid: Grid, settings: Settings) -> list[Cell]:
@@ -85,10 +87,10 @@ def plan_cells(grid: Grid, settings: Settings) -> list[Cell]:
     """
     if settings.seeds < 1:
         raise InputError(f"SEEDS: must be at least 1, not {settings.seeds}")
-    about = read_prepared(settings.dataset)
-    if settings.category and settings.category not in set(about.metadata["category"]):
+    data = read_prepared(settings.dataset)
+    if settings.category and settings.category not in set(data.metadata["category"]):
         raise InputError(f"category: {settings.dataset} has no {settings.category!r}")
-    cells = [_cell(grid, row, seed, settings, about.info) for seed in range(settings.seeds) for row in grid.rows]
+    cells = [_plan_cell(grid, row, seed, settings, data.info) for seed in range(settings.seeds) for row in grid.rows]
     for cell in cells:
         _check_folder(cell)
     recipe = find_recipe(settings.recipe or grid.recipe).changed(**dict(settings.changes))
@@ -97,13 +99,14 @@ def plan_cells(grid: Grid, settings: Settings) -> list[Cell]:
     return cells
 
 
-def _cell(grid: Grid, row: str, seed: int, settings: Settings, info: dict) -> Cell:
+def _plan_cell(grid: Grid, row: str, seed: int, settings: Settings, info: dict) -> Cell:
     recipe = settings.recipe or grid.recipe
+    # refining for longer or shorter changes only the row that refines
     shared = {name: value for name, value in settings.changes if row == grid.refined or name != "refine_steps"}
     changes = {"save_every": SAVE_EVERY, **shared, **grid.rows[row]}
     category = only_category(settings.dataset, [settings.category] if settings.category else None)
     chosen = find_recipe(recipe).for_category(category).changed(**changes)  # says what is wrong with them
-    folder = _folder(settings, row, seed)
+    folders = {name: (settings.output / "cells" / f"{slugify(name)}-{seed}").resolve() for name in (row, FULL)}
     parameters = {
         "profile": settings.profile,
         "recipe": recipe,
@@ -112,27 +115,15 @@ def _cell(grid: Grid, row: str, seed: int, settings: Settings, info: dict) -> Ce
         "dataset": info["name"],
         "data_root": str(settings.dataset.resolve()),
         "category": settings.category,
-        "run_dir": str(folder),
+        "run_dir": str(folders[row]),
         "seed": seed,
         "device": settings.device,
     }
     if row == grid.refined:
-        parameters["refine_from"] = str(_folder(settings, FULL, seed))
-    made_of = {
-        "checksum": info["metadata_sha256"],
-        "system": asdict(chosen.system),
-        "training": asdict(chosen.training),
-    }
-    return Cell(row, seed, folder, parameters, json.loads(json.dumps(made_of)))
-
-
-def _folder(settings: Settings, row: str, seed: int) -> Path:
-    return (settings.output / "cells" / f"{slugify(row)}-{seed}").resolve()
-
-
-def about_cell(cell: Cell) -> dict:
-    """What makes a cell itself: two folders with the same hold the same cell."""
-    return {name: value for name, value in cell.parameters.items() if name not in NOT_OF_THE_CELL} | cell.made_of
+        parameters["refine_from"] = str(folders[FULL])
+    about = {name: value for name, value in parameters.items() if name not in NOT_OF_THE_CELL}
+    about |= {"checksum": info["metadata_sha256"], "system": asdict(chosen.system), "training": asdict(chosen.training)}
+    return Cell(row, seed, folders[row], parameters, json.loads(json.dumps(about)))
 
 
 def _check_folder(cell: Cell) -> None:
@@ -144,7 +135,7 @@ def _check_folder(cell: Cell) -> None:
         return
     recipe = find_recipe(cell.parameters["recipe"])
     saved = with_new_settings(read_json(path), system=recipe.system, training=recipe.training)
-    what = first_difference(_flat(saved), _flat(about_cell(cell)))
+    what = first_difference(_flat(saved), _flat(cell.about))
     if what:
         raise InputError(f"{cell.folder} holds a cell with {what}: choose another --output or delete the folder")
 

@@ -1,41 +1,55 @@
-"""The gallery of a run: ``index.html`` with a card a notebook, and each notebook as a page that needs no network."""
+"""The gallery of a run: ``index.html`` with a card for each notebook, and each notebook as a page without a network."""
 
 import base64
 import html
 import json
-import math
 import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import jinja2
+import pandas as pd
+from latex2mathml.converter import convert as latex_to_mathml
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
 from lib.course.build import read_notebook
-from lib.course.formulas import put_formulas, take_formulas
 from lib.course.outputs import KEY_FIGURE, pngs, tags
 from lib.course.run import format_memory, read_summary
+from lib.files import write_atomically
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RESULTS_TAG = "results"
 SHOWN_ROWS = 12
-ABOUT = ("system", "name", "variant", "category", "protocol", "seed", "steps")
-MEASURES = ("value", "seconds", "ratio", "memory_mb")
+ABOUT = ["system", "name", "variant", "category", "protocol", "seed", "steps"]
 BAR = """<nav style="position:sticky;top:0;z-index:9;background:#17324d;color:#fff;font:14px system-ui,sans-serif;
 padding:.6rem 1rem"><a href="index.html" style="color:#fff">&larr; all notebooks</a></nav>"""
+# what the converter of formulas does not know, and what it does know that looks the same
+SYNONYMS = (("{aligned}", "{align*}"), (r"\operatorname", r"\mathrm"), (r"\lVert", r"\|"), (r"\rVert", r"\|"))
 
 
 def write_gallery(target: Path) -> Path:
     """Render every notebook of `target` and write its ``index.html``; give the page's path."""
     summary = read_summary(target)
-    cards = [make_card(row, target) for row in summary["notebooks"]]
-    for row in summary["notebooks"]:
+    rows = summary["notebooks"]
+    for row in rows:
         if (target / f"{row['notebook']}.ipynb").is_file():
             _write(target / f"{row['notebook']}.html", render_notebook(target / f"{row['notebook']}.ipynb"))
-    page = target / "index.html"
-    _write(page, _template().render(cards=cards, machine=summary["machine"], profile=target.name, **_totals(summary)))
-    return page
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(Path(__file__).with_name("gallery.html.j2").read_text(encoding="utf-8"))
+    page = template.render(
+        cards=[make_card(row, target) for row in rows],
+        machine=summary["machine"],
+        profile=target.name,
+        seconds=sum(row["seconds"] for row in rows),
+        memory=format_memory(max((row["peak_memory_mb"] for row in rows), default=0.0)),
+        good=sum(row["status"] == "ok" for row in rows),
+        date=max((row["started"] for row in rows), default="")[:10],
+    )
+    return _write(target / "index.html", page)
 
 
 def make_card(row: dict[str, Any], target: Path) -> dict[str, Any]:
@@ -43,14 +57,14 @@ def make_card(row: dict[str, Any], target: Path) -> dict[str, Any]:
     path = target / f"{row['notebook']}.ipynb"
     notebook = read_notebook(path) if path.is_file() else NotebookNode(cells=[])
     title, purpose = heading_and_purpose(notebook, row["notebook"])
-    figure = key_figure(notebook)
+    pictured = sorted((cell for cell in notebook.cells if pngs(cell)), key=lambda cell: KEY_FIGURE in tags(cell))
     return row | {
         "title": title,
         "purpose": purpose,
-        "figure": base64.b64encode(figure[0]).decode() if figure else "",
-        "alt": figure[1] if figure else "",
+        "figure": base64.b64encode(pngs(pictured[-1])[-1]).decode() if pictured else "",
+        "alt": str(pictured[-1].metadata.get("alt", "key figure")) if pictured else "",
         "text": results_text(notebook),
-        "tables": [results_table(path, target) for path in results_files(row, target)],
+        "tables": [results_table(path, target) for path in results_files(row)],
         "page": f"{row['notebook']}.html" if notebook.cells else "",
         "memory": format_memory(row["peak_memory_mb"]),
     }
@@ -58,121 +72,100 @@ def make_card(row: dict[str, Any], target: Path) -> dict[str, Any]:
 
 def heading_and_purpose(notebook: NotebookNode, name: str) -> tuple[str, str]:
     """Give the first heading of a notebook and the first paragraph below it, as plain text."""
-    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown" and not _is_papermill_note(cell)]
-    text = texts[0] if texts else ""
-    paragraphs = [part.strip() for part in re.split(r"\n\s*\n|(?<=\w)\n(?=#)|(?<=^#)\n", text) if part.strip()]
-    if not paragraphs or not paragraphs[0].startswith("#"):
-        return name, _plain(paragraphs[0]) if paragraphs else ""
-    first, _, rest = paragraphs[0].partition("\n")
-    body = rest.strip() or next((part for part in paragraphs[1:] if not part.startswith(("#", "!", "<", "|"))), "")
-    return _plain(first.lstrip("# ")), _plain(body)
-
-
-def _is_papermill_note(cell: NotebookNode) -> bool:
-    return any(tag.startswith("papermill-error") for tag in tags(cell))
+    own = [cell for cell in notebook.cells if not any(tag.startswith("papermill") for tag in tags(cell))]
+    text = next((cell.source.strip() for cell in own if cell.cell_type == "markdown"), "")
+    title, _, rest = text.partition("\n") if text.startswith("#") else (name, "", text)
+    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", rest) if part.strip()]
+    purpose = _plain(next((part for part in paragraphs if not part.startswith(("#", "!", "<", "|"))), ""))
+    return _plain(title.lstrip("# ")), purpose if len(purpose) <= 260 else purpose[:257].rsplit(" ", 1)[0] + " …"
 
 
 def _plain(markdown: str) -> str:
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", markdown)
-    text = re.sub(r"[*`$]|\\(?=[a-zA-Z])", "", text).replace("\n", " ")
-    return text if len(text) <= 260 else text[:257].rsplit(" ", 1)[0] + " …"
-
-
-def key_figure(notebook: NotebookNode) -> tuple[bytes, str] | None:
-    """Give the PNG of the cell tagged ``key-figure``, else the notebook's last PNG, with its alt text."""
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and pngs(cell)]
-    if not cells:
-        return None
-    cell = next((cell for cell in cells if KEY_FIGURE in tags(cell)), cells[-1])
-    return pngs(cell)[-1], str(cell.metadata.get("alt", "key figure"))
+    return re.sub(r"[*`$]|\\(?=[a-zA-Z])", "", text).replace("\n", " ")
 
 
 def results_text(notebook: NotebookNode) -> str:
     """Give the text that cells tagged ``results`` show."""
-    texts = []
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and RESULTS_TAG in tags(cell):
-            texts += [_output_text(output) for output in cell.outputs]
-    return "\n".join(text.rstrip() for text in texts if text.strip())
+    shown = [output for cell in notebook.cells if RESULTS_TAG in tags(cell) for output in cell.get("outputs", [])]
+    texts = [
+        output.get("text", "") if output.get("name") == "stdout" else output.get("data", {}).get("text/plain", "")
+        for output in shown
+    ]
+    return "\n".join(text.rstrip() for text in texts if text.strip() and not text.startswith("<Figure"))
 
 
-def _output_text(output: NotebookNode) -> str:
-    if output.output_type == "stream":
-        return output.text if output.name == "stdout" else ""
-    text = output.get("data", {}).get("text/plain", "")
-    return "" if text.startswith("<Figure") else text
-
-
-def results_files(row: dict[str, Any], target: Path) -> list[Path]:
+def results_files(row: dict[str, Any]) -> list[Path]:
     """List the ``results.json`` that this run of the notebook wrote in its run folder; older ones do not count."""
-    folder = Path(row["run_dir"])
     since = datetime.fromisoformat(row["started"]).timestamp()
-    return [path for path in sorted(folder.rglob("results.json")) if path.stat().st_mtime >= since]
+    return [path for path in sorted(Path(row["run_dir"]).rglob("results.json")) if path.stat().st_mtime >= since]
 
 
 def results_table(path: Path, target: Path) -> dict[str, Any]:
-    """Lay out rows of a ``results.json`` for the card; a file that is not a list of rows says so instead."""
+    """Lay out rows of a ``results.json`` for the card: a row for each system and protocol, a column for each metric.
+
+    What is the same everywhere is said once, above; a file that is not a list of results says so instead.
+    """
     link = path.relative_to(target).as_posix() if path.is_relative_to(target) else path.resolve().as_uri()
-    empty = {"link": link, "columns": [], "rows": [], "more": 0, "note": ""}
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         rows = None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        return empty | {"note": f"{path.name} is not a list of rows"}
-    rows = [row for row in rows if row.get("category") in (None, "", "all", "overall", "mean")] or rows
-    rows, common = _take_constants(_one_metric_a_column(rows))
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[_show(row.get(name)) for name in columns] for row in rows[:SHOWN_ROWS]]
-    note = " · ".join(f"{name} {_show(value)}" for name, value in common.items())
-    return empty | {"columns": columns, "rows": cells, "more": len(rows) - len(cells), "note": note}
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "metric" in row for row in rows):
+        return {"link": link, "html": "", "more": 0, "note": f"{path.name} is not a list of results"}
+    table = pd.DataFrame(rows, dtype=object)
+    about = [name for name in ABOUT if name in table and table[name].notna().any()]
+    table[about] = table[about].where(table[about].notna(), "")
+    if "category" in about and (overall := table["category"].isin(["", "all", "overall", "mean"])).any():
+        table = table[overall]
+    if "unit" in table:
+        table["metric"] += [f" ({unit})" if isinstance(unit, str) and unit else "" for unit in table["unit"]]
+    table = table.drop_duplicates([*about, "metric"], keep="last")
+    table = table.set_index([*about, "metric"])["value"].unstack("metric", sort=False).reset_index()
+    same = [name for name in about[1:] if len(table) > 1 and table[name].nunique() == 1]
+    note = " · ".join(f"{name} {table[name].iloc[0]}" for name in same)
+    shown = table.drop(columns=same).rename(columns=lambda name: name.replace("_", " ")).head(SHOWN_ROWS)
+    page = shown.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
+    return {"link": link, "html": page, "more": len(table) - len(shown), "note": note}
 
 
-def _one_metric_a_column(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Long rows (metric, value) -> one row a system and protocol, a column a metric; other rows keep what is shown."""
-    wide: dict[tuple, dict[str, Any]] = {}
-    for row in rows:
-        about = {name: row[name] for name in ABOUT if row.get(name) not in (None, "")}
-        values = {name: row[name] for name in MEASURES if row.get(name) is not None}
-        if "metric" in row:
-            unit = f" ({row['unit']})" if row.get("unit") else ""
-            values = {f"{row['metric']}{unit}": row.get("value")}
-        wide.setdefault(tuple(about.items()), about).update(values)
-    return list(wide.values())
+class _MathRenderer(IPythonRenderer):
+    """Formulas as MathML, which browsers draw by themselves; one that cannot be converted stays as it is."""
+
+    def block_math(self, body: str) -> str:
+        return _mathml(body, "block") or super().block_math(body)
+
+    def inline_math(self, body: str) -> str:
+        return _mathml(body, "inline") or super().inline_math(body)
 
 
-def _take_constants(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Split off what is the same in every row, to be said once."""
-    if len(rows) < 2:
-        return rows, {}
-    common = {name: rows[0].get(name) for name in ABOUT[1:] if name in rows[0]}
-    common = {name: value for name, value in common.items() if all(row.get(name) == value for row in rows)}
-    return [{name: value for name, value in row.items() if name not in common} for row in rows], common
-
-
-def _show(value: Any) -> str:
-    if value is None:
+def _mathml(latex: str, display: str) -> str:
+    for known, same in SYNONYMS:
+        latex = latex.replace(known, same)
+    try:
+        return latex_to_mathml(latex.strip(), display=display)
+    except Exception:  # its errors share no base class, and a raw formula is better than no page
         return ""
-    return f"{value:.4g}" if isinstance(value, float) and math.isfinite(value) else str(value)
+
+
+class _PageExporter(HTMLExporter):
+    @jinja2.pass_context
+    def markdown2html(self, context: Any, source: str) -> str:
+        folder = context.get("resources", {}).get("metadata", {}).get("path", "")
+        return MarkdownWithMath(_MathRenderer(escape=False, embed_images=True, path=folder)).render(source)
 
 
 def render_notebook(path: Path) -> str:
     """Render an executed notebook to HTML: formulas as MathML, plotly figures alive, nothing loaded from a network."""
-    from nbconvert import HTMLExporter
-
     notebook = read_notebook(path)
-    formulas: dict[str, str] = {}
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = take_formulas(cell.source, formulas)
-        elif cell.cell_type == "code":
+        if cell.cell_type == "code":
             cell.outputs = [_showable(output, path.parent) for output in cell.outputs if not _is_bare_widget(output)]
-    exporter = HTMLExporter(template_name="lab", embed_images=True)
+    exporter = _PageExporter(template_name="lab", embed_images=True)
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""
-    page, _ = exporter.from_notebook_node(
-        notebook, resources={"metadata": {"name": path.stem, "path": str(path.parent)}}
-    )
-    return re.sub(r"(<body[^>]*>)", lambda match: match[1] + BAR, put_formulas(page, formulas), count=1)
+    about = {"metadata": {"name": path.stem, "path": str(path.parent)}}
+    page, _ = exporter.from_notebook_node(notebook, resources=about)
+    return re.sub(r"(<body[^>]*>)", lambda match: match[1] + BAR, page, count=1)
 
 
 def _is_bare_widget(output: NotebookNode) -> bool:
@@ -186,39 +179,17 @@ def _showable(output: NotebookNode, folder: Path) -> NotebookNode:
         return output
     from plotly.offline import get_plotlyjs
 
-    library = folder / "plotly.min.js"
-    if not library.is_file():
-        _write(library, get_plotlyjs())
+    if not (folder / "plotly.min.js").is_file():
+        _write(folder / "plotly.min.js", get_plotlyjs())
     figure = html.escape(json.dumps(output.data[PLOTLY]), quote=True)
     draw = "var f=JSON.parse(e.dataset.figure);Plotly.newPlot(e,f.data,f.layout,{responsive:true})"
-    output.data = NotebookNode(
-        {
-            "text/html": '<script src="plotly.min.js"></script>'
-            f'<div class="plotly-figure" data-figure="{figure}"></div>'
-            f"<script>(function(e){{{draw}}})(document.currentScript.previousElementSibling)</script>"
-        }
-    )
+    page = '<script src="plotly.min.js"></script>'
+    page += f'<div class="plotly-figure" data-figure="{figure}"></div>'
+    page += f"<script>(function(e){{{draw}}})(document.currentScript.previousElementSibling)</script>"
+    output.data = NotebookNode({"text/html": page})
     return output
 
 
-def _totals(summary: dict[str, Any]) -> dict[str, Any]:
-    rows = summary["notebooks"]
-    return {
-        "seconds": sum(row["seconds"] for row in rows),
-        "memory": format_memory(max((row["peak_memory_mb"] for row in rows), default=0.0)),
-        "good": sum(row["status"] == "ok" for row in rows),
-        "date": max((row["started"] for row in rows), default="")[:10],
-    }
-
-
-def _template() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(Path(__file__).with_name("gallery.html.j2").read_text(encoding="utf-8"))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def _write(path: Path, text: str) -> Path:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path

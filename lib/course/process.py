@@ -3,74 +3,52 @@
 import contextlib
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-SAMPLE_SECONDS = 0.1
 
-
-@dataclass(frozen=True)
-class Measured:
-    """How a process went.
+class MeasuredProcess:
+    """A command at work, with its output in `log`.
 
     Attributes
     ----------
-    returncode : int
-        Exit code; negative for a signal, None never.
-    seconds : float
-        Wall time.
     peak_memory : float
-        Largest sum of resident sizes of the process and its descendants, in MB (2**20 bytes), sampled
-        ten times a second. Pages that two of them share count twice.
+        Largest sum of resident sizes of the process and its descendants so far, in MB (2**20 bytes), as seen by
+        `watch`. Pages that two of them share count twice.
     timed_out : bool
         It was stopped because it ran past its limit.
     """
 
-    returncode: int
-    seconds: float
-    peak_memory: float
-    timed_out: bool = False
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path, timeout: float | None = None):
+        self.begin, self.timeout, self.seconds = time.perf_counter(), timeout, 0.0
+        self.peak_memory, self.timed_out = 0.0, False
+        quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+        with log.open("wb") as stream:
+            self.process = subprocess.Popen(command, env=dict(environment), stdout=stream, **quiet)
 
+    def watch(self) -> bool:
+        """Measure it, stop it when its time is up, and tell whether it has ended; call it about ten times a second."""
+        ended = self.process.poll() is not None
+        self.seconds = time.perf_counter() - self.begin
+        if not ended:
+            self.peak_memory = max(self.peak_memory, memory_of_tree(self.process.pid))
+            self.timed_out = self.timeout is not None and self.seconds > self.timeout
+            if self.timed_out:
+                self.stop()
+        return ended or self.timed_out
 
-def run_measured(
-    command: Sequence[str],
-    *,
-    environment: Mapping[str, str],
-    log: Path,
-    timeout: float | None = None,
-    tick: Callable[[float, float], None] | None = None,
-) -> Measured:
-    """Run `command` with its output in `log`; leave none of its children behind, whatever happens.
-
-    Parameters
-    ----------
-    timeout : float or None
-        Seconds after which it is stopped.
-    tick : callable (seconds, peak MB) or None
-        Called at each sample, to show progress.
-    """
-    begin, peak = time.perf_counter(), 0.0
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT
-        )
-        try:
-            while process.poll() is None:
-                seconds, peak = time.perf_counter() - begin, max(peak, memory_of_tree(process.pid))
-                if timeout is not None and seconds > timeout:
-                    stop_tree(process.pid)
-                    return Measured(process.wait(), seconds, peak, timed_out=True)
-                if tick:
-                    tick(seconds, peak)
-                time.sleep(SAMPLE_SECONDS)
-        except BaseException:  # Ctrl-C as well: no kernel may go on by itself
-            stop_tree(process.pid)
-            process.wait()
-            raise
-    return Measured(process.returncode, time.perf_counter() - begin, peak)
+    def stop(self) -> None:
+        """End it and all that it started, e.g. kernels: ask first, insist after three seconds."""
+        tree = _tree(self.process.pid)
+        for process in tree:
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+        for process in psutil.wait_procs(tree, timeout=3)[1]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self.process.wait()
 
 
 def memory_of_tree(pid: int) -> float:
@@ -80,17 +58,6 @@ def memory_of_tree(pid: int) -> float:
         with contextlib.suppress(psutil.Error):  # it ended while we looked
             total += process.memory_info().rss
     return total / 2**20
-
-
-def stop_tree(pid: int) -> None:
-    """End a process and its descendants: ask first, insist after three seconds."""
-    tree = _tree(pid)
-    for process in tree:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    for process in psutil.wait_procs(tree, timeout=3)[1]:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
 
 
 def _tree(pid: int) -> list[psutil.Process]:

@@ -1,47 +1,42 @@
 """Execute notebooks through papermill, each in its own process, and measure them."""
 
-import json
+import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lib.course.build import choose, read_notebook
-from lib.course.environment import notebook_environment
-from lib.course.parameters import Parameter, check_parameters, read_parameters
-from lib.course.pool import CheckStop, work_through
-from lib.course.process import Measured, run_measured
+from lib.course.parameters import check_parameters, read_parameters
+from lib.course.process import MeasuredProcess
 from lib.errors import InputError
+from lib.files import read_json, write_json
 from lib.paths import NOTEBOOKS, RUNS
 
 PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 SUMMARY = "summary.json"
+SAMPLE_SECONDS = 0.1
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to execute, with checked parameters."""
+    """One notebook to execute: its name in what is printed, checked parameters, and where copy and log go."""
 
+    name: str
     source: Path
     output: Path
     log: Path
-    parameters: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The notebook's name without its ending."""
-        return self.source.stem
-
-    @property
-    def runs(self) -> Path:
-        """The folder above the profile's, where `lib.paths.run_folder` puts what the notebook writes."""
-        return self.output.parent.parent
+    parameters: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,9 +51,6 @@ class Result:
     parameters: dict[str, Any]
     started: str
     run_dir: str
-
-
-Report = Callable[[str], None]
 
 
 def plan(
@@ -78,102 +70,111 @@ def plan(
     """
     if not PROFILE_NAME.fullmatch(profile):
         raise InputError(f"profile '{profile}' must be a plain name such as quick or full")
+    if any(name == "profile" for name, _ in asked):
+        raise InputError("the profile is chosen by PROFILE=name (--profile name), not as a parameter")
     paths = choose(sorted(folder.glob("[0-9][0-9]_*.ipynb")), names, folder)
     if not paths:
         raise InputError(f"there are no notebooks in {folder}: 'make notebooks' builds them")
-    known = {path.stem: read_parameters(read_notebook(path), path.stem) for path in paths}
-    chosen = check_parameters(_with_profile(asked, profile, known), known)
-    return [_job(path, runs / profile, chosen[path.stem]) for path in paths]
+    known = {path.stem: read_parameters(path) for path in paths}
+    if any(parameters["profile"].default != profile for parameters in known.values() if "profile" in parameters):
+        asked = [*asked, ("profile", profile)]  # a notebook that stays as it is gets no parameters at all
+    chosen, target = check_parameters(asked, known), runs / profile
+    return [
+        Job(path.stem, path, target / path.name, target / "logs" / f"{path.stem}.log", chosen[path.stem])
+        for path in paths
+    ]
 
 
-def _job(path: Path, target: Path, parameters: dict[str, Any]) -> Job:
-    return Job(path, target / path.name, target / "logs" / f"{path.stem}.log", parameters)
-
-
-def _with_profile(
-    asked: Sequence[tuple[str, str]], profile: str, known: Mapping[str, Mapping[str, Parameter]]
-) -> list[tuple[str, str]]:
-    """Add the profile where it is not what the notebooks have by default: an untouched notebook is injected nothing."""
-    if any(name == "profile" for name, _ in asked):
-        raise InputError("the profile is chosen by PROFILE=name (--profile name), not as a parameter")
-    defaults = {parameters["profile"].default for parameters in known.values() if "profile" in parameters}
-    return list(asked) if defaults <= {profile} else [*asked, ("profile", profile)]
-
-
-def run_jobs(
-    jobs: Sequence[Job],
-    *,
-    threads: int | None = None,
-    workers: int = 1,
-    timeout: float | None = None,
-    say: Report = print,
-    status: Report | None = None,
-) -> list[Result]:
-    """Run every job, also after one has failed.
+def notebook_environment(threads: int | None = None) -> dict[str, str]:
+    """Give the environment of a notebook's process: quiet, repeatable, with the kernel of this Python.
 
     Parameters
     ----------
     threads : int or None
-        See `notebook_environment`.
+        Threads of numerical libraries; None leaves them to the machine. Tests use 1: on a busy two-core
+        machine two torch threads were 4 to 20 times slower than one.
+    """
+    environment = os.environ | {
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
+        "TQDM_DISABLE": "1",  # a bar's thread may print after its cell has ended
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else each kernel warns of frozen modules
+        "JUPYTER_PLATFORM_DIRS": "1",
+        "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel beside this Python, whatever the user has installed
+        "IPYTHONDIR": str(Path(tempfile.gettempdir()) / f"course-ipython-{os.getpid()}"),  # no user start-up files
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return environment if threads is None else environment | dict.fromkeys(names, str(threads))
+
+
+@cache
+def _count_cells(path: Path) -> int:
+    return len(read_notebook(path).cells)
+
+
+def cell_reached(job: Job) -> str:
+    """Say how far a running notebook is: "cell 3 of 24"."""
+    cells = _count_cells(job.source)
+    return f"cell {min(job.log.read_bytes().count(b'Ending Cell') + 1, cells)} of {cells}"
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    environment: dict[str, str],
+    *,
+    workers: int = 1,
+    timeout: float | None = None,
+    begin: Callable[[Job], None] = lambda job: None,
+    progress: Callable[[Job], str] = cell_reached,
+    say: Report = print,
+    status: Report | None = None,
+) -> list[Result]:
+    """Run every job, also after one has failed; whatever happens, no process is left behind.
+
+    Parameters
+    ----------
     workers : int
         How many notebooks run at a time.
     timeout : float or None
         Seconds a notebook may take.
+    begin : callable
+        Called for each job before it starts.
+    progress : callable
+        Says how far a job is.
     say, status : callables
-        Get a line when a notebook ends, and a passing line of progress (only where one runs at a time).
+        Get a line when a notebook ends, and ten times a second a passing line about the first that runs.
     """
-    environment = notebook_environment(threads) | {"COURSE_RUNS": str(jobs[0].runs.resolve())}
-
-    def run_one(number: int, check_stop: CheckStop) -> Result:
-        label = f"[{number + 1}/{len(jobs)}] {jobs[number].name}"
-        tick = _ticker(jobs[number], label, check_stop, status if workers == 1 else None)
-        result = run_job(jobs[number], environment, timeout, tick)
-        say(f"{label:<34} {result.status} · {result.seconds:.0f} s · {format_memory(result.peak_memory_mb)}")
-        if result.error:
-            say(f"      {result.error}\n      all it printed: {_shown(jobs[number].log)}")
-        return result
-
-    return work_through(run_one, range(len(jobs)), workers)
-
-
-def _ticker(job: Job, label: str, check_stop: CheckStop, status: Report | None) -> Callable[[float, float], None]:
-    cells = len(read_notebook(job.source).cells)
-
-    def tick(seconds: float, peak: float) -> None:
-        check_stop()
-        if status is None:
-            return
-        done = job.log.read_bytes().count(b"Ending Cell")
-        status(f"{label} · cell {min(done + 1, cells)} of {cells} · {seconds:.0f} s · {format_memory(peak)}")
-
-    return tick
-
-
-def run_job(
-    job: Job,
-    environment: Mapping[str, str],
-    timeout: float | None = None,
-    tick: Callable[[float, float], None] | None = None,
-) -> Result:
-    """Execute one notebook in its own process, from its own folder."""
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    job.output.unlink(missing_ok=True)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    measured = run_measured(_command(job), environment=environment, log=job.log, timeout=timeout, tick=tick)
-    error = _error(job, measured, timeout)
-    return Result(
-        notebook=job.name,
-        status="stopped" if measured.timed_out else "failed" if error else "ok",
-        seconds=round(measured.seconds, 2),
-        peak_memory_mb=round(measured.peak_memory, 1),
-        error=error,
-        parameters=job.parameters,
-        started=started,
-        run_dir=str(job.parameters.get("run_dir") or job.output.with_suffix("")),
-    )
+    waiting, running, results = list(enumerate(jobs)), {}, {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                number, job = waiting.pop(0)
+                begin(job)
+                job.log.parent.mkdir(parents=True, exist_ok=True)
+                job.output.unlink(missing_ok=True)
+                started = datetime.now(UTC).isoformat(timespec="seconds")
+                running[number] = started, MeasuredProcess(papermill_command(job), environment, job.log, timeout)
+            time.sleep(SAMPLE_SECONDS)
+            for number, (started, process) in list(running.items()):
+                job, label = jobs[number], f"[{number + 1}/{len(jobs)}] {jobs[number].name}"
+                if process.watch():
+                    del running[number]
+                    results[number] = _result(job, started, process)
+                    _tell(job, label, results[number], say)
+                elif status and number == min(running):
+                    memory = format_memory(process.peak_memory)
+                    status(f"{label} · {progress(job)} · {process.seconds:.0f} s · {memory}")
+    finally:
+        for _, process in running.values():
+            process.stop()
+    return [results[number] for number in range(len(jobs))]
 
 
-def _command(job: Job) -> list[str]:
+def papermill_command(job: Job) -> list[str]:
+    """The command that executes a notebook from its own folder."""
     command = [sys.executable, "-m", "papermill", str(job.source.resolve()), str(job.output.resolve())]
     command += ["--cwd", str(job.source.parent.resolve()), "--kernel", "python3", "--log-output", "--no-progress-bar"]
     if job.parameters:
@@ -182,11 +183,25 @@ def _command(job: Job) -> list[str]:
     return command
 
 
-def _error(job: Job, measured: Measured, timeout: float | None) -> str:
+def _result(job: Job, started: str, process: MeasuredProcess) -> Result:
+    error = _error(job, process)
+    return Result(
+        notebook=job.name,
+        status="stopped" if process.timed_out else "failed" if error else "ok",
+        seconds=round(process.seconds, 2),
+        peak_memory_mb=round(process.peak_memory, 1),
+        error=error,
+        parameters=job.parameters,
+        started=started,
+        run_dir=str(job.parameters.get("run_dir") or job.output.with_suffix("")),
+    )
+
+
+def _error(job: Job, process: MeasuredProcess) -> str:
     """Say in one sentence why a notebook did not succeed; empty if it did."""
-    if measured.timed_out:
-        return f"stopped after {timeout:.0f} s"
-    if measured.returncode == 0:
+    if process.timed_out:
+        return f"stopped after {process.timeout:.0f} s"
+    if process.process.returncode == 0:
         return ""
     cells = read_notebook(job.output).cells if job.output.is_file() else []
     for cell in cells:
@@ -194,23 +209,30 @@ def _error(job: Job, measured: Measured, timeout: float | None) -> str:
             if output.output_type == "error":
                 return f"cell '{cell.get('id')}': {output.ename}: {output.evalue}".splitlines()[0]
     lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"exit code {measured.returncode}: {lines[-1].strip() if lines else 'nothing printed'}"
+    return f"exit code {process.process.returncode}: {lines[-1].strip() if lines else 'nothing printed'}"
 
 
-def write_summary(results: Sequence[Result], target: Path, machine: Mapping[str, str]) -> None:
+def _tell(job: Job, label: str, result: Result, say: Report) -> None:
+    say(f"{label:<34} {result.status} · {result.seconds:.0f} s · {format_memory(result.peak_memory_mb)}")
+    if result.error:
+        log = job.log.relative_to(Path.cwd()) if job.log.is_relative_to(Path.cwd()) else job.log
+        say(f"      {result.error}\n      all it printed: {log}")
+
+
+def write_summary(results: Sequence[Result], target: Path) -> None:
     """Write `summary.json`, keeping what earlier runs of other notebooks left there."""
+    from lib.evaluation.results import commit, machine  # it imports torch, which takes seconds
+
     rows = {row["notebook"]: row for row in read_summary(target)["notebooks"]}
     rows |= {result.notebook: asdict(result) for result in results}
     kept = [rows[name] for name in sorted(rows) if (target / f"{name}.ipynb").is_file() or rows[name]["error"]]
-    temporary = target / f"{SUMMARY}.tmp"
-    temporary.write_text(json.dumps({"machine": dict(machine), "notebooks": kept}, indent=1), encoding="utf-8")
-    temporary.replace(target / SUMMARY)
+    write_json(target / SUMMARY, {"machine": {"machine": machine(), "commit": commit()}, "notebooks": kept})
 
 
 def read_summary(target: Path) -> dict[str, Any]:
     """Read `summary.json`; an empty one where there is none."""
     path = target / SUMMARY
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"machine": {}, "notebooks": []}
+    return read_json(path) if path.is_file() else {"machine": {}, "notebooks": []}
 
 
 def format_memory(megabytes: float) -> str:
@@ -220,15 +242,15 @@ def format_memory(megabytes: float) -> str:
 
 def format_table(results: Sequence[Result]) -> str:
     """Lay out notebook · seconds · peak memory · status, with a closing line of totals."""
-    width = max([len("notebook"), *(len(result.notebook) for result in results)])
-    lines = [f"{'notebook':<{width}}  seconds  peak memory  status"]
-    for result in results:
-        memory = format_memory(result.peak_memory_mb)
-        lines.append(f"{result.notebook:<{width}}  {result.seconds:>7.1f}  {memory:>11}  {result.status}")
-    total, peak = sum(result.seconds for result in results), max(result.peak_memory_mb for result in results)
-    good = sum(result.status == "ok" for result in results)
-    lines.append(f"{'together':<{width}}  {total:>7.1f}  {format_memory(peak):>11}  {good} of {len(results)} ok")
-    return "\n".join(lines)
+    lines = [(one.notebook, f"{one.seconds:.1f}", format_memory(one.peak_memory_mb), one.status) for one in results]
+    total, peak = sum(one.seconds for one in results), max(one.peak_memory_mb for one in results)
+    good = sum(one.status == "ok" for one in results)
+    lines.append(("together", f"{total:.1f}", format_memory(peak), f"{good} of {len(results)} ok"))
+    width = max(len(line[0]) for line in lines)
+    lines.insert(0, ("notebook", "seconds", "peak memory", "status"))
+    return "\n".join(
+        f"{name:<{width}}  {seconds:>7}  {memory:>11}  {status}" for name, seconds, memory, status in lines
+    )
 
 
 def status_line() -> Report | None:
@@ -241,7 +263,3 @@ def status_line() -> Report | None:
         print(f"\r{text[:width]:<{width}}\r", end="", flush=True)
 
     return show
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
