@@ -24,7 +24,7 @@ from lib.data.normals import NormalEstimator, load_estimator, unit
 from lib.data.photos_reading import Photo, read_photo_file
 from lib.data.silhouettes import Silhouette, SilhouetteModel, check_silhouette, find_silhouette, load_silhouette_model
 from lib.errors import InputError
-from lib.training.checkpoints import write_json
+from lib.files import write_json
 
 MARGIN = 1.2
 DETAIL = 128  # normals are estimated at no less than this, then reduced

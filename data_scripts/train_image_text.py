@@ -48,7 +48,7 @@ from lib.networks.image_text import (
 )
 from lib.paths import FURNITURE, RUNS
 from lib.training.batches import seeded
-from lib.training.checkpoints import load_training, save_training
+from lib.training.state import load_training, save_training
 from lib.training.log import read_log
 
 WARMUP = 40  # steps

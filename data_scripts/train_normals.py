@@ -30,7 +30,8 @@ from lib.errors import InputError, exit_code
 from lib.evaluation import write_results
 from lib.networks.normal_network import NormalNetwork, NormalNetworkConfig, describe
 from lib.paths import FURNITURE, WEIGHTS
-from lib.training.checkpoints import load_training, read_about, save_training, write_atomically, write_json
+from lib.files import write_atomically, write_json
+from lib.training.state import load_training, read_about, save_training
 
 CLIP = 1.0  # largest norm of the gradient
 COSINE_LIMIT = 1 - 1e-5  # the slope of arccos is infinite at 1

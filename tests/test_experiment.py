@@ -29,7 +29,7 @@ from lib.files import write_json
 from lib.systems import make_system
 from lib.systems.sdf_srn import SDFSRNConfig
 from lib.training.__main__ import choose_device
-from lib.training.checkpoints import load_system, save_weights
+from lib.systems.checkpoints import load_system, save_weights
 from lib.training.log import read_log
 from lib.training.loop import TrainingConfig, train
 

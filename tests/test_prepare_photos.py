@@ -30,7 +30,7 @@ from lib.data.prepared import read_prepared
 from lib.errors import InputError
 from lib.networks.normal_network import NormalNetwork, NormalNetworkConfig, describe
 from lib.paths import REPOSITORY
-from lib.training.checkpoints import write_json
+from lib.files import write_json
 
 ORIENTATION = 0x0112
 

@@ -12,7 +12,7 @@ from lib.files import read_json
 from lib.paths import FURNITURE
 from lib.systems import make_system
 from lib.training.__main__ import only_category
-from lib.training.checkpoints import begin_with
+from lib.systems.checkpoints import begin_with
 from lib.training.state import first_difference, with_new_settings
 
 ABOUT = "cell.json"
@@ -134,7 +134,7 @@ def _check_folder(cell: Cell) -> None:
             raise InputError(f"{cell.folder} has results but no {ABOUT}: choose another --output or delete the folder")
         return
     recipe = find_recipe(cell.parameters["recipe"])
-    saved = with_new_settings(read_json(path), system=recipe.system, training=recipe.training)
+    saved = with_new_settings(read_json(path), recipe.system, recipe.training)
     what = first_difference(_flat(saved), _flat(cell.about))
     if what:
         raise InputError(f"{cell.folder} holds a cell with {what}: choose another --output or delete the folder")

@@ -7,7 +7,7 @@ from shutil import copyfile
 import pandas as pd
 
 from lib.course.experiment_cells import Cell, Settings
-from lib.course.grids import FULL, Grid, find_recipe, kept_name, size_of
+from lib.course.grids import FULL, Grid, find_recipe, size_of
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.evaluation import read_instances, read_results, refined_predictor, write_results
@@ -15,7 +15,7 @@ from lib.evaluation.comparison import compare_rows, comparison_table, markdown_t
 from lib.figures.experiments import instance_rows, side_by_side
 from lib.files import write_atomically
 from lib.paths import RESULTS
-from lib.training.checkpoints import load_system
+from lib.systems.checkpoints import load_system
 
 LEGEND = """
 10 x CD, accuracy and coverage are mean distances times ten: less is better. FS@5 is a share: more is better. ± is the

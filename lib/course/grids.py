@@ -5,8 +5,8 @@ from pathlib import Path
 
 from lib.errors import InputError
 from lib.evaluation import read_results
-from lib.paths import FURNITURE, RESULTS
-from lib.systems.sdf_srn_config import ABLATIONS as SDF_SRN_ABLATIONS
+from lib.paths import RESULTS
+from lib.systems.sdf_srn import ABLATIONS as SDF_SRN_ABLATIONS
 from lib.systems.shapeclipper import ABLATIONS, IN_THE_PAPER
 from lib.training.recipes import ALL_RECIPES, Recipe
 
@@ -82,18 +82,6 @@ def grid_results(name: str, folder: Path = RESULTS) -> list[dict] | None:
     """Rows of a grid that was run and kept in ``lib/results``; None where it was not."""
     path = folder / f"{name}.json"
     return read_results(path) if path.is_file() else None
-
-
-def kept_name(grid: str, dataset: str, category: str, size: str) -> str:
-    """File in ``lib/results`` of a grid's rows, without its ending; what is most usual is left out of the name.
-
-    Examples
-    --------
-    >>> kept_name("tables-2-3", "furniture", "chair", "small"), kept_name("tables-2-3", "pascal3d", "", "paper")
-    ('tables-2-3', 'tables-2-3-pascal3d-all-paper')
-    """
-    usual = {dataset: FURNITURE.name, category or "all": "chair", size: "small"}
-    return "-".join([grid, *(part for part, left_out in usual.items() if part != left_out)])
 
 
 def find_recipe(name: str) -> Recipe:

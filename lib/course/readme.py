@@ -21,7 +21,7 @@ from lib.figures.shapes import draw_mesh, facing
 from lib.figures.style import image_grid
 from lib.files import write_atomically
 from lib.paths import FURNITURE, NOTEBOOKS, REPOSITORY, RESULTS, WEIGHTS
-from lib.training.checkpoints import load_system
+from lib.systems.checkpoints import load_system
 
 README, RESULTS_PAGE = REPOSITORY / "README.md", REPOSITORY / "RESULTS.md"
 METRICS = {"chamfer_distance": "10 x CD", "f_score@0.01": "FS@1", "f_score@0.05": "FS@5", "f_score@0.1": "FS@10"}

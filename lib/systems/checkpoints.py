@@ -12,12 +12,12 @@ from lib.systems import SYSTEMS, make_system
 from lib.systems.base import System
 
 # Settings that older checkpoints name and that are constants or gone now.
-RETIRED = {
-    "shapeclipper": "code_size projection distance distance_range focal width sdf_layers texture_layers frequencies "
+RETIRED = set(
+    "code_size projection distance distance_range focal width sdf_layers texture_layers frequencies "
     "sphere_radius depth_range image_layout render_path skip_weight skip_beta beta_min beta_from beta_until "
-    "normal_l1_weight quarters_from quarter_margin quarter_rays quarter_samples",
-    "sdf_srn": "layers viewpoint render_path steps bisections state_size bound refine_steps refine_rate image_layout",
-}
+    "normal_l1_weight quarters_from quarter_margin quarter_rays quarter_samples "
+    "layers steps bisections state_size bound refine_steps refine_rate viewpoint".split()
+)
 
 
 def save_weights(folder: Path, system: System, about: dict, half: bool = False) -> None:
@@ -76,9 +76,8 @@ def read_config(folder: Path) -> tuple[str, dict]:
 
 def translated(name: str, config: dict) -> tuple[str, dict]:
     """Name and settings as they are called today. What is ours was once part of the paper's configuration."""
-    config = dict(config)
-    for setting in RETIRED.get(name, "").split():
-        config.pop(setting, None)
+    known = {f.name for f in fields(SYSTEMS[name][1])}
+    config = {key: value for key, value in config.items() if key in known or key not in RETIRED}
     small = name + "_small"
     if small in SYSTEMS:
         ours = {f.name for f in fields(SYSTEMS[small][1])} - {f.name for f in fields(SYSTEMS[name][1])}

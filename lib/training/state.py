@@ -11,8 +11,9 @@ from torch import nn
 
 from lib.errors import InputError
 from lib.files import load_state, read_json, read_tensors, write_atomically, write_json
+from lib.systems import SystemConfig
 from lib.systems.base import System
-from lib.systems.checkpoints import on_disk, save_weights, translated
+from lib.systems.checkpoints import RETIRED, on_disk, save_weights
 
 
 def about_run(system: System, config, data) -> dict:
@@ -39,9 +40,7 @@ def resume_run(run: Path, system: System, optimizer, config, about: dict) -> tup
     before = read_json(plan)
     if not isinstance(before, dict):
         raise InputError(f"{plan} does not describe a run; choose another run folder or delete it")
-    if isinstance(before.get("system"), dict):
-        before["system"] = completed(translated(system.name.removesuffix("_small"), before["system"])[1], system.config)
-    before["training"] = completed(before.get("training"), config)
+    before = with_new_settings(before, system.config, config)
     now = json.loads(json.dumps(about))
     parts = {"system": "system", "training": "training", "dataset": "dataset", "samples": "data size"}
     for part, what in parts.items():
@@ -95,9 +94,15 @@ def first_difference(before, now) -> str:
     return f"{odd[0]} {before.get(odd[0])!r} instead of {now.get(odd[0])!r}" if odd else ""
 
 
-def completed(saved, config):
-    """A run's settings with those that are newer than it: they are off or change nothing by default."""
-    return {f.name: f.default for f in fields(config)} | saved if isinstance(saved, dict) else saved
+def with_new_settings(about: dict, system_config: SystemConfig, training_config) -> dict:
+    """What a run was, in today's settings: those newer than it are off or change nothing by default."""
+    about = dict(about)
+    for part, config in (("system", system_config), ("training", training_config)):
+        if isinstance(about.get(part), dict):
+            current = {f.name: f.default for f in fields(config)}
+            saved = {name: value for name, value in about[part].items() if name in current or name not in RETIRED}
+            about[part] = current | saved
+    return about
 
 
 def save_best(run: Path, system: System, about: dict, best: dict) -> None:

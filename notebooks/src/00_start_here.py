@@ -35,7 +35,7 @@ import pandas as pd
 import torch
 from IPython.display import FileLink
 
-from lib.training.checkpoints import load_system
+from lib.systems.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.paths import NOTEBOOKS, WEIGHTS, prepared_folder, run_folder
 from lib.training.__main__ import choose_device

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 
-from lib.training.checkpoints import load_system
+from lib.systems.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.data.neighbors import image_features, nearest, read_neighbors
 from lib.paths import WEIGHTS, prepared_folder, run_folder

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.training.checkpoints import load_system
+from lib.systems.checkpoints import load_system
 from lib.files import write_json
 from lib.data.loading import PreparedDataset
 from lib.geometry.cameras import Viewpoint

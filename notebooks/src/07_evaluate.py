@@ -38,7 +38,7 @@ from lib.evaluation import system_predictor, write_results
 from lib.figures.source import show_source
 from lib.paths import WEIGHTS, prepared_folder, run_folder
 from lib.training.__main__ import choose_device
-from lib.training.checkpoints import load_system
+from lib.systems.checkpoints import load_system
 
 run = run_folder("07_evaluate", profile, run_dir)
 quick = profile == "quick"

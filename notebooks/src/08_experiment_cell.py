@@ -38,7 +38,7 @@ from lib.data.loading import PreparedDataset
 from lib.paths import prepared_folder, run_folder
 from lib.systems import make_system
 from lib.training.__main__ import choose_device, only_category, validation_images
-from lib.training.checkpoints import load_system
+from lib.systems.checkpoints import load_system
 from lib.training.log import read_log
 from lib.training.loop import train
 

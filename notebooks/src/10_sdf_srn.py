@@ -32,7 +32,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lib.training.checkpoints import load_system
+from lib.systems.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.paths import WEIGHTS, prepared_folder, run_folder
 from lib.figures.source import show_source
