@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ipywidgets
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import trimesh
@@ -90,8 +91,6 @@ def neighbor_rows(data: PreparedDataset, query: int, rows: dict[str, tuple[Seque
     rows : dict
         Title -> (rows of the neighbours, their cosine similarities).
     """
-    import matplotlib.pyplot as plt
-
     count = max(len(found) for found, _ in rows.values())
     size = (1.35 * count + 1.9, 1.9 * len(rows))
     figure, axes = plt.subplots(len(rows), count + 1, figsize=size, squeeze=False, layout="constrained")
@@ -276,8 +275,6 @@ def surface_sides(mesh: trimesh.Trimesh, viewpoint: Viewpoint, count: int = 20_0
 @styled()
 def shares_figure(shares: dict[str, dict[str, float]]):
     """Share of the surface that receives gradient, by side (`Sides.shares`), a bar for each set of views."""
-    import matplotlib.pyplot as plt
-
     figure, axis = plt.subplots(figsize=(7.4, 2.9), layout="constrained")
     sides = {
         "towards": "faces the query's camera",
@@ -419,8 +416,6 @@ def compare_weightings(
 @styled()
 def weighting_figure(weighting: Weighting):
     """What the released comparison of masks measures, and what follows for the probabilities; returns the figure."""
-    import matplotlib.pyplot as plt
-
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.2), layout="constrained")
     left.plot(weighting.aligned.ravel(), weighting.released.ravel(), ".", ms=3, alpha=0.4, color=BLUE)
     left.plot([0, 1], [0, 1], color="0.5", lw=0.8, ls="--")

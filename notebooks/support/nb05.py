@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -118,8 +119,6 @@ def ranking(batch: Batch, maps: RenderedMaps, corruption: Corruption) -> Ranking
 @styled()
 def dropout_figure(batch: Batch, corruption: Corruption, ranked: Ranking, keep: float, shown: Sequence[int]):
     """Histogram of 1 - cos over the minibatch with the cut, and for some images what was wrong and what was dropped."""
-    import matplotlib.pyplot as plt
-
     figure, axes = plt.subplots(2, len(shown) + 2, figsize=(8.4, 3.4), layout="constrained")
     grid = axes[0, 0].get_gridspec()
     for axis in axes[:, :2].flat:
@@ -168,8 +167,6 @@ def draw_dropout(batch: Batch, maps: RenderedMaps, keep: float, share: float, se
 @styled()
 def quality_figure(ranked: Ranking, keeps: Sequence[float]):
     """Precision and recall of the dropped pixels, and what is still wrong among the kept, against the kept share."""
-    import matplotlib.pyplot as plt
-
     figure, axis = plt.subplots(figsize=(6.6, 3.4), layout="constrained")
     precision, recall = zip(*(ranked.quality(keep) for keep in keeps), strict=True)
     axis.plot(keeps, precision, "o-", label="dropped pixels that are wrong (precision)")
@@ -209,8 +206,6 @@ def azimuth_slopes(
 @styled()
 def slope_figure(turns: Turns, values: Float[np.ndarray, " turns"], slopes: Float[np.ndarray, " turns"]):
     """A loss against a wrong azimuth; arrows show where gradient descent would move it."""
-    import matplotlib.pyplot as plt
-
     figure, axis = plt.subplots(figsize=(6.6, 3), layout="constrained")
     axis.plot(turns, values, color=BLUE)
     largest = np.abs(slopes).max()
@@ -260,8 +255,6 @@ def basin_share(
 @styled()
 def basin_figure(turns: Turns, losses: dict[str, np.ndarray], shares: dict[str, np.ndarray]):
     """Mean loss over images, and the share of images that come home, against the error the azimuth starts with."""
-    import matplotlib.pyplot as plt
-
     figure, axes = plt.subplots(1, 2, figsize=(8.2, 2.9), layout="constrained")
     for (name, loss), color in zip(losses.items(), (BLUE, ORANGE), strict=True):
         relative = loss / loss.max(axis=1, keepdims=True)
