@@ -1,4 +1,4 @@
-"""What notebooks 03 to 05 measure and draw, against closed forms, brute force and finite differences."""
+"""What notebook 03 measures and draws, against closed forms, brute force and finite differences."""
 
 import math
 
@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from matplotlib.colors import to_rgb
 from scipy.integrate import quad
 
-from lib.data.loading import Batch
 from lib.figures import style
 from lib.figures.shapes import viewpoint_at
-from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers
+from lib.geometry.cameras import camera_rays, pixel_centers
 from lib.geometry.distance_grid import DistanceGrid, distance_grid, hidden
 from lib.geometry.meshes import grid_points
-from lib.plots import gradients, rays
+from lib.plots import rays
 from lib.rendering.surface import (
     as_image,
     cast_rays,
@@ -27,8 +25,6 @@ from lib.rendering.surface import (
     sphere_scene,
 )
 from lib.rendering.volume import RenderedMaps
-from lib.studies.neighbors import independent_iou
-from lib.studies.shape import FitSettings, Sides, added, field_mesh, fit_field, surface_sides
 
 
 @pytest.fixture(autouse=True)
@@ -44,16 +40,6 @@ def box(extents=(0.5, 0.7, 0.9)) -> trimesh.Trimesh:
 def box_distance(points: np.ndarray, extents=(0.5, 0.7, 0.9)) -> np.ndarray:
     excess = np.abs(points) - np.array(extents) / 2
     return np.linalg.norm(np.maximum(excess, 0), axis=-1) + np.minimum(excess.max(-1), 0)
-
-
-def target_of(mesh: trimesh.Trimesh, viewpoint: Viewpoint, size: int = 32) -> Batch:
-    """An image of a mesh with exact mask and camera-frame normals."""
-    maps = as_image(cast_rays(mesh, camera_rays(viewpoint, pixel_centers(size)[None]), 6.0), size)
-    normal = maps.normal @ viewpoint.rotation()[0].mT
-    weights = torch.full((1, size, size), 1 / size**2)
-    return Batch(
-        torch.zeros(1, dtype=torch.long), maps.rgb[None], maps.mask[None], normal[None], viewpoint, weights, None
-    )
 
 
 # --- distance grids and exact ray casting ---------------------------------------------------------------------------
@@ -184,50 +170,3 @@ def test_style_is_restored_after_a_figure():
     before = plt.rcParams["font.size"]
     figure = style.image_grid([[np.zeros((2, 2, 3)), np.eye(2)], [None, np.eye(2)]], ("a", "b"), ("r",))
     assert plt.rcParams["font.size"] == before and len(figure.axes) == 4
-
-
-# --- notebook 04 ----------------------------------------------------------------------------------------------------
-
-
-def test_added_gradients_sum_and_mirror():
-    a, b = (DistanceGrid(torch.randn(4, 4, 4), 0.6) for _ in range(2))
-    torch.testing.assert_close(added([a, b]).values, a.values + b.values)
-    mirrored = added([a], mirrored=True).values
-    torch.testing.assert_close(mirrored, mirrored.flip(0))
-
-
-def test_sides_of_a_box_seen_from_the_front():
-    sides = surface_sides(box((0.4, 0.4, 0.4)), viewpoint_at(0, 0), 6000)
-    for side in (sides.towards, sides.away):
-        assert float(side.float().mean()) == pytest.approx(1 / 6, abs=0.02)
-    assert bool((sides.points[sides.towards][:, 1] > 0.199).all())  # the camera is at +y
-
-
-def test_shares_count_the_area_over_the_threshold():
-    values = torch.zeros(5, 5, 5)
-    values[:, 3:] = 1.0  # y >= 0.3
-    points = torch.tensor([[0.0, 0.5, 0.0], [0.0, -0.5, 0.0]])
-    sides = Sides(points, torch.tensor([True, False]), torch.tensor([False, True]), torch.tensor([False, False]))
-    shares = sides.shares(DistanceGrid(values, 0.6), 0.5)
-    assert shares["towards"] == 1 and shares["away"] == 0 and shares["all"] == 0.5
-
-
-def test_gradient_colors_tell_growth_from_shrinking():
-    colors = gradients.gradient_colors(np.array([1.0, -1.0, 0.0]), 1.0)
-    np.testing.assert_allclose(colors, [to_rgb(style.ORANGE), to_rgb(style.BLUE), gradients.QUIET], atol=1e-9)
-
-
-def test_identical_masks_at_independent_pixels_overlap_by_p_over_two_minus_p():
-    mask = torch.zeros(40, 32, 32)
-    mask[:, :, :12] = 1
-    even = torch.full_like(mask, 1 / 1024)
-    found = independent_iou(mask, even, mask, even, 200, torch.Generator().manual_seed(0))
-    share = 12 / 32
-    assert float(found.mean()) == pytest.approx(share / (2 - share), abs=0.02)
-
-
-@pytest.mark.slow
-def test_fit_to_views_of_a_box_is_nearer_to_it_than_the_ball():
-    views = [target_of(box(), viewpoint_at(azimuth, 20)) for azimuth in (30, 120)]
-    mesh = field_mesh(fit_field(views, FitSettings(steps=60, rays=96)), 40)
-    np.testing.assert_allclose(mesh.extents, box().extents, atol=0.12)
