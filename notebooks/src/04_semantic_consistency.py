@@ -195,8 +195,8 @@ print(f"true shapes: like chair at {10 * chosen.near_distance:.2f}, armchair at 
 # to what the own view leaves open. With the armchair the shape is pulled to a compromise that explains neither image,
 # and even the own mask fits worse.
 #
-# So a neighbour helps if it shows another side of nearly the same shape. It need not be nearer than the own view's
-# result: the like chair is at 0.51, the own view ends at 0.48, and both together do better. That is the bet, and
+# So a neighbour helps if it shows another side of nearly the same shape. It need not be nearer to the truth than the
+# own view's result: the like chair is about as far from it, and both together do better. That is the bet, and
 # the reason why the quality of the features matters (notebook 01). Two things soften a bad neighbour in training: it is
 # one of five, and the network has one shape for all images that it cannot tell apart.
 #

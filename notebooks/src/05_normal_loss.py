@@ -53,8 +53,8 @@ maps = shape.render(image_size=batch.mask.shape[1], samples=64)
 # %% [markdown]
 # ## The picture first
 #
-# Four training images. The second column holds what an off-the-shelf estimator would give: a normal a pixel, in the
-# frame of that image's camera. (Here they are the true normals of the rendered furniture; a later cell spoils them.)
+# Four training images. The second column holds what an off-the-shelf estimator would give: one normal per pixel, in
+# the frame of that image's camera. (Here they are the true normals of the rendered furniture; a later cell spoils them.)
 # The third column holds the same normals turned into the one frame that all chairs share, and the fourth what the
 # network's shape looks like in it. Colours are directions: red, green and blue for x, y and z. In the camera's frame a
 # seat's colour depends on where the camera stands; in the canonical frame seats have *one* colour, whatever the view.
