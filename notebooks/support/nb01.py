@@ -299,7 +299,7 @@ def band_figure(panels: Mapping[str, Mapping[str, pd.DataFrame]], reference: str
 
     `levels` are drawn dotted, one in each panel; `axes` are labels, limits and scales, as for ``Axes.set``.
     """
-    width = max(6.4, 2.3 * len(panels) + 1.6)
+    width = max(7.6, 2.3 * len(panels) + 1.6)
     figure, drawn = plt.subplots(1, len(panels), figsize=(width, 3.1), squeeze=False, layout="constrained")
     for axis, (title, tables) in zip(drawn[0], panels.items(), strict=True):
         for (name, table), color, style in zip(tables.items(), PALETTE * 2, ("-", "--", "-.", ":") * 4, strict=False):
