@@ -12,6 +12,7 @@ from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.evaluation import read_instances, read_results, refined_predictor, write_results
 from lib.evaluation.comparison import compare_rows, comparison_table, markdown_table
+from lib.evaluation.results import kept_name
 from lib.figures.experiments import instance_rows, side_by_side
 from lib.files import write_atomically
 from lib.paths import RESULTS
@@ -82,7 +83,7 @@ def keep_report(name: str, settings: Settings, cells: Sequence[Cell], folder: Pa
     Parameters
     ----------
     name : str
-        Of the grid; `lib.course.grids.kept_name` makes the files' name of it.
+        Of the grid; `kept_name` makes the files' name of it.
 
     Raises
     ------

@@ -33,19 +33,18 @@ import numpy as np
 import pandas as pd
 
 from lib.data.neighbors import find_neighbors, random_neighbors
+from lib.evaluation import write_results
+from lib.evaluation.studies import study_row
 from lib.paths import prepared_folder, run_folder
-from lib.plots import embedding_maps
-from lib.plots import neighbors as plots
 from lib.figures.source import show_source
-from lib.studies import retrieval
-from lib.widgets.neighbors import draw_query, query_controls
-from lib.figures.viewer import controlled
+from lib.figures.viewer import controlled, dropdown, slider
+from support import nb01
 
 run = run_folder("01_clip_neighbors", profile, run_dir)
-pictures = retrieval.read_pictures(prepared_folder(dataset, data_root), split, count, seed)
+pictures = nb01.read_pictures(prepared_folder(dataset, data_root), split, count, seed)
 models, categories = pictures.labels("model"), pictures.labels("category")
-repeated = retrieval.has_repeats(models)
-embedders, vectors, left_out = retrieval.embed_pictures(pictures, embeddings, weights, allow_download)
+repeated = len(set(models)) < len(models)  # else no neighbour can show the query's own model
+embedders, vectors, left_out = nb01.embed_pictures(pictures, embeddings, weights, allow_download)
 print(f"{len(models)} images of {len(set(models))} models in {len(set(categories))} categories", *left_out, sep="\n")
 
 # %% [markdown]
@@ -70,14 +69,24 @@ K, deep = 5, 20
 any_image = {name: find_neighbors(v, deep, fill=True) for name, v in vectors.items()}
 within = {"groups": categories, "exclude": models, "fill": True}
 other_models = {name: find_neighbors(v, deep, **within) for name, v in vectors.items()}
-admitted = {
-    "any other image": {n: (f.index[:, :K].numpy(), f.score[:, :K].numpy()) for n, f in any_image.items()},
-    "other models of the category": {
-        n: (f.index[:, :K].numpy(), f.score[:, :K].numpy()) for n, f in other_models.items()
-    },
-}
-start = int(np.flatnonzero(categories == pd.Series(categories).mode()[0])[:4][-1])
-redraw = controlled(draw_query(pictures, admitted), **query_controls(pictures, admitted, start))
+admitted = {"any other image": any_image, "other models of the category": other_models}
+rows_of = {category: np.flatnonzero(categories == category) for category in sorted(set(categories))}
+most = max(rows_of, key=lambda category: len(rows_of[category]))
+
+
+def draw_query(admit, category, image):
+    """The query with this number in its category (numbers beyond the last mean the last), and its neighbours."""
+    query = rows_of[category][min(image, len(rows_of[category]) - 1)]
+    found = {n: (f.index[query, :K].numpy(), f.score[query, :K].numpy()) for n, f in admitted[admit].items()}
+    return nb01.neighbor_sheet(pictures, query, found)
+
+
+redraw = controlled(
+    draw_query,
+    admit=dropdown("admit", list(admitted)),
+    category=dropdown("category", list(rows_of), most),
+    image=slider("image", min(3, len(rows_of[most]) - 1), 0, len(rows_of[most]) - 1, 1),
+)
 
 # %% [markdown]
 # ## The paper's test
@@ -89,19 +98,18 @@ redraw = controlled(draw_query(pictures, admitted), **query_controls(pictures, a
 # $$\text{share} = \underset{i}{\mathrm{mean}} \;\; \underset{j \in \mathcal N_5(i)}{\mathrm{mean}} \; [m_j = m_i]$$
 
 # %%
-show_source(retrieval.match_share, retrieval.match_row)
+show_source(nb01.match_share, nb01.match_row)
 
 # %% tags=["protocol"] alt="Share of neighbours that show the query's model, by embedding, with intervals, chance and the paper's values"
 matches = pd.DataFrame()
-chance = {"any category": retrieval.chance_share(models), "same category": retrieval.chance_share(models, categories)}
+chance = {"any category": nb01.chance_share(models), "same category": nb01.chance_share(models, categories)}
 if repeated:
-    matches = {n: retrieval.match_row(f.index[:, :K].numpy(), models, seed) for n, f in any_image.items()}
+    matches = {n: nb01.match_row(f.index[:, :K].numpy(), models, seed) for n, f in any_image.items()}
     matches = pd.DataFrame(matches).T
     print(matches.round(3).to_string())
-    levels = {f"random, {name}": level for name, level in chance.items()}
-    figure = plots.match_figure(matches, levels, retrieval.PAPER_MATCHES)
+    figure = nb01.match_figure(matches, {f"random, {name}": level for name, level in chance.items()})
 else:
-    print(retrieval.NO_REPEATS)
+    print(nb01.NO_REPEATS)
 
 # %% [markdown]
 # Bars hold 95 % of what other draws of as many *models* would have given. The paper's two values stand below the line:
@@ -131,14 +139,14 @@ if pictures.knows("mesh"):
         "random, any category": random_neighbors(None, models, K, seed),
     }
     found = {name: f.index.numpy()[queries] for name, f in {**other_models, **references}.items()}
-    distances = retrieval.shape_distances(retrieval.surface_points(pictures), queries, found)
+    distances = nb01.shape_distances(nb01.surface_points(pictures), queries, found)
     nearest = distances[distances["rank"] < K]
-    shapes = retrieval.distance_rows(nearest, models, seed)
+    shapes = nb01.distance_rows(nearest, models, seed)
     print("against random images of the category, neighbours are nearer in shape by")
     for name in vectors:
-        gain = retrieval.gain_row(nearest, name, "random, same category", models, seed)
-        print(f"{name:24} {gain['gain']:+.0%}, 95 % within {gain['low']:+.0%} and {gain['high']:+.0%}")
-    figure = plots.distance_figure(shapes, nearest)
+        gain = nb01.gain_row(nearest, name, "random, same category", models, seed)
+        print(f"{name:24} {gain['value']:+.0%}, 95 % within {gain['low']:+.0%} and {gain['high']:+.0%}")
+    figure = nb01.distance_figure(shapes, nearest)
 else:
     print("This data has no meshes: the shapes of neighbours cannot be compared.")
 
@@ -155,13 +163,15 @@ else:
 # they show two objects of a category?
 
 # %% tags=["robustness"] alt="Cosine similarity against the angle between cameras, for the same object and for others, by embedding"
-from lib.studies.robustness import preference_curve, similarity_curves, turned_rows
-
 knows_views = pictures.knows("azimuth", "elevation")
 if knows_views:
-    seen = (models, categories, pictures.labels("azimuth"), pictures.labels("elevation"))
-    curves = {name: similarity_curves(v.numpy(), *seen, seed=seed) for name, v in vectors.items()}
-    figure = plots.robustness_figure(curves)
+    angles = nb01.view_angles(pictures.labels("azimuth"), pictures.labels("elevation"))
+    curves = {name: nb01.turn_curves(v.numpy(), models, categories, angles, seed) for name, v in vectors.items()}
+    kinds = [kind for kind in ("same object", "other object") if all(kind in curve for curve in curves.values())]
+    shown = {name: {kind: curve[kind] for kind in kinds} for name, curve in curves.items()}
+    levels = {name: curve[kinds[-1]]["value"].iloc[0] for name, curve in curves.items()}
+    labels = {"xlabel": "angle between cameras (°)", "ylabel": "cosine similarity"}
+    figure = nb01.band_figure(shown, f"{kinds[-1]},\nleast angle", levels, xticks=range(0, 181, 60), **labels)
 else:
     print("This data has no viewpoints: what a turn changes cannot be measured.")
 
@@ -176,10 +186,13 @@ else:
 # %% tags=["preference"] alt="How often the turned object is preferred to another object seen from the same side, by angle and embedding"
 preferred = {}
 if knows_views and repeated:
-    preferred = {name: preference_curve(v.numpy(), *seen, seed=seed) for name, v in vectors.items()}
-    figure = plots.preference_figure(preferred)
+    preferred = {name: curve["preference"] for name, curve in curves.items() if "preference" in curve}
+    labels = {"xlabel": "by how much the object is turned (°)", "ylabel": "own object preferred (share)"}
+    figure = nb01.band_figure(
+        {"": preferred}, "no preference", {"": 0.5}, xticks=range(0, 181, 30), ylim=(0, 1.02), **labels
+    )
 else:
-    print(retrieval.NO_REPEATS if knows_views else "This data has no viewpoints.")
+    print(nb01.NO_REPEATS if knows_views else "This data has no viewpoints.")
 
 # %% [markdown]
 # The curves sag in the middle and rise again: the rear of a table looks like its front, its side does not. Among the
@@ -199,9 +212,10 @@ spread = {}
 if knows_views:
     chosen = {name: f.index[:, :K].numpy() for name, f in other_models.items()}
     chosen["random, same category"] = random_neighbors(categories, models, K, seed).index.numpy()
-    differences = {name: retrieval.azimuth_differences(index, seen[2]) for name, index in chosen.items()}
-    spread = {name: retrieval.spread_row(d, models, seed) for name, d in differences.items()}
-    figure = plots.spread_figure(differences)
+    azimuth = pictures.labels("azimuth")
+    differences = {name: nb01.azimuth_differences(index, azimuth) for name, index in chosen.items()}
+    spread = {name: nb01.spread_rows(d, models, seed) for name, d in differences.items()}
+    figure = nb01.spread_figure(differences)
 else:
     print("This data has no viewpoints.")
 
@@ -213,8 +227,7 @@ else:
 
 # %% tags=["wishes"] alt="Chamfer distance of neighbours against the share of them that show another side"
 if spread and distances is not None:
-    both = pd.DataFrame(spread).T.drop(columns=["low", "high", "n"]).join(shapes, how="inner")
-    figure = plots.wishes_figure(both)
+    figure = nb01.wishes_figure(pd.DataFrame({name: rows["new side"] for name, rows in spread.items()}).T, shapes)
 
 # %% [markdown]
 # ## How many neighbours?
@@ -228,17 +241,20 @@ counts = [k for k in (1, 2, 3, 5, 10, 20) if k < len(models)]
 panels, levels = {}, {}
 if repeated:
     label = "neighbours of the query's model"
-    panels[label] = {n: retrieval.sweep(f.index.numpy(), models, counts, seed) for n, f in any_image.items()}
+    panels[label] = {}
+    for name, f in any_image.items():
+        rows = {str(k): nb01.match_row(f.index[:, :k].numpy(), models, seed) for k in counts}
+        panels[label][name] = pd.DataFrame(rows).T
     levels[label] = chance["any category"]
 if distances is not None:
     label = "10 x CD to other models' shapes"
-    ranked = {name: distances[distances["kind"] == name] for name in vectors}
-    panels[label] = {n: 10 * retrieval.distance_sweep(d, models, counts, seed) for n, d in ranked.items()}
-    levels[label] = 10 * shapes.loc["random, same category", "distance"]
+    rows = {str(k): nb01.distance_rows(distances[distances["rank"] < k], models, seed) for k in counts}
+    panels[label] = {n: 10 * pd.DataFrame({k: found.loc[n] for k, found in rows.items()}).T for n in vectors}
+    levels[label] = 10 * shapes.loc["random, same category", "value"]
 if panels:
-    figure = plots.sweep_figure(panels, levels)
+    figure = nb01.band_figure(panels, "random", levels, xlabel="K")
 else:
-    print(retrieval.NO_REPEATS)
+    print(nb01.NO_REPEATS)
 
 # %% [markdown]
 # ## A map
@@ -251,11 +267,11 @@ from IPython.display import HTML, display
 
 mapped = next(iter(vectors))
 drawn = np.random.default_rng(seed).permutation(len(models))[:600]
-shown = retrieval.Pictures(pictures.prepared, pictures.metadata.iloc[drawn].reset_index(drop=True), pictures.rgb[drawn])
-places = retrieval.flat_map(vectors[mapped].numpy()[drawn], seed)
+shown, kinds = pictures.rgb[drawn], categories[drawn]
+places = nb01.flat_map(vectors[mapped].numpy()[drawn], seed)
 print(f"map of {mapped}; in the first one, pictures appear under the pointer")
-display(HTML(embedding_maps.hover_map(shown, places, range(min(200, len(drawn))))))
-figure = embedding_maps.map_figure(shown, places, range(0, len(drawn), max(1, len(drawn) // 90)))
+display(HTML(nb01.hover_map(shown, kinds, models[drawn], places, range(min(200, len(drawn))))))
+figure = nb01.map_figure(shown, kinds, places, range(0, len(drawn), max(1, len(drawn) // 90)))
 
 # %% [markdown]
 # ## Ask with words
@@ -272,61 +288,57 @@ figure = embedding_maps.map_figure(shown, places, range(0, len(drawn), max(1, le
 # feet. So this table's caption names no leg, and a share "by caption" cannot see what is missed.
 
 # %% tags=["texts"] alt="Texts and the images nearest to each; last, the table that the first text means, with its ranks"
-from lib.studies.text_search import NO_CAPTIONS, caption_shares, closest_texts, text_ranks
-
 readers = {name: e.encode_text for name, e in embedders.items() if e.encode_text}
 sought = {text: model for text, model in meant.items() if model in models}
 ranks = {}
 for name, encode_text in readers.items():
     images = vectors[name].numpy()
-    rows, scores = closest_texts(images, encode_text(texts).numpy(), 6)
-    lines = embedding_maps.found_lines(rows, scores, caption_shares(texts, pictures.labels("caption"), rows))
+    lines = nb01.text_lines(texts, encode_text(texts).numpy() @ images.T, pictures.labels("caption"))
     for text, model in sought.items():
-        rank = text_ranks(images, encode_text([text]).numpy())[0]
+        similarity = images @ encode_text([text]).numpy()[0]
+        rank = np.argsort(np.argsort(-similarity, kind="stable")) + 1  # place of every image; 1 is the nearest
         own = [row for row in rank.argsort().tolist() if models[row] == model]
         lines.append((f"{model}\nfits “{text}”", own, [f"rank {place}" for place in rank[own]]))
         ranks[name, text] = rank[own]
-    figure = embedding_maps.text_figure(pictures, lines)
+    figure = nb01.text_figure(pictures, lines)
 if readers and pictures.metadata["caption"].isna().all():
-    print(NO_CAPTIONS)
+    print("No image has a caption: what a text finds can be looked at, not counted.")
 if not readers:
     print("No embedding at hand reads texts.")
 
 # %% slug="write-results"
-from lib.evaluation import write_results
-from lib.evaluation.studies import study_row
-
 about = {"dataset": pictures.prepared.info["name"], "split": split, "seed": seed, "profile": profile}
 results = []
 
 
-def note(name, protocol, metric, unit, row, value):
+def note(name, protocol, metric, unit, row):
     """Keep one measurement with its interval and n."""
-    line = study_row(name, protocol, metric, row[value], unit, n=int(row["n"]), **about)
+    line = study_row(name, protocol, metric, row["value"], unit, n=int(row["n"]), **about)
     results.append(line | {"low": float(row["low"]), "high": float(row["high"])})
 
 
 for name, row in matches.iterrows():
-    note(name, "5 neighbours, any image", "same_model", "fraction", row, "share")
+    note(name, "5 neighbours, any image", "same_model", "fraction", row)
 for kind, level in chance.items() if repeated else ():  # counted, not sampled: an interval without width
-    known = {"share": level, "low": level, "high": level, "n": len(models)}
-    note(f"random, {kind}", f"random images, {kind}", "same_model", "fraction", known, "share")
+    known = {"value": level, "low": level, "high": level, "n": len(models)}
+    note(f"random, {kind}", f"random images, {kind}", "same_model", "fraction", known)
 for name, row in shapes.iterrows() if distances is not None else ():
-    note(name, "5 neighbours, other models of the category", "chamfer_distance", "longest side", row, "distance")
-for name, row in spread.items():
-    note(name, "5 neighbours, other models of the category", "azimuth_difference", "degree", row, "difference")
-for name, angle, row in turned_rows(preferred):
-    note(name, f"own object turned by {angle} degrees", "own_object_preferred", "fraction", row, "preference")
+    note(name, "5 neighbours, other models of the category", "chamfer_distance", "longest side", row)
+for name, rows in spread.items():
+    note(name, "5 neighbours, other models of the category", "azimuth_difference", "degree", rows["difference"])
+for name, curve in preferred.items():
+    for angle in [a for a in (30, 170, 90) if a in curve.index]:  # the quarter turn, which tells most, is the last
+        note(name, f"own object turned by {angle} degrees", "own_object_preferred", "fraction", curve.loc[angle])
 write_results(run / "results.json", results)
 
 # %% tags=["nbval-check-output"] slug="summary"
-level = f"A random image shows the query's: {chance['any category']:.1%}" if repeated else retrieval.NO_REPEATS
+level = f"A random image shows the query's: {chance['any category']:.1%}" if repeated else nb01.NO_REPEATS
 print(f"{len(models)} images, {len(set(models))} models. {level}")
 if {"efficientnet_lite0", "pixels"} <= set(matches.index):
     better = matches.loc["efficientnet_lite0", "low"] > matches.loc["pixels", "high"]
     print("ImageNet features recognise the query's model better than pixels do:", bool(better))
 if distances is not None:
-    distance = shapes["distance"]
+    distance = shapes["value"]
     ratio = distance["random, same category"] / distance["random, any category"]
     print("a random image of the category is much nearer in shape than any image:", bool(ratio < 0.7))
     print("neighbours are nearer still:", bool(distance[list(vectors)].max() < distance["random, same category"]))

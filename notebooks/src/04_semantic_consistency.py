@@ -32,10 +32,10 @@ from lib.systems.checkpoints import load_system
 from lib.data.loading import PreparedDataset
 from lib.data.neighbors import image_features, nearest, read_neighbors
 from lib.paths import WEIGHTS, prepared_folder, run_folder
-from lib.plots import gradients as plots
+from lib.fields.texture import colored_field
 from lib.figures.source import show_source
-from lib.studies.neighbors import telling_query
 from lib.systems.shapeclipper import ShapeClipper
+from support import nb04
 
 run = run_folder("04_semantic_consistency", profile, run_dir)
 folder = prepared_folder(dataset, data_root)
@@ -43,7 +43,7 @@ data = PreparedDataset(folder, "train", [category])
 neighbors = read_neighbors(folder, data.metadata)
 source = Path(checkpoint) if checkpoint else WEIGHTS / f"shapeclipper-{dataset}-{category}-given"
 system = load_system(source, expected="shapeclipper")
-chosen = telling_query(data, neighbors)
+chosen = nb04.telling_query(data, neighbors)
 
 # %% [markdown]
 # ## Neighbours, and a trap
@@ -66,7 +66,7 @@ chance = float((models.value_counts() * (models.value_counts() - 1)).sum() / (le
 print(f"naive neighbours of the query's own model: {same:.0%} (chance {chance:.1%})")
 q = chosen.query
 shown = {"naive": (naive[q], naive_score[q]), "used here": (honest[q], score[q])}
-figure = plots.neighbor_rows(data, q, shown)
+figure = nb04.neighbor_rows(data, q, shown)
 
 # %% [markdown]
 # The numbers are cosine similarity and azimuth. The neighbours used here do bring other viewpoints, which is what we
@@ -81,22 +81,29 @@ figure = plots.neighbor_rows(data, q, shown)
 # $$\mathcal L_{SSC} = \|I_k - \hat I'\|^2 + \lambda_1\,\big(1 - \mathrm{IoU}(M_k, \hat M')\big)
 # + \lambda_2\,\mathcal L_N(N_k, \hat N') \qquad \text{(Eq. 3, 6)}$$
 #
-# It is the reprojection loss with one thing exchanged: the shape. In the code below it is the same function
-# `_reprojection`, called a second time with the query's shape code and everything else from the neighbour.
+# It is the reprojection loss with one thing exchanged: the shape. In a training step (`losses`) it is computed a
+# second time, with the query's shape code and everything else from the neighbour. `view_loss` is what this notebook
+# uses: Eq. 5 for some rays of one image, whatever field is rendered.
 
 # %%
-show_source(ShapeClipper.losses, ShapeClipper._reprojection)
+show_source(ShapeClipper.losses, nb04.view_loss)
 
 # %% tags=["consistency"] alt="Query and neighbour: image, mask and normals beside what the query's one shape gives from both viewpoints"
-from lib.studies.shape import render_view
+rows = neighbors[q].tolist()
+query, far = (data.batch(torch.tensor([row])) for row in (q, chosen.far))
+targets = {row: data.batch(torch.tensor([row])) for row in rows}
+near, shape = targets[chosen.near], system.reconstruct(query.rgb, query.viewpoint)
 
-query, near, far = (data.batch(torch.tensor([row])) for row in (chosen.query, chosen.near, chosen.far))
-with torch.no_grad():
-    shape_code, query_texture, _ = system.encode(query.rgb)
-    textures = {row: system.encode(data.batch(torch.tensor([row])).rgb)[1] for row in neighbors[q].tolist()}
-views = ((query, query_texture), (near, textures[chosen.near]))
-maps = [render_view(system, shape_code, texture, target) for target, texture in views]
-figure = plots.consistency_figure([query, near], maps, ["query", "neighbour"])
+
+def explained(target):
+    """f_S of the query with f_T of a target: one shape in another image's colours."""
+    with torch.no_grad():
+        shape_code, texture_code = system.encode(query.rgb)[0], system.encode(target.rgb)[1]
+    return colored_field(system.sdf_field, system.texture_field, shape_code, texture_code)
+
+
+maps = [nb04.render_view(explained(target), target, shape.beta) for target in (query, near)]
+figure = nb04.consistency_figure([query, near], maps, ["query", "neighbour"])
 
 # %% [markdown]
 # Both renderings are the same shape, the one that the trained network reads from the query.
@@ -108,18 +115,15 @@ figure = plots.consistency_figure([query, near], maps, ["query", "neighbour"])
 # is a place that the loss does not care about. No network is involved: this is what the pixels themselves say.
 
 # %% tags=["key-figure"] alt="A chair coloured by its gradient from four sides: its own view leaves the back grey, a neighbour colours it"
-from lib.studies.shape import added, surface_gradient, surface_sides
-
-own = surface_gradient(system, shape_code, query, query_texture)
-rows = neighbors[q].tolist()
-others = [surface_gradient(system, shape_code, data.batch(torch.tensor([r])), textures[r]) for r in rows]
+own = nb04.surface_gradient(explained(query), query, shape.beta)
+others = [nb04.surface_gradient(explained(target), target, shape.beta) for target in targets.values()]
 one = others[rows.index(chosen.near)]
-mesh = system.reconstruct(query.rgb, query.viewpoint).mesh(resolution=64)
-sides = surface_sides(mesh, query.viewpoint)
+mesh = shape.mesh(resolution=64)
+sides = nb04.surface_sides(mesh, query.viewpoint)
 scale = float(own(sides.points)[0].abs().quantile(0.99))
 pictures = {"own view": [own], "one neighbour more": [own, one], "all five": [own, *others]}
-colored = {name: plots.colored_by_gradient(mesh, added(parts), scale) for name, parts in pictures.items()}
-figure = plots.gradient_figure(colored, plots.sides_of(query.viewpoint))
+colored = {name: nb04.colored_by_gradient(mesh, nb04.added(parts), scale) for name, parts in pictures.items()}
+figure = nb04.gradient_figure(colored, query.viewpoint)
 
 # %% [markdown]
 # The own view colours what it sees, and the silhouette's edge. The back is grey: the image does not say anything about
@@ -131,26 +135,24 @@ figure = plots.gradient_figure(colored, plots.sides_of(query.viewpoint))
 
 # %% tags=["shares"] alt="Bars: share of the surface that receives gradient, by side, for the own view, mirrored, and with neighbours"
 sets = {
-    "own view": added([own]),
-    "own, mirrored": added([own], mirrored=True),
-    "one neighbour": added([own, one]),
-    "one, mirrored": added([own, one], mirrored=True),
-    "all five, mirrored": added([own, *others], mirrored=True),
+    "own view": nb04.added([own]),
+    "own, mirrored": nb04.added([own], mirrored=True),
+    "one neighbour": nb04.added([own, one]),
+    "one, mirrored": nb04.added([own, one], mirrored=True),
+    "all five, mirrored": nb04.added([own, *others], mirrored=True),
 }
 shares = {name: sides.shares(gradient, 0.05 * scale) for name, gradient in sets.items()}
-figure = plots.shares_figure(shares)
+figure = nb04.shares_figure(shares)
 
 # %% [markdown]
 # Choose the neighbour. Where do two of them disagree about the same place?
 
 # %% tags=["control"] alt="The chair coloured by its gradient with a chosen neighbour"
-from lib.widgets.gradients import draw_gradient, neighbor_choice
 from lib.figures.viewer import controlled
 
-azimuths = [float(data.viewpoint[row].angles()[0].rad2deg()) for row in rows]
 redraw = controlled(
-    lambda neighbor, mirrored: draw_gradient(mesh, query.viewpoint, own, others, scale, neighbor, mirrored),
-    **neighbor_choice(azimuths),
+    lambda neighbor, mirrored: nb04.draw_gradient(mesh, query.viewpoint, own, others, scale, neighbor, mirrored),
+    **nb04.neighbor_choice([nb04.azimuth_of(data, row) for row in rows]),
 )
 
 # %% [markdown]
@@ -165,22 +167,21 @@ from lib.evaluation import write_results
 from lib.evaluation.studies import study_row
 from lib.geometry.meshes import sample_surface
 from lib.geometry.metrics import chamfer_distance, nearest_distances
-from lib.studies.shape import FitSettings, field_mesh, fit_field, view_iou
 
-settings = FitSettings() if profile == "quick" else FitSettings(steps=600, rays=256, samples=48)
+settings = {} if profile == "quick" else {"steps": 600, "rays": 256, "samples": 48}
 fits = {"own view": [query], "with the like chair": [query, near], "with the armchair": [query, far]}
 if profile == "full":
-    fits |= {f"with neighbour {i + 1}": [query, data.batch(torch.tensor([r]))] for i, r in enumerate(rows)}
+    fits |= {f"with neighbour {i + 1}": [query, targets[r]] for i, r in enumerate(rows)}
 truth, shapes, measured = sample_surface(data.mesh(q), 5000, 0), {"true shape": data.mesh(q)}, {}
-for name, targets in fits.items():
-    network = fit_field(targets, settings, seed)
-    shapes[name] = field_mesh(network)
+for name, views in fits.items():
+    network = nb04.fit_field(views, **settings, seed=seed)
+    shapes[name] = nb04.field_mesh(network)
     distance = chamfer_distance(*nearest_distances(sample_surface(shapes[name], 5000, 0), truth))
-    measured[name] = {"chamfer_distance": float(distance), "mask_iou": view_iou(network, query)}
+    measured[name] = {"chamfer_distance": float(distance), "mask_iou": nb04.view_iou(network, query)}
 about = {"n": 1, "dataset": data.name, "split": "train", "category": category, "seed": seed, "profile": profile}
 results = [study_row(f"fit: {n}", "raw", k, v, "1", **about) for n, m in measured.items() for k, v in m.items()]
 write_results(run / "results.json", results)
-figure = plots.fitted_figure(shapes)
+figure = nb04.fitted_figure(shapes)
 
 # %% tags=["results"]
 print("fitted to                10 x CD   IoU of the own mask")
@@ -194,8 +195,8 @@ print(f"true shapes: like chair at {10 * chosen.near_distance:.2f}, armchair at 
 # to what the own view leaves open. With the armchair the shape is pulled to a compromise that explains neither image,
 # and even the own mask fits worse.
 #
-# So a neighbour helps if it shows another side of nearly the same shape. It need not be nearer than the own view's
-# result: the like chair is at 0.51, the own view ends at 0.48, and both together do better. That is the bet, and
+# So a neighbour helps if it shows another side of nearly the same shape. It need not be nearer to the truth than the
+# own view's result: the like chair is about as far from it, and both together do better. That is the bet, and
 # the reason why the quality of the features matters (notebook 01). Two things soften a bad neighbour in training: it is
 # one of five, and the network has one shape for all images that it cannot tell apart.
 #
@@ -217,17 +218,15 @@ show_source(neighbor_probabilities)
 # two masks. Even for a mask and itself:
 
 # %% tags=["weighting"] alt="IoU of whole masks against IoU at independent pixels, and histograms of the neighbours' probabilities"
-from lib.studies.neighbors import compare_weightings, independent_iou
-
-generator = torch.Generator().manual_seed(seed)
-every = data.batch(torch.arange(len(data)))
-rays = 128  # the share of foreground matters, not the count: the released code draws 512 of 224 x 224
-identical = independent_iou(every.mask, every.ray_weights, every.mask, every.ray_weights, rays, generator)
-weighting = compare_weightings(data, torch.arange(len(data)), neighbors, rays, generator)
+masks = data.batch(torch.arange(len(data))).mask
+some = torch.arange(0, len(data), 1 if profile == "full" else 5)
+weighting = nb04.compare_weightings(masks[some], masks[neighbors[some]], seed)
+identical = weighting.identical
 print(f"a mask and itself: IoU {identical.mean():.2f} ± {identical.std():.2f} instead of 1")
 for name in ("intended", "released"):
-    print(f"largest of the five probabilities, {name}: {getattr(weighting, name + '_probability').max(1).mean():.2f}")
-figure = plots.weighting_figure(weighting, identical)
+    probability = getattr(weighting, f"{name}_probability")
+    print(f"largest of the five probabilities, {name}: {probability.amax(dim=1).mean():.2f}")
+figure = nb04.weighting_figure(weighting)
 
 # %% [markdown]
 # So the released code samples almost uniformly, which is what the paper says, by accident. It does not crash and the

@@ -38,9 +38,8 @@ from lib.data.loading import PreparedDataset
 from lib.geometry.cameras import Viewpoint
 from lib.losses.normal import inliers, normal_errors, normal_loss, to_canonical
 from lib.paths import WEIGHTS, prepared_folder, run_folder
-from lib.plots import normals as plots
 from lib.figures.source import show_source
-from lib.studies.outliers import azimuth_slopes, basin_share, corrupted, landscape, ranking
+from support import nb05
 
 begin = time.perf_counter()
 run = run_folder("05_normal_loss", profile, run_dir)
@@ -54,15 +53,15 @@ maps = shape.render(image_size=batch.mask.shape[1], samples=64)
 # %% [markdown]
 # ## The picture first
 #
-# Four training images. The second column holds what an off-the-shelf estimator would give: a normal a pixel, in the
-# frame of that image's camera. (Here they are the true normals of the rendered furniture; a later cell spoils them.)
+# Four training images. The second column holds what an off-the-shelf estimator would give: one normal per pixel, in
+# the frame of that image's camera. (Here they are the true normals of the rendered furniture; a later cell spoils them.)
 # The third column holds the same normals turned into the one frame that all chairs share, and the fourth what the
 # network's shape looks like in it. Colours are directions: red, green and blue for x, y and z. In the camera's frame a
 # seat's colour depends on where the camera stands; in the canonical frame seats have *one* colour, whatever the view.
 
 # %% tags=["key-figure"] alt="Images, normals in the camera and in the canonical frame, and rendered normals"
 pick = torch.tensor([0, 3, 6, 9])
-figure = plots.frames_figure(data.batch(rows[pick]), maps.normal[pick] * (maps.mask[pick, ..., None] > 0.5))
+figure = nb05.frames_figure(data.batch(rows[pick]), maps.normal[pick] * (maps.mask[pick, ..., None] > 0.5))
 
 # %% [markdown]
 # ## Which frame, and is an axis flipped?
@@ -100,7 +99,7 @@ target = to_canonical(batch.normal.flatten(1, 2), batch.viewpoint.rotation()).vi
 loss, angular = normal_errors(maps.normal, target)
 both = (batch.mask > 0.5) & (maps.mask > 0.5)
 degrees = torch.rad2deg(torch.acos((1 - angular[both]).clamp(-1, 1)))
-figure = plots.error_figure(data.batch(rows[pick]), (maps.normal * both[..., None])[pick], (loss * both)[pick])
+figure = nb05.error_figure(data.batch(rows[pick]), (maps.normal * both[..., None])[pick], (loss * both)[pick])
 print(f"the shipped network's normals are off by {degrees.median():.0f}° (median over these training images)")
 
 # %% [markdown]
@@ -117,13 +116,12 @@ print(f"the shipped network's normals are off by {degrees.median():.0f}° (media
 # Move the two controls. Grey pixels in the pictures count; orange ones were wrong and are dropped.
 
 # %%
-from lib.widgets.normals import draw_dropout, keep_slider, share_slider
-from lib.figures.viewer import controlled
+from lib.figures.viewer import controlled, slider
 
 show = controlled(
-    lambda keep, share: draw_dropout(batch, maps, keep, share, seed),
-    keep=keep_slider(),
-    share=share_slider(wrong_share),
+    lambda keep, share: nb05.draw_dropout(batch, maps, keep, share, seed),
+    keep=slider("keep", 0.8, 0.4, 1.0, 0.05),
+    share=slider("wrong", wrong_share, 0.0, 0.6, 0.05),
 )
 
 # %% [markdown]
@@ -131,10 +129,10 @@ show = controlled(
 # minibatch, for every share that could be kept:
 
 # %%
-spoiled = corrupted(batch, wrong_share, torch.Generator().manual_seed(seed))
-ranked = ranking(batch, maps, batch.viewpoint, spoiled)
+spoiled = nb05.corrupted(batch, wrong_share, torch.Generator().manual_seed(seed))
+ranked = nb05.ranking(batch, maps, spoiled)
 keeps = [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
-figure = plots.quality_figure(ranked, keeps)
+figure = nb05.quality_figure(ranked, keeps)
 precision, recall = ranked.quality(0.8)
 print(f"of the dropped pixels {precision:.0%} were wrong; {recall:.0%} of the wrong ones were dropped;")
 print(f"wrong among the kept: {ranked.wrong_share(0.8):.1%} instead of {ranked.wrong_share(1.0):.1%}")
@@ -155,8 +153,8 @@ print(f"wrong among the kept: {ranked.wrong_share(0.8):.1%} instead of {ranked.w
 inside = (batch.mask[0].flatten() > 0.5).nonzero()[:, 0]
 rays = inside[:: max(1, len(inside) // 300)]
 turns = np.arange(-180, 181, 15)
-values, slopes = azimuth_slopes(shape, batch, turns, rays)
-figure = plots.slope_figure(turns, values, slopes)
+values, slopes = nb05.azimuth_slopes(shape, batch, turns, rays)
+figure = nb05.slope_figure(turns, values, slopes)
 near = np.abs(turns) == 15
 print("15° away on either side, the step goes home:", bool((slopes[near] * turns[near] > 0).all()))
 
@@ -168,9 +166,9 @@ print("15° away on either side, the step goes home:", bool((slopes[near] * turn
 # %%
 many = data.batch(rows[: 8 if profile == "quick" else 48])
 steps = np.arange(-180, 180, 10)
-losses = landscape(system.reconstruct(many.rgb, many.viewpoint), many, steps)
-homes = {name: basin_share(loss, steps, tolerance=10) for name, loss in losses.items()}
-figure = plots.basin_figure(steps, losses, homes)
+losses = nb05.landscape(system.reconstruct(many.rgb, many.viewpoint), many, steps)
+homes = {name: nb05.basin_share(loss, steps, tolerance=10) for name, loss in losses.items()}
+figure = nb05.basin_figure(steps, losses, homes)
 reach = {name: float(share.mean()) for name, share in homes.items()}
 
 # %% tags=["results"]
