@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from data_scripts.surfaces import clean, visible_faces
 from lib.data.images import INSIDE
 from lib.errors import InputError
+from lib.files import write_atomically
 from lib.geometry.cameras import WORLD_TO_CAMERA_AXES, Viewpoint, camera_rays, pixel_centers
 from lib.geometry.meshes import first_hits, is_empty, ray_scene, sample_surface
 
@@ -85,13 +86,7 @@ class Camera:
     center: Float[np.ndarray, "2"]
 
     def project(self, points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 2"]:
-        """Pixels of points of the CAD file's frame.
-
-        Raises
-        ------
-        InputError
-            If a point is not in front of the camera.
-        """
+        """Pixels of points of the CAD file's frame; InputError if one is not in front of the camera."""
         inside = points @ self.rotation.T + self.translation
         if not np.isfinite(inside).all() or inside[:, 2].min() <= 0:
             raise InputError("The annotated camera has the object behind it or in it; its annotation is wrong.")
@@ -100,13 +95,7 @@ class Camera:
 
 @lru_cache(maxsize=2)  # the photos of one model come one after another
 def load_cad(file: CadFile) -> Cad:
-    """Read, turn and normalise a CAD model.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, cannot be read, or holds no surface of finite size.
-    """
+    """Read, turn and normalise a CAD model."""
     whole = read_mesh(file.path)
     turn = np.array(file.axes, dtype=np.float64)
     faces = np.asarray(whole.faces)
@@ -124,20 +113,11 @@ def outer_surface(vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarr
 
 def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:
     """Write a mesh as PLY, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.tmp")
-    mesh.export(fresh, file_type="ply", encoding="binary")
-    fresh.replace(path)
+    write_atomically(path, lambda temporary: mesh.export(temporary, file_type="ply", encoding="binary"))
 
 
 def read_mesh(path: Path) -> trimesh.Trimesh:
-    """All faces of a mesh file (OBJ, OFF, PLY ...) whose vertices are finite.
-
-    Raises
-    ------
-    InputError
-        As `load_cad`.
-    """
+    """All faces of a mesh file (OBJ, OFF, PLY ...); InputError where it holds no surface of finite size."""
     if not path.is_file():
         raise InputError(f"The CAD model {path.name} is missing; unpack the data set again.")
     try:
@@ -155,11 +135,8 @@ def read_mesh(path: Path) -> trimesh.Trimesh:
 def check_camera(cad: Cad, camera: Camera) -> None:
     """Refuse a camera that does not have the whole CAD model in front of it, and say which of them is wrong.
 
-    Raises
-    ------
-    InputError
-        If the camera stands in the model, or nearer than the model is long, the two are not in the same units; if it
-        looks away from the whole of it, the annotation errs.
+    If the camera stands in the model, or nearer than the model is long, the two are not in the same units; if it looks
+    away from the whole of it, the annotation is wrong.
     """
     points = np.asarray(cad.whole.vertices, dtype=np.float64)[np.unique(cad.whole.faces)]
     away = float(np.linalg.norm(camera.translation))
@@ -181,11 +158,6 @@ def crop_viewpoint(cad: Cad, camera: Camera, box: tuple[int, int, int]) -> tuple
     ----------
     box : tuple of int
         Left, top and side of the crop in pixels of the photo.
-
-    Raises
-    ------
-    InputError
-        If the camera does not see the object.
     """
     check_camera(cad, camera)
     left, top, side = box

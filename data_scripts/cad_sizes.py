@@ -41,13 +41,7 @@ def apparent_size(cad: Cad, camera: Camera, box: Box, photo: tuple[int, int] | N
 
 
 def check_apparent_size(size: float, model: str) -> None:
-    """Refuse a CAD model that cannot be what an annotated box shows wholly.
-
-    Raises
-    ------
-    InputError
-        If it appears more than twice as large or as small.
-    """
+    """Refuse a CAD model that appears more than twice as large or as small as the annotated box."""
     if not 1 / FACTOR <= size <= FACTOR:
         raise InputError(f"The CAD model {model} appears {size:.3g} times as large as the annotated box: "
                          "the model and its camera are not in the same units.")  # fmt: skip

@@ -1,7 +1,6 @@
 """Turn one model into samples: variants in proportion and colour, views, light, files."""
 
 import hashlib
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
+from data_scripts.cad_models import write_mesh
 from data_scripts.captions import Measures, caption, measure
+from data_scripts.crops import write_images
 from data_scripts.raycasting import Look, TexturedCaster, crop_camera, render
 from data_scripts.surfaces import outer_mesh
 from data_scripts.sweethome import Entry, load_model
-from lib.data.images import write_normals
 from lib.geometry.cameras import Viewpoint
 
 DISTANCE = 5.0
@@ -56,11 +55,6 @@ class Task:
     settings: Settings
 
     @property
-    def samples(self) -> int:
-        """How many images it makes."""
-        return self.variants * self.views
-
-    @property
     def views(self) -> int:
         """How many images each instance has."""
         return 1 if self.split == "train" else self.settings.views
@@ -73,36 +67,15 @@ def generator(*parts: object) -> np.random.Generator:
 
 
 def prepare_model(task: Task, folder: Path) -> list[dict[str, Any]]:
-    """Write mesh, images and normals of one model under ``folder`` and return its metadata rows.
-
-    A file ``parts/<model>.json`` with the rows is written last, so a model is done or not.
-    """
+    """Write mesh, images and normals of one model under ``folder``; its metadata rows."""
     entry = task.entry
-    (folder / "unpacked").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder / "unpacked") as unpacked:
+    with tempfile.TemporaryDirectory(dir=folder / "parts") as unpacked:
         mesh = load_model(task.library, entry, Path(unpacked))
     caster = TexturedCaster(mesh)
     outer = outer_mesh(mesh.vertices, mesh.faces)
-    (folder / "meshes").mkdir(exist_ok=True)
-    outer.export(folder / "meshes" / f"{entry.model}.ply", encoding="binary")
+    write_mesh(outer, folder / "meshes" / f"{entry.model}.ply")
     measures = measure(outer)
-    rows = [row for variant in range(task.variants) for row in _instance(task, caster, measures, variant, folder)]
-    finish_part(folder, entry.model, rows)
-    return rows
-
-
-def part_path(folder: Path, model: str) -> Path:
-    """Where the rows of a finished model are kept until all are done."""
-    return folder / "parts" / f"{model}.json"
-
-
-def finish_part(folder: Path, model: str, rows: list[dict[str, Any]]) -> None:
-    """Write the rows in one step, so that a killed run leaves none half written."""
-    path = part_path(folder, model)
-    path.parent.mkdir(exist_ok=True)
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(rows))
-    fresh.replace(path)
+    return [row for variant in range(task.variants) for row in _instance(task, caster, measures, variant, folder)]
 
 
 def draw_stretch(rng: np.random.Generator, extents: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
@@ -171,7 +144,8 @@ def _instance(
         look = Look(*colours, **draw_light(draws, pose["azimuth"]))
         size = task.settings.image_size
         rgba, normal = render(caster, stretch, camera, look, size, oversampling(size))
-        files = _write_images(folder, entry.category, name, rgba, normal)
+        files = {kind: f"{kind}s/{entry.category}/{name}.png" for kind in ("image", "normal")}
+        write_images(folder, files, rgba, normal)
         text = caption(entry, measures, np.ptp(points, axis=0), rgba)
         rows.append({"id": name, **shared, **files, **pose, "caption": text})
     return rows
@@ -185,12 +159,3 @@ def _draw_camera(rng: np.random.Generator, points: Float[np.ndarray, "points 3"]
         "focal_length": camera.focal.item(),
         "center_x": camera.center[0, 0].item(), "center_y": camera.center[0, 1].item(),
     }  # fmt: skip
-
-
-def _write_images(folder: Path, category: str, name: str, rgba: np.ndarray, normal: np.ndarray) -> dict[str, str]:
-    files = {kind: f"{kind}s/{category}/{name}.png" for kind in ("image", "normal")}
-    for path in files.values():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rgba).save(folder / files["image"], compress_level=9)
-    write_normals(folder / files["normal"], normal)
-    return files

@@ -3,9 +3,7 @@
 Nothing is dropped: copies count as views of one object, so they share a split and are no neighbours of each other.
 """
 
-import csv
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,7 @@ from data_scripts.photo_names import Item
 from lib.data.images import on_white
 from lib.data.neighbors import find_neighbors
 from lib.data.photos_reading import Photo
-from lib.files import write_atomically
 
-DUPLICATES = "duplicates.csv"
 SIDE = 16  # pixels a side of what copies are known by
 NEAR_DUPLICATE = 0.999  # between copies and neighbouring views of one object; README.md says what was measured
 
@@ -101,20 +97,3 @@ def called_alike(items: Iterable[Item], rows: Iterable[dict[str, Any]]) -> list[
     kept = {row["id"] for row in rows}
     told = "duplicate name: {0} is called alike, so this one is {1!r}; both count as views of one object"
     return [[item.id, told.format(item.twin, item.id)] for item in items if item.twin and item.id in kept]
-
-
-def write_duplicates(path: Path, items: Iterable[Item], listed: list[list[str]]) -> None:
-    """CSV with the columns file, id and reason."""
-    file_of = {item.id: item.file for item in items}
-    write_table(path, ("file", "id", "reason"), ([file_of[name], name, reason] for name, reason in listed))
-
-
-def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[list[str]]) -> None:
-    """CSV, whole or not at all."""
-
-    def write(temporary: Path):
-        # names of files need not be text: bytes that are none are written as \udc...
-        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            csv.writer(file).writerows([columns, *rows])
-
-    write_atomically(path, write)

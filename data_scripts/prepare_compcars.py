@@ -19,19 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
 from data_scripts.archives import is_archive, refuse_archive
-from data_scripts.photo_sets import (
-    Photo,
-    add_common_options,
-    open_mask,
-    prepare_photo_set,
-    with_article,
-)
-from lib.errors import STOPPED, InputError, exit_code
+from data_scripts.crops import Mask, Rgb
+from data_scripts.options import run_command
+from data_scripts.photo_sets import Photo, prepare_photo_set, stored_mask, with_article
+from data_scripts.sources import add_common_options, check_masks
+from lib.errors import InputError
 
 VIEWPOINTS = {
     -1: "",
@@ -52,8 +48,6 @@ INFO = {
     "version": "1.0",
 }
 
-Rgb = UInt8[np.ndarray, "height width 3"]
-Mask = UInt8[np.ndarray, "height width"]
 Box = tuple[int, int, int, int]
 
 
@@ -62,41 +56,28 @@ class Label:
     """Viewpoint (a key of `VIEWPOINTS`) and box: left, top, right, bottom, counted from 0, the last two exclusive."""
 
     viewpoint: int
-    box: tuple[int, int, int, int]
+    box: Box
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    options = parse(arguments)
-    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_common_options(parser)
     masks = parser.add_mutually_exclusive_group()
     masks.add_argument("--masks", type=Path, help="folder of masks like image/ with .png files, white on black")
     masks.add_argument("--boxes", action="store_true", help="keep all that is in the box, background included")
-    return parser.parse_args(arguments)
+    return run_command(parser, prepare, arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make the prepared folder that the options ask for.
-
-    Raises
-    ------
-    InputError
-        If source or masks are no folder of the official layout.
-    """
+    """Make the prepared folder that the options ask for."""
     if is_archive(options.source):
         refuse_archive(options.source)
     source = options.source / "data" if (options.source / "data" / "image").is_dir() else options.source
     for needed in ("image", "label"):
         if not (source / needed).is_dir():
             raise InputError(f"{options.source} has no folder {needed}; give the folder that CompCars was unpacked to.")
-    if options.masks and not options.masks.is_dir():
-        raise InputError(f"--masks: there is no folder {options.masks}; make it, or leave the option out.")
+    check_masks(options.masks)
     photos = list(find_photos(source, options.masks))
     if not photos:
         raise InputError(f"{source / 'image'} holds no photo <make>/<model>/<year>/<name>.jpg; is it CompCars?")
@@ -123,13 +104,7 @@ def find_photos(source: Path, masks: Path | None = None) -> Iterator[Photo]:
 
 
 def read_label(source: Path, photo: Path) -> Label:
-    """The label of a photo.
-
-    Raises
-    ------
-    InputError
-        If it is missing or not of the official form.
-    """
+    """The label of a photo; InputError if it is missing or not of the official form."""
     path = (source / "label" / photo.relative_to(source / "image")).with_suffix(".txt")
     if not path.is_file():
         raise InputError(f"{photo.name} has no label {path.name}; unpack CompCars again.")
@@ -158,31 +133,22 @@ def model_names(path: Path) -> dict[int, str]:
 
 def mask_source(source: Path, options: argparse.Namespace) -> Callable[[Photo, Rgb], Mask]:
     """How a photo gets its mask: from a folder, the whole box, or the salient object in and about the box."""
-    find = _whole if options.boxes else _stored_mask if options.masks else _salient_finder()
+    find = None if options.boxes or options.masks else _salient_finder()
 
     def mask_of(photo: Photo, rgb: Rgb) -> Mask:
-        left, top, right, bottom = read_label(source, photo.image).box
+        left, top, right, bottom = box = read_label(source, photo.source).box
         if right > rgb.shape[1] or bottom > rgb.shape[0]:
-            raise InputError(f"The box of {photo.image.name} leaves the photo; unpack CompCars again.")
+            raise InputError(f"The box of {photo.source.name} leaves the photo; unpack CompCars again.")
+        if options.boxes:
+            found = np.full(rgb.shape[:2], 255, np.uint8)
+        else:
+            found = stored_mask(photo, rgb) if options.masks else find(photo, rgb, box)
         inside = np.s_[max(top, 1) : bottom, max(left, 1) : right]  # a mask needs some background
         mask = np.zeros(rgb.shape[:2], np.uint8)
-        mask[inside] = find(photo, rgb, (left, top, right, bottom))[inside]
+        mask[inside] = found[inside]
         return mask
 
     return mask_of
-
-
-def _whole(photo: Photo, rgb: Rgb, box: Box) -> Mask:
-    return np.full(rgb.shape[:2], 255, np.uint8)
-
-
-def _stored_mask(photo: Photo, rgb: Rgb, box: Box) -> Mask:
-    if not photo.mask.is_file():
-        raise InputError(f"The mask of {photo.image.name} is missing from the folder of masks.")
-    mask = open_mask(photo.mask)
-    if mask.shape != rgb.shape[:2]:
-        raise InputError(f"The mask of {photo.image.name} is of another size than the photo.")
-    return mask
 
 
 def _salient_finder() -> Callable[[Photo, Rgb, Box], Mask]:
@@ -197,7 +163,7 @@ def _salient_finder() -> Callable[[Photo, Rgb, Box], Mask]:
         about = np.s_[max(0, top - y) : bottom + y, max(0, left - x) : right + x]
         found = find_silhouette(np.ascontiguousarray(rgb[about]), model)
         for name in NO_MASK & set(found.problems):
-            raise InputError(f"{photo.image.name}: {found.problems[name]}.")
+            raise InputError(f"{photo.source.name}: {found.problems[name]}.")
         mask = np.zeros(rgb.shape[:2], np.uint8)
         mask[about] = found.mask
         return mask

@@ -17,18 +17,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from jaxtyping import UInt8
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
+from data_scripts.crops import Mask, Rgb
+from data_scripts.jobs import Rejected
 from data_scripts.openimages_tables import FLAGS, OPENIMAGES, SUBSETS, read_classes, read_objects, row_notes
-from data_scripts.options import positive
-from data_scripts.photo_sets import Photo, open_mask, prepare_photo_set, with_article
+from data_scripts.options import positive, run_command
+from data_scripts.photo_sets import Photo, open_mask, prepare_photo_set, resized_mask, with_article
 from data_scripts.sources import check_source, chosen, command_line, safe_name
-from lib.errors import STOPPED, InputError, exit_code
+from lib.errors import InputError
 
 MASK_PLACES = ("masks", "masks/{subset}", "{subset}-masks-{digit}", "masks/{subset}-masks-{digit}")
 PHOTO_PLACES = ("{subset}", "images/{subset}", "images")
@@ -36,30 +36,16 @@ TEST_SHARE = 0.1
 FEWEST, MOST = 1000, 3000  # samples of a class in the paper
 STRETCHED = 0.02  # relative difference of the shapes of a mask and its photo that rounding explains
 
-Rejected = list[tuple[object, str]]
-
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    options = parse(arguments)
-    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = command_line(OPENIMAGES, __doc__.split("\n")[0], image_size=224)
+    """Command line; returns the exit code."""
+    parser = command_line(OPENIMAGES, __doc__, image_size=224)
     parser.add_argument("--most", type=positive, default=MOST, help="samples of a class (default: %(default)s)")
-    return parser.parse_args(arguments)
+    return run_command(parser, prepare, arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make the prepared folder that the options ask for.
-
-    Raises
-    ------
-    InputError
-        If tables are missing or damaged, or no class is named.
-    """
+    """Make the prepared folder that the options ask for."""
     check_source(options.source, (), OPENIMAGES)
     labels = read_classes(options.source)
     if not options.categories:
@@ -69,7 +55,7 @@ def prepare(options: argparse.Namespace) -> None:
     objects, rows = read_objects(options.source, {labels[name]: name for name in names})
     photos = list(make_photos(options.source, visible(objects, rejected), options.most, rejected))
     info = OPENIMAGES.info(most=options.most, table_rows=rows)
-    prepare_photo_set(photos, resized_mask, options, info, rejected, lambda made: row_notes(rows) + count(made))
+    prepare_photo_set(photos, read_mask, options, info, rejected, lambda made: row_notes(rows) + count(made))
 
 
 def visible(objects: pd.DataFrame, rejected: Rejected) -> pd.DataFrame:
@@ -113,7 +99,7 @@ def make_photo(source: Path, row, split: str) -> Photo:
         id=stem,
         category=category,
         model=stem,
-        image=row.image,
+        source=row.image,
         about={"caption": f"a photo of {with_article(row.name.lower())}"},
         mask=next((path for path in masks if path.is_file()), masks[0]),
         split=split,
@@ -129,22 +115,15 @@ def split_images(images: pd.Series) -> dict[str, str]:
     return {name: "test" if i < test else "train" for i, name in enumerate(names)}
 
 
-def resized_mask(photo: Photo, rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width"]:
-    """The mask of a photo in the photo's size: OpenImages stores masks smaller or larger.
-
-    Raises
-    ------
-    InputError
-        If it is missing, damaged or of another shape.
-    """
+def read_mask(photo: Photo, rgb: Rgb) -> Mask:
+    """The mask of a photo in the photo's size; InputError if it is missing, damaged or of another shape."""
     if not photo.mask.is_file():
         raise InputError(f"The mask {photo.mask.name} is missing; fetch the masks whose names begin with its digit.")
     mask = open_mask(photo.mask)
     height, width = rgb.shape[:2]
     if abs(mask.shape[1] / mask.shape[0] * height / width - 1) > STRETCHED:
         raise InputError(f"The mask {photo.mask.name} is of another shape than its photo.")
-    resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-    return ((np.asarray(resized) > 127) * 255).astype(np.uint8)
+    return resized_mask(mask, rgb)
 
 
 def count(rows: list[dict]) -> list[str]:

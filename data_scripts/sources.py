@@ -1,6 +1,7 @@
 """What is to be known of a published data set, its command line, and what a user can give instead of it."""
 
 import argparse
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -63,20 +64,20 @@ def command_line(
     collection: Collection, purpose: str, image_size: int = 128, normals: bool = True
 ) -> argparse.ArgumentParser:
     """A parser with the common options and ``--categories``, whose help says where the data is to be had."""
-    parser = argparse.ArgumentParser(description=purpose, epilog=collection.how_to_get())
+    parser = argparse.ArgumentParser(description=purpose.split("\n")[0], epilog=collection.how_to_get())
     add_common_options(parser, image_size, normals)
     parser.add_argument("--categories", help="comma-separated (default: all)")
     return parser
 
 
-def check_source(source: Path, needed: Iterable[str], collection: Collection) -> None:
-    """Refuse what is not the unpacked data set.
+def check_masks(masks: Path | None) -> None:
+    """Refuse a folder of masks that is not there."""
+    if masks and not masks.is_dir():
+        raise InputError(f"--masks: there is no folder {masks}; make it, or leave the option out.")
 
-    Raises
-    ------
-    InputError
-        The sentence says what is missing and where the data is to be had.
-    """
+
+def check_source(source: Path, needed: Iterable[str], collection: Collection) -> None:
+    """Refuse what is not the unpacked data set, and say what is missing and where the data is to be had."""
     if is_archive(source):
         refuse_archive(source, collection.checksums)
     if not source.is_dir():
@@ -88,19 +89,21 @@ def check_source(source: Path, needed: Iterable[str], collection: Collection) ->
 
 
 def chosen(categories: str | None, known: Iterable[str]) -> list[str]:
-    """The categories that ``--categories`` names, all that are known without it.
-
-    Raises
-    ------
-    InputError
-        If one is not known.
-    """
+    """The categories that ``--categories`` names, all that are known without it."""
     known = sorted(set(known))
     names = [name.strip() for name in categories.split(",") if name.strip()] if categories else known
     for name in names:
         if name not in known:
             raise InputError(f"There is no category {name!r} here; --categories takes {', '.join(known) or 'none'}.")
     return names
+
+
+def read_json_of(path: Path, collection: Collection) -> Any:
+    """The content of a JSON file of a data set."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged or half downloaded (no JSON); fetch {collection.title} again.") from error
 
 
 def safe_name(text: str) -> str:

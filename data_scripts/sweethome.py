@@ -8,6 +8,7 @@ import csv
 import logging
 import re
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,6 +101,8 @@ class TexturedMesh:
 
 def read_catalogue(library: Path) -> dict[str, dict[str, str]]:
     """Properties of every piece of a library, by the id after the ``#``."""
+    if not library.is_file():
+        raise InputError(f"{library} is missing; --source must hold the .sh3f files of sweethome3d-furniture.")
     try:
         with zipfile.ZipFile(library) as archive:
             text = archive.read(CATALOGUE).decode("latin-1")
@@ -112,18 +115,12 @@ def read_catalogue(library: Path) -> dict[str, dict[str, str]]:
 
 
 def read_entries(source: Path, model_list: Path = MODEL_LIST) -> list[Entry]:
-    """The committed list of models joined with the catalogues of the libraries in ``source``.
-
-    Raises
-    ------
-    InputError
-        If a library or a listed piece is missing.
-    """
+    """The committed list of models joined with the catalogues of the libraries in ``source``."""
     if not model_list.is_file():
         raise InputError(f"There is no list of models {model_list}; --models takes a CSV file.")
     with model_list.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    catalogues = {pack: read_catalogue(_library(source, pack)) for pack in sorted({row["pack"] for row in rows})}
+    catalogues = {pack: read_catalogue(source / f"{pack}.sh3f") for pack in sorted({row["pack"] for row in rows})}
     return [_entry(row, catalogues[row["pack"]]) for row in rows]
 
 
@@ -131,26 +128,30 @@ def load_model(library: Path, entry: Entry, folder: Path) -> TexturedMesh:
     """Unpack one model into ``folder`` and load it in our frame, centred, longest side 1."""
     path = entry.path.lstrip("/")
     extract(library, folder, path.rsplit("/", 1)[0] + "/")
-    logging.getLogger("trimesh").setLevel(logging.ERROR)  # it warns of each missing texture file
-    scene = trimesh.load(folder / path, process=False, force="scene")
-    parts = [geometry for geometry in scene.geometry.values() if len(getattr(geometry, "faces", ()))]
+    parts = read_textured(folder / path)
     if not parts:
         raise InputError(f"The model {entry.pack}/{entry.key} has no faces; take it off {MODEL_LIST.name}.")
+    return textured_mesh(parts, lambda points, faces: _to_unit_cube(points, entry))
+
+
+def read_textured(path: Path) -> list[trimesh.Trimesh]:
+    """The parts of a model file that have faces, each with its material."""
+    logging.getLogger("trimesh").setLevel(logging.ERROR)  # it warns of each missing texture file
+    scene = trimesh.load(path, process=False, force="scene")
+    return [geometry for geometry in scene.geometry.values() if len(getattr(geometry, "faces", ()))]
+
+
+def textured_mesh(parts: list[trimesh.Trimesh], place: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> TexturedMesh:
+    """One mesh of several parts; ``place`` moves all vertices, given with the faces, to the world frame."""
     offsets = np.cumsum([0] + [len(part.vertices) for part in parts])
+    faces = np.concatenate([part.faces + offset for part, offset in zip(parts, offsets, strict=False)])
     return TexturedMesh(
-        _to_unit_cube(np.concatenate([part.vertices for part in parts]), entry),
-        np.concatenate([part.faces + offset for part, offset in zip(parts, offsets, strict=False)]),
+        place(np.concatenate([part.vertices for part in parts]), faces),
+        faces,
         np.concatenate([_corner_uv(part) for part in parts]),
         np.repeat(np.arange(len(parts)), [len(part.faces) for part in parts]),
         tuple(_texture(part) for part in parts),
     )
-
-
-def _library(source: Path, pack: str) -> Path:
-    path = source / f"{pack}.sh3f"
-    if not path.is_file():
-        raise InputError(f"{path} is missing; --source must hold the .sh3f files of sweethome3d-furniture.")
-    return path
 
 
 def _entry(row: dict[str, str], catalogue: dict[str, dict[str, str]]) -> Entry:
