@@ -6,40 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_scripts.archives import Checksum
-from data_scripts.sources import Collection
+from data_scripts.sources import collection
 from lib.errors import InputError
 
-PHOTO_ARCHIVES = {  # SHA-256
-    "test.tar.gz": "346314b1820eae6543f862cf1d8f48c16ee81202eceb79ed4d484a1520e96695",
-    "train_0.tar.gz": "0cf97b0666d4c11e0ba8c2380816f2bf09c9f7750abebd658bd9204d0aa10397",
-    "train_1.tar.gz": "4c7d751e9f7d2f6774b70a903b7abc084adde2019cb030144ab2cb0c251a06bc",
-    "train_2.tar.gz": "a83f0b60f4390680c01c00e199b546ec0333e76513f35b3cadb5024f29ee266e",
-    "train_3.tar.gz": "f139398421624535bf79199dc82e32f48f062e2db43410487b2e7d768a1aea88",
-    "train_4.tar.gz": "ff2053e039c0cbd890a85f68ce71f3c97b48895c96b1f20c090bc8ca5221939e",
-    "train_5.tar.gz": "09e32c82c51c89b56782678cfbb61c0debc9d81a62cd03bdbb50cbe3a0a65fcd",
-    "train_6.tar.gz": "6f16913f9eed07e8bb5115fc9bb56cf64831e7c73194ff9005be93a57366d181",
-    "train_7.tar.gz": "669d15ba911ba40f3af28eb3dbfe2f293813bcdc9a7a08666eb4e8832b3bfaf9",
-    "train_8.tar.gz": "784b8305c226b89c506fc4f95e7bd41ff7c40f6e46c9a2af22d2d95a78429923",
-    "train_9.tar.gz": "65fcac6b7ca8d8ce464ed1a7e75cee70a801be27cf80ded719e3b7e801fc1bbb",
-    "train_a.tar.gz": "74e5787afbf7a4d57346420eed055f1d4763b74b411d8040dc54bfe1165cf7ee",
-    "train_b.tar.gz": "a3538e9233ad013f1907354b7e67b991b765569b18139e7526f5fcb23b1b5a4f",
-    "train_c.tar.gz": "13e439d0f09251e3c1e559aa36b7058220273083e1186de08ce882919d12b5b2",
-    "train_d.tar.gz": "8cc4cbb08d3d2ada32d1ff17adfc2d79b5c3145198c97ddaf058e0749f57f41b",
-    "train_e.tar.gz": "4916d467d0d8c741de70a1de25985543a19b3fa72547771c7b69474176ffec56",
-    "train_f.tar.gz": "172ef8c26dad6330151d820e342396fdd7d84956713956d5ad1bae74adb7f33a",
-    "validation.tar.gz": "515fefdf310e17e204cfe84bb3d05e53d8a6b5465ef3b9a3164383082b506df3",
-}
-OPENIMAGES = Collection(
-    "openimages",
-    "OpenImages V5 to V7",
-    "Kuznetsova et al., The Open Images Dataset V4, IJCV 2020; Benenson et al., Large-scale interactive object "
-    "segmentation with human annotators, CVPR 2019",
-    "annotations CC-BY 4.0; photos listed as CC-BY 2.0, each of its own author",
-    "storage.googleapis.com/openimages/web/download.html",
-    "photos 513 + 12 + 36 GB, masks 4.4 GB, tables 3 GB",
-    {name: Checksum("sha256", digest, "TensorFlow Datasets") for name, digest in PHOTO_ARCHIVES.items()},
-)
+OPENIMAGES = collection("openimages")
 SUBSETS = ("train", "validation", "test")
 CLASSES = ("class-descriptions-boxable.csv", "oidv7-class-descriptions-boxable.csv")
 SEGMENTS = ("{subset}-annotations-object-segmentation.csv",)

@@ -26,17 +26,10 @@ from data_scripts.drawings import Drawing, draw
 from data_scripts.jobs import Rejected, Work, prepare_jobs
 from data_scripts.options import positive, run_command
 from data_scripts.photo_sets import with_article
-from data_scripts.sources import Collection, check_source, chosen, command_line, read_json_of, safe_name
+from data_scripts.sources import check_source, chosen, collection, command_line, read_json_of, safe_name
 from lib.errors import InputError
 
-FUTURE = Collection(
-    "3dfuture",
-    "3D-FUTURE",
-    "Fu et al., 3D-FUTURE: 3D Furniture Shape with TextURE, IJCV 2021",
-    "Alibaba's 3D-FUTURE terms of use: non-commercial research, on request",
-    "tianchi.aliyun.com/specials/promotion/alibaba-3d-future (3D-FUTURE-model, in parts)",
-    "about 30 GB",
-)
+FUTURE = collection("3dfuture")
 AXES = ((-1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0))  # theirs: y up, the front towards +z
 ELEVATIONS = (-5.0, 35.0)
 MODELS = 9992  # of the first full release; a later one has more

@@ -22,11 +22,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-from data_scripts.archives import is_archive, refuse_archive
 from data_scripts.crops import Mask, Rgb
 from data_scripts.options import run_command
 from data_scripts.photo_sets import Photo, prepare_photo_set, stored_mask, with_article
-from data_scripts.sources import add_common_options, check_masks
+from data_scripts.sources import check_masks, check_source, collection, command_line
 from lib.errors import InputError
 
 VIEWPOINTS = {
@@ -41,12 +40,7 @@ AZIMUTHS = {1: 0.0, 2: 180.0}
 ABOUT = 0.1  # of the box's sides, seen by the salient-object network around the box
 NO_MASK = {"no_foreground", "all_foreground"}  # its other complaints are answered by the box, which people drew
 SUFFIXES = (".jpg", ".jpeg", ".png")
-INFO = {
-    "name": "compcars",
-    "source": "CompCars, web-nature photos (Yang et al., CVPR 2015)",
-    "licence": "for non-commercial research only, by agreement with its authors",
-    "version": "1.0",
-}
+COMPCARS = collection("compcars")
 
 Box = tuple[int, int, int, int]
 
@@ -61,8 +55,7 @@ class Label:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add_common_options(parser)
+    parser = command_line(COMPCARS, __doc__, categories=False)
     masks = parser.add_mutually_exclusive_group()
     masks.add_argument("--masks", type=Path, help="folder of masks like image/ with .png files, white on black")
     masks.add_argument("--boxes", action="store_true", help="keep all that is in the box, background included")
@@ -71,18 +64,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prepare(options: argparse.Namespace) -> None:
     """Make the prepared folder that the options ask for."""
-    if is_archive(options.source):
-        refuse_archive(options.source)
     source = options.source / "data" if (options.source / "data" / "image").is_dir() else options.source
-    for needed in ("image", "label"):
-        if not (source / needed).is_dir():
-            raise InputError(f"{options.source} has no folder {needed}; give the folder that CompCars was unpacked to.")
+    check_source(source, ("image", "label"), COMPCARS)
     check_masks(options.masks)
     photos = list(find_photos(source, options.masks))
     if not photos:
         raise InputError(f"{source / 'image'} holds no photo <make>/<model>/<year>/<name>.jpg; is it CompCars?")
     how = "boxes" if options.boxes else str(options.masks or "salient object")
-    prepare_photo_set(photos, mask_source(source, options), options, {**INFO, "masks": how})
+    prepare_photo_set(photos, mask_source(source, options), options, COMPCARS.info(masks=how))
 
 
 def find_photos(source: Path, masks: Path | None = None) -> Iterator[Photo]:

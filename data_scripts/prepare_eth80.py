@@ -20,38 +20,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 
 from data_scripts.options import run_command
 from data_scripts.photo_sets import Photo, open_mask, prepare_photo_set, resized_mask, with_article
-from data_scripts.sources import add_common_options
+from data_scripts.sources import check_source, collection, command_line
 from lib.errors import InputError
 
 NAME = re.compile(r"(?P<kind>[a-z]+)(?P<number>\d+)-(?P<polar>\d{3})-(?P<azimuth>\d{3})")
 FRONT = 90  # their azimuth of the camera that faces the front; both count counter-clockwise seen from above
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_FOLDERS = ("maps", "mask")
-INFO = {
-    "name": "eth80",
-    "source": "ETH-80 (Leibe and Schiele, CVPR 2003)",
-    "licence": "none stated; for study only, not to be passed on",
-    "version": "1.0",
-}
+ETH80 = collection("eth80")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add_common_options(parser)
+    parser = command_line(ETH80, __doc__, categories=False)
     return run_command(parser, prepare, arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:
     """Make the prepared folder that the options ask for."""
-    if not options.source.is_dir():
-        raise InputError(f"There is no folder {options.source}; give the one that ETH-80 was unpacked to.")
+    check_source(options.source, (), ETH80)
     photos = list(find_photos(options.source))
     if not photos:
         raise InputError(f"{options.source} holds no photo with a name like car3-066-153.png; is it ETH-80?")
     known = {photo.source for photo in photos}
     strays = [(path, "is not named like car3-066-153.png.") for path in image_files(options.source)]
-    prepare_photo_set(photos, read_map, options, INFO, [stray for stray in strays if stray[0] not in known])
+    prepare_photo_set(photos, read_map, options, ETH80.info(), [stray for stray in strays if stray[0] not in known])
 
 
 def find_photos(source: Path) -> Iterator[Photo]:

@@ -25,29 +25,16 @@ from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-from data_scripts.archives import Checksum
 from data_scripts.cad_models import CadFile, Camera, check_camera, load_cad, silhouette
 from data_scripts.cad_sizes import apparent_size_notes
 from data_scripts.crops import Mask, Rgb
 from data_scripts.jobs import Rejected, count_notes
 from data_scripts.options import run_command
 from data_scripts.photo_sets import Photo, prepare_photo_set, stored_mask, with_article
-from data_scripts.sources import Collection, check_masks, check_source, chosen, command_line, safe_name
+from data_scripts.sources import check_masks, check_source, chosen, collection, command_line, safe_name
 from lib.errors import InputError
 
-PASCAL3D = Collection(
-    "pascal3d",
-    "Pascal3D+ 1.1, ImageNet subset",
-    "Xiang, Mottaghi and Savarese, Beyond PASCAL: A Benchmark for 3D Object Detection in the Wild, WACV 2014",
-    "MIT for annotations and CAD models; the photos are ImageNet's, for non-commercial research",
-    "cvgl.stanford.edu/projects/pascal3d.html (PASCAL3D+_release1.1.zip)",
-    "7.7 GB",
-    {
-        "PASCAL3D+_release1.1.zip": Checksum(
-            "md5", "28c2d7dac539cf5f2592cbc06299f895", "the Python package pascal3d (of a copy)"
-        )
-    },
-)
+PASCAL3D = collection("pascal3d")
 CATEGORIES = {  # theirs -> a word
     "aeroplane": "airplane", "bicycle": "bicycle", "boat": "boat", "bottle": "bottle", "bus": "bus", "car": "car",
     "chair": "chair", "diningtable": "dining table", "motorbike": "motorbike", "sofa": "sofa", "train": "train",

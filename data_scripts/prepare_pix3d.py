@@ -22,27 +22,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-from data_scripts.archives import Checksum
 from data_scripts.cad_models import CadFile, Camera
 from data_scripts.jobs import Rejected, count_notes
 from data_scripts.options import run_command
 from data_scripts.photo_sets import Photo, prepare_photo_set, stored_mask, with_article
-from data_scripts.sources import Collection, check_source, chosen, command_line, read_json_of, safe_name
+from data_scripts.sources import check_source, chosen, collection, command_line, read_json_of, safe_name
 from lib.errors import InputError
 
-PIX3D = Collection(
-    "pix3d",
-    "Pix3D",
-    "Sun et al., Pix3D: Dataset and Methods for Single-Image 3D Shape Modeling, CVPR 2018",
-    "CC-BY 4.0",
-    "pix3d.csail.mit.edu (pix3d.zip)",
-    "3.6 GB",
-    {
-        "pix3d.zip": Checksum(
-            "sha256", "16dc7d5028d4064f4c3319966add05d9c7a87413fdd60f8a979c6df27224052c", "TensorFlow Graphics"
-        )
-    },
-)
+PIX3D = collection("pix3d")
 AXES = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0))  # theirs: y up, the front towards -z
 TO_OPENCV = np.diag([-1.0, -1.0, 1.0])  # their camera: x to the left, y up, z forward
 FILM = 32.0  # millimetres, the width that their focal lengths refer to

@@ -34,19 +34,10 @@ from data_scripts.instances import generator
 from data_scripts.jobs import Rejected, Work, prepare_jobs
 from data_scripts.options import positive, run_command
 from data_scripts.photo_sets import Photo, cut_out, normals_info, stored_mask, with_article
-from data_scripts.sources import Collection, check_source, chosen, command_line, safe_name
+from data_scripts.sources import check_source, chosen, collection, command_line, safe_name
 from lib.errors import InputError
 
-SHAPENET = Collection(
-    "shapenet",
-    "ShapeNet",
-    "Chang et al., ShapeNet: An Information-Rich 3D Model Repository, 2015; renderings: Kato, Ushiku and Harada, "
-    "Neural 3D Mesh Renderer, CVPR 2018",
-    "ShapeNet's terms of use: non-commercial research and education, with an account",
-    "s3.eu-central-1.amazonaws.com/avg-projects/differentiable_volumetric_rendering/data/NMR_Dataset.zip (renderings) "
-    "and shapenet.org (CAD models)",
-    "33 GB, CAD models 25 to 30 GB",
-)
+SHAPENET = collection("shapenet")
 NAMES = {
     "02691156": "airplane", "02828884": "bench", "02933112": "cabinet", "02958343": "car", "03001627": "chair",
     "03211117": "display", "03636649": "lamp", "03691459": "speaker", "04090263": "rifle", "04256520": "sofa",
