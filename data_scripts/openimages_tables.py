@@ -1,6 +1,7 @@
 """The tables of OpenImages: classes, masks and boxes of each subset; and what is known of its archives."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from lib.errors import InputError
 OPENIMAGES = collection("openimages")
 SUBSETS = ("train", "validation", "test")
 CLASSES = ("class-descriptions-boxable.csv", "oidv7-class-descriptions-boxable.csv")
-SEGMENTS = ("{subset}-annotations-object-segmentation.csv",)
+SEGMENTS = "{subset}-annotations-object-segmentation.csv"
 BOXES = ("{subset}-annotations-bbox.csv", "oidv6-{subset}-annotations-bbox.csv")
 OFFICIAL_ROWS = {  # of V5 to V7, as its page of figures states them
     "masks": {"train": 2_686_666, "validation": 24_730, "test": 74_102},
@@ -48,19 +49,21 @@ def read_objects(source: Path, names: dict[str, str]) -> tuple[pd.DataFrame, dic
     objects : DataFrame
     rows : dict
         Of each table that was read, by its name: how many rows it has, and how many the official one.
-
-    Raises
-    ------
-    InputError
-        If no subset has its tables, or one is damaged.
     """
     found, rows = [], {}
     for subset in SUBSETS:
-        if any((source / name.format(subset=subset)).is_file() for name in SEGMENTS):
-            segments, boxes = (_read_table(source, what, subset, names, rows) for what in ("masks", "boxes"))
-            found.append(joined(segments, boxes).assign(subset=subset))
+        if not (source / SEGMENTS.format(subset=subset)).is_file():
+            continue
+        tables = {}
+        for what, places in (("masks", (SEGMENTS,)), ("boxes", BOXES)):
+            path = _table(source, [place.format(subset=subset) for place in places], what)
+            official = OFFICIAL_ROWS[what][subset]
+            tables[what], count = _chosen_rows(path, names, what)
+            _check_end(path, count == official)
+            rows[path.name] = {"rows": count, "official": official}
+        found.append(joined(tables["masks"], tables["boxes"]).assign(subset=subset))
     if not found:
-        raise InputError(f"{source} has no {SEGMENTS[0].format(subset='train')}. {OPENIMAGES.how_to_get()}")
+        raise InputError(f"{source} has no {SEGMENTS.format(subset='train')}. {OPENIMAGES.how_to_get()}")
     objects = pd.concat(found, ignore_index=True)
     objects["name"] = objects["LabelName"].map(names)
     return objects, rows
@@ -84,49 +87,35 @@ def joined(segments: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:
     return numbered.merge(nearest[["segment", *FLAGS]], on="segment", how="left").drop(columns="segment")
 
 
-def _table(source: Path, names: tuple[str, ...], what: str, subset: str = "") -> Path:
+def _table(source: Path, names: Sequence[str], what: str) -> Path:
     for name in names:
-        path = source / name.format(subset=subset)
-        if path.is_file():
-            return path
-    wanted = names[0].format(subset=subset)
-    raise InputError(f"{source} has no {wanted}, the table of {what}. {OPENIMAGES.how_to_get()}")
+        if (source / name).is_file():
+            return source / name
+    raise InputError(f"{source} has no {names[0]}, the table of {what}. {OPENIMAGES.how_to_get()}")
 
 
-def _read_table(source: Path, what: str, subset: str, names: dict[str, str], rows: dict) -> pd.DataFrame:
-    """The wanted classes of the masks or boxes of a subset; the number of the table's rows joins ``rows``."""
-    path, official = (
-        _table(source, {"masks": SEGMENTS, "boxes": BOXES}[what], what, subset),
-        OFFICIAL_ROWS[what][subset],
-    )
-    renamed = {f"Box{side}": side for side in SIDES} if what == "masks" else {}
-    table, count = _chosen_rows(path, names, renamed)
-    _check_end(path, count == official)
-    rows[path.name] = {"rows": count, "official": official}
-    return table
-
-
-def _read(path: Path, **how) -> pd.DataFrame:
+def _read(path: Path, **how):
     try:
         return pd.read_csv(path, encoding="utf-8", **how)
     except (ValueError, OSError) as error:  # pandas's errors derive from ValueError
         raise InputError(f"{path} is damaged or another table ({type(error).__name__}); fetch it again.") from error
 
 
-def _chosen_rows(path: Path, names: dict[str, str], renamed: dict[str, str]) -> tuple[pd.DataFrame, int]:
+def _chosen_rows(path: Path, names: dict[str, str], what: str) -> tuple[pd.DataFrame, int]:
     """The rows of the wanted classes, and how many rows there are; read piece by piece: all boxes are 2 GB."""
-    wanted = ["ImageID", "LabelName", *(["MaskPath", *renamed] if renamed else [*SIDES, *FLAGS])]
+    sides = {f"Box{side}" if what == "masks" else side: side for side in SIDES}
+    columns = ["ImageID", "LabelName", *sides, *(["MaskPath"] if what == "masks" else FLAGS)]
     pieces, count = [], 0
     try:
-        for piece in _read(path, usecols=wanted, chunksize=ROWS, dtype={"ImageID": str}):
+        for piece in _read(path, usecols=columns, chunksize=ROWS, dtype={"ImageID": str}):
             if piece.isna().any(axis=None):
                 raise ValueError("a row ends early")
             count += len(piece)
             pieces.append(piece[piece["LabelName"].isin(names)])
-        return pd.concat(pieces).rename(columns=renamed).astype(dict.fromkeys(SIDES, float)), count
-    except InputError:
-        raise
+        return pd.concat(pieces).rename(columns=sides).astype(dict.fromkeys(SIDES, float)), count
     except ValueError as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path} is damaged or half downloaded; fetch it again.") from error
 
 
