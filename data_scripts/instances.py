@@ -55,6 +55,11 @@ class Task:
     settings: Settings
 
     @property
+    def samples(self) -> int:
+        """How many images it makes."""
+        return self.variants * self.views
+
+    @property
     def views(self) -> int:
         """How many images each instance has."""
         return 1 if self.split == "train" else self.settings.views

@@ -19,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 from data_scripts.credits import write_credits
 from data_scripts.instances import Settings, Task, generator, prepare_model
 from data_scripts.jobs import Part, make_parts
-from data_scripts.options import positive, run_command
+from data_scripts.options import positive
 from data_scripts.output import whole_folder
 from data_scripts.sources import chosen
 from data_scripts.sweethome import MODEL_LIST, Entry, read_entries
 from lib.data.prepared import write_metadata
-from lib.errors import InputError
+from lib.errors import STOPPED, InputError, exit_code
 from lib.paths import FURNITURE
 
 SOURCE = Path("/usr/share/sweethome3d/furniture")
@@ -42,11 +42,12 @@ HOW_TO_GET = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    return run_command(command(), prepare, arguments)
+    options = parse(arguments)
+    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
 
 
-def command() -> argparse.ArgumentParser:
-    """What the command line understands."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the .sh3f files (default: %(default)s)")
     parser.add_argument(
@@ -62,7 +63,7 @@ def command() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--categories", help="comma-separated, e.g. chair,table (default: all)")
     parser.add_argument("--workers", type=positive, default=2, help="processes (default: %(default)s)")
-    return parser
+    return parser.parse_args(arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:

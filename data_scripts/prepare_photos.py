@@ -23,7 +23,7 @@ import pandas as pd
 from data_scripts.contact_sheet import write_contact_sheet
 from data_scripts.crops import Look, estimator
 from data_scripts.jobs import REJECTED, gather, make_each, make_parts, write_table
-from data_scripts.options import positive, run_command
+from data_scripts.options import positive
 from data_scripts.output import whole_folder
 from data_scripts.photo_copies import NEAR_DUPLICATE, called_alike, merge_copies
 from data_scripts.photo_folder import Settings, assign_splits, prepare_photo, silhouette_model, try_networks
@@ -32,7 +32,7 @@ from data_scripts.sources import safe_name
 from lib.data.normals import CONVENTIONS, NORMALS
 from lib.data.prepared import write_metadata
 from lib.data.silhouettes import U2NETP
-from lib.errors import InputError
+from lib.errors import STOPPED, InputError, exit_code
 
 SPLITS = ("train", "val", "test")
 DUPLICATES = "duplicates.csv"
@@ -42,11 +42,12 @@ CHECKS = ("all_foreground", "large", "small", "truncated", "several_parts")  # w
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    return run_command(command(), prepare, arguments)
+    options = parse(arguments)
+    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
 
 
-def command() -> argparse.ArgumentParser:
-    """What the command line understands."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("folder", type=Path, help="photos, also in folders; a folder's name becomes the category")
@@ -69,7 +70,7 @@ def command() -> argparse.ArgumentParser:
     add("--limit", type=positive, help="take the first so many files only")
     add("--workers", type=positive, default=1, help="processes (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the split")
-    return parser
+    return parser.parse_args(arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:

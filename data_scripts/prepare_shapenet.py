@@ -82,9 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make the prepared folder that the options ask for."""
+    """Make the prepared folder that the options ask for, from whichever of the two layouts the source has."""
     check_source(options.source, (), SHAPENET)
-    synsets = sorted(path.name for path in options.source.iterdir() if path.is_dir() and path.name.isdigit())
+    synsets = [folder.name for folder in _folders(options.source) if folder.name.isdigit()]
     if any((options.source / synset / "softras_train.lst").is_file() for synset in synsets):
         prepare_renderings(options, [synset for synset in synsets if synset in NAMES])
     elif any(_model_file(folder) for synset in synsets for folder in _folders(options.source / synset)):

@@ -206,15 +206,17 @@ def test_a_dead_worker_is_one_sentence_and_our_own_mistakes_are_not(tmp_path):
         (tmp_path / "none").read_text()
 
 
-def _die(*_) -> None:
+def _die(*_, **__) -> None:
     os._exit(9)
 
 
 @pytest.mark.slow
 def test_a_dead_worker_of_prepare_photos_is_one_sentence(tmp_path, monkeypatch, capsys):
     (tmp_path / "in").mkdir()
-    Image.new("RGBA", (40, 40), "red").save(tmp_path / "in" / "a.png")
-    monkeypatch.setattr(prepare_photos, "prepare_chunk", _die)
+    for name in ("a.png", "b.png"):
+        Image.new("RGBA", (40, 40), "red").save(tmp_path / "in" / name)
+    monkeypatch.setattr(prepare_photos, "CHUNK", 1)
+    monkeypatch.setattr(prepare_photos, "prepare_photo", _die)
     command = [str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--embedding", "none", "--workers", "2"]
     assert prepare_photos.main(command) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: A worker died, perhaps for want of memory; ")

@@ -58,7 +58,7 @@ def content_end(path: Path) -> int:
 @pytest.mark.parametrize("name", KINDS)
 def test_whole_archives_are_to_be_unpacked(tmp_path, name):
     with pytest.raises(InputError, match=r"is an archive; unpack it and give the folder\.$"):
-        refuse_archive(write_archive(tmp_path / name))
+        refuse_archive(write_archive(tmp_path / name), {})
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -71,7 +71,7 @@ def test_archives_cut_anywhere_are_half_downloaded(tmp_path, name):
         path.write_bytes(data[:size])
         assert not is_whole(path), size
     with pytest.raises(InputError, match="is an archive; it is damaged or half downloaded: fetch it again"):
-        refuse_archive(path)
+        refuse_archive(path, {})
 
 
 def test_a_tar_with_a_damaged_header_is_not_whole(tmp_path):

@@ -180,8 +180,8 @@ def test_names_are_not_needed_but_must_be_readable(source, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda place: None, "has no folder image"),
-        (lambda place: (place / "image").mkdir(parents=True), "has no folder label"),
+        (lambda place: None, "has no image: not CompCars"),
+        (lambda place: (place / "image").mkdir(parents=True), "has no label: not CompCars"),
         (lambda place: [(place / name).mkdir(parents=True) for name in ("image", "label")], "is it CompCars?"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from data_scripts import photo_sets, prepare_eth80
+from data_scripts.jobs import split_of_models
 from lib.data.images import read_sample_images
 from lib.data.prepared import read_prepared
 
@@ -178,15 +179,15 @@ def test_photos_are_turned_upright_and_keep_their_size(tmp_path):
 
 
 def test_interrupted_run_goes_on_and_gives_the_same_bytes(source, folder, tmp_path, monkeypatch, capsys):
-    real, seen = photo_sets._cut_out_one, []
+    real, seen = photo_sets.cut_out, []
 
-    def interrupted(photo, *rest):
+    def interrupted(photo, *rest, **how):
         if len(seen) == 30:
             raise KeyboardInterrupt
         seen.append(photo.id)
-        return real(photo, *rest)
+        return real(photo, *rest, **how)
 
-    monkeypatch.setattr(photo_sets, "_cut_out_one", interrupted)
+    monkeypatch.setattr(photo_sets, "cut_out", interrupted)
     assert run(source, tmp_path / "out", "--workers", "1") == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -195,7 +196,7 @@ def test_interrupted_run_goes_on_and_gives_the_same_bytes(source, folder, tmp_pa
     )
     assert len(done) == 5
     again = []
-    monkeypatch.setattr(photo_sets, "_cut_out_one", lambda photo, *rest: again.append(photo.id) or real(photo, *rest))
+    monkeypatch.setattr(photo_sets, "cut_out", lambda photo, *rest, **how: again.append(photo.id) or real(photo, *rest, **how))
     assert run(source, tmp_path / "out", "--workers", "3") == 0
     assert len(again) == 15 * len(VIEWS)
     assert contents(tmp_path / "out") == contents(folder)
@@ -226,7 +227,7 @@ def test_unusable_folders_are_one_sentence(tmp_path, capsys, what):
 
 def test_splits_do_not_depend_on_the_order():
     models = [("car", f"car{i}") for i in range(10)] + [("cup", f"cup{i}") for i in range(4)]
-    splits = photo_sets.split_of_models(models)
-    assert splits == photo_sets.split_of_models(reversed(models))
+    splits = split_of_models(models)
+    assert splits == split_of_models(reversed(models))
     assert sorted(splits[f"car{i}"] for i in range(10)) == ["test"] * 2 + ["train"] * 7 + ["val"]
     assert sorted(splits[f"cup{i}"] for i in range(4)) == ["test"] + ["train"] * 3

@@ -211,7 +211,7 @@ def test_interrupted_run_keeps_what_is_done(folder, library, tmp_path, monkeypat
     assert "the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "tiny").exists()
     again = []
-    monkeypatch.setattr(prepare_furniture, "prepare_model", lambda task, work: again.append(real(task, work)))
+    monkeypatch.setattr(prepare_furniture, "prepare_model", lambda task, work: again.append(task) or real(task, work))
     assert prepare_furniture.main(arguments(library, tmp_path / "tiny")) == 0
     assert len(again) == MODELS - 3
     assert contents(tmp_path / "tiny") == contents(folder)
@@ -248,7 +248,7 @@ def test_full_disk_is_one_sentence_and_no_folder(library, tmp_path, monkeypatch,
     ("change", "words"),
     [
         (["--source", "/nowhere"], "apt-get download sweethome3d-furniture"),
-        (["--categories", "chair,boat"], "There is no category 'boat'; --categories takes chair"),
+        (["--categories", "chair,boat"], "There is no category 'boat' here; --categories takes chair"),
         (["--models", "/nowhere.csv"], "There is no list of models /nowhere.csv"),
     ],
 )

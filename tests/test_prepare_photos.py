@@ -17,10 +17,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save_file
 
-from data_scripts import photo_folder, prepare_photos
+from data_scripts import prepare_photos
 from data_scripts.contact_sheet import PER_PAGE, write_contact_sheet
+from data_scripts.crops import reduced, straight
+from data_scripts.output import take_up
 from data_scripts.photo_copies import merge_copies, signature
-from data_scripts.photo_folder import assign_splits, reduced, straight
+from data_scripts.photo_folder import assign_splits
 from data_scripts.photo_names import list_items, unique_names
 from lib.data.images import check_normals, on_white, read_sample_images
 from lib.data.loading import PreparedDataset
@@ -192,8 +194,7 @@ def test_many_samples_take_several_pages(prepared, tmp_path):
 
 @pytest.mark.slow
 def test_same_photos_same_bytes_whatever_the_workers(prepared, network, tmp_path, monkeypatch):
-    monkeypatch.setattr(photo_folder, "CHUNK", 2)
-    monkeypatch.setattr(prepare_photos.chunks, "__defaults__", (2,))
+    monkeypatch.setattr(prepare_photos, "CHUNK", 2)
     output = tmp_path / "out"
     assert prepare_photos.main(arguments(prepared.parent / "in", output, network, "--workers", "2")) == 0
     found, expected = contents(output), contents(prepared)
@@ -206,7 +207,7 @@ def test_same_photos_same_bytes_whatever_the_workers(prepared, network, tmp_path
 def test_a_killed_run_goes_on(prepared, network, tmp_path):
     script = REPOSITORY / "data_scripts" / "prepare_photos.py"
     folder, output = tmp_path / "in", tmp_path / "out"
-    for copy in range(6):  # two chunks
+    for copy in range(6):  # three chunks
         shutil.copytree(prepared.parent / "in", folder / f"set{copy}")
     command = [sys.executable, str(script), *arguments(folder, output, network, "--embedding", "none")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
@@ -221,7 +222,7 @@ def test_a_killed_run_goes_on(prepared, network, tmp_path):
     stamp = first.stat().st_mtime_ns
     options = prepare_photos.parse(command[2:])
     settings, items = prepare_photos.plan(options)
-    prepare_photos._open_work(tmp_path / "out.partial", settings, items)
+    take_up(tmp_path / "out.partial", prepare_photos.work_note(settings, items))
     assert first.stat().st_mtime_ns == stamp  # the same command takes it up
     assert prepare_photos.main(command[2:]) == 0
     assert prepare_photos.main([*command[2:4], str(tmp_path / "whole"), *command[5:]]) == 0
@@ -237,13 +238,13 @@ def test_a_changed_photo_is_refused_and_no_work_lost(network, tmp_path):
     options = prepare_photos.parse(arguments(tmp_path / "in", tmp_path / "out", network))
     settings, items = prepare_photos.plan(options)
     note = tmp_path / "out.partial" / "parts" / "000000.json"
-    prepare_photos._open_work(tmp_path / "out.partial", settings, items)
+    take_up(tmp_path / "out.partial", prepare_photos.work_note(settings, items))
     note.write_text("{}")
-    prepare_photos._open_work(tmp_path / "out.partial", settings, items)
+    take_up(tmp_path / "out.partial", prepare_photos.work_note(settings, items))
     assert note.is_file()
-    rgba(box=(5, 5, 40, 40)).save(tmp_path / "in" / items[0].file)
+    rgba(box=(5, 5, 40, 40)).save(tmp_path / "in" / items[0].source)
     with pytest.raises(InputError, match=r"out\.partial holds unfinished work with other photos: .* remove"):
-        prepare_photos._open_work(tmp_path / "out.partial", settings, items)
+        take_up(tmp_path / "out.partial", prepare_photos.work_note(settings, items))
     assert note.is_file()
 
 

@@ -302,15 +302,15 @@ def test_masks_of_another_size_are_refused(source, tmp_path):
 
 
 def test_processes_and_interruptions_give_the_same_bytes(source, folder, tmp_path, monkeypatch):
-    real, seen = photo_sets._cut_out_one, []
+    real, seen = photo_sets.cut_out, []
 
-    def interrupted(photo, *rest):
+    def interrupted(photo, *rest, **how):
         if len(seen) == 5:
             raise KeyboardInterrupt
         seen.append(photo.id)
-        return real(photo, *rest)
+        return real(photo, *rest, **how)
 
-    monkeypatch.setattr(photo_sets, "_cut_out_one", interrupted)
+    monkeypatch.setattr(photo_sets, "cut_out", interrupted)
     assert run(source, tmp_path / "out") == 130
     assert not (tmp_path / "out").exists()
     assert len(list((tmp_path / "out.partial/parts").glob("chair*.json"))) == 1

@@ -279,17 +279,15 @@ def test_categories_are_chosen_by_name(tmp_path, source, capsys):
 
 def test_interrupted_drawing_gives_the_same_bytes(cores, tmp_path, monkeypatch):
     assert run(cores, tmp_path / "whole", "--image-size", "32") == 0
-    from data_scripts import drawings
+    real, seen = prepare_shapenet.draw, []
 
-    real, seen = drawings._draw_model, []
-
-    def interrupted(drawing, *rest):
+    def interrupted(drawing, *rest, **how):
         if len(seen) == 2:
             raise KeyboardInterrupt
         seen.append(drawing.model)
-        return real(drawing, *rest)
+        return real(drawing, *rest, **how)
 
-    monkeypatch.setattr(drawings, "_draw_model", interrupted)
+    monkeypatch.setattr(prepare_shapenet, "draw", interrupted)
     assert run(cores, tmp_path / "out", "--image-size", "32") == 130
     monkeypatch.undo()
     assert run(cores, tmp_path / "out", "--image-size", "32") == 0
