@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import trimesh
 from jaxtyping import Bool, Float, Int, UInt8
+from scipy.spatial.transform import Rotation
 
 from data_scripts.surfaces import clean, visible_faces
 from lib.data.images import INSIDE
@@ -171,7 +172,7 @@ def crop_viewpoint(cad: Cad, camera: Camera, box: tuple[int, int, int]) -> tuple
     seen = pixels @ (1, 1j)
     (m, b), *_ = np.linalg.lstsq(np.stack([ideal, np.ones_like(ideal)], axis=1), seen, rcond=None)
     error = float(np.abs(m * ideal + b - seen).max())
-    azimuth, elevation, tilt = angles_of(_roll(np.angle(m)) @ rotation)
+    azimuth, elevation, tilt = angles_of(Rotation.from_euler("z", np.angle(m)).as_matrix() @ rotation)
     angles = {"azimuth": azimuth % 360.0, "elevation": elevation, "tilt": tilt}
     lens = {"focal_length": float(abs(m)), "center_x": float(b.real), "center_y": float(b.imag)}
     return {**angles, "distance": distance, **lens}, error
@@ -221,8 +222,3 @@ def _turn_to_front(direction: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"
     x, y, z = direction / np.linalg.norm(direction)
     cross = np.array([[0.0, 0.0, -x], [0.0, 0.0, -y], [x, y, 0.0]])  # of direction x axis
     return np.eye(3) + cross + cross @ cross / (1.0 + z)
-
-
-def _roll(angle: float) -> Float[np.ndarray, "3 3"]:
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])

@@ -124,8 +124,16 @@ def render(
     normals = _facing(caster.face_normals[face] / stretch, directions[index])
     colours = shade(caster.levels(face, hit["u"][index], hit["v"][index]), caster.mesh.material[face], normals, look)
     rotation = viewpoint.rotation()[0].numpy()
-    pixel = _pixel_of(index, size, oversample)
-    return _gather(pixel, colours, normals @ rotation.T, size, oversample)
+    # average the hits of each pixel
+    row, column = np.divmod(index, size * oversample)
+    pixel = row // oversample * size + column // oversample
+    count = np.bincount(pixel, minlength=size * size)
+    colour = _sum_by(pixel, colours, size) / np.maximum(count, 1)[:, None]
+    alpha = count / oversample**2
+    rgba = np.rint(np.concatenate([colour, alpha[:, None]], axis=1) * 255.0).astype(np.uint8)
+    normal = _sum_by(pixel, normals @ rotation.T, size)
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
+    return rgba.reshape(size, size, 4), normal.reshape(size, size, 3)
 
 
 def shade(
@@ -151,21 +159,5 @@ def _facing(normals: Float[np.ndarray, "hits 3"], directions: Float[np.ndarray, 
     return normals * (sign / np.maximum(length, 1e-30))[:, None]
 
 
-def _pixel_of(index: Int[np.ndarray, " hits"], size: int, oversample: int) -> Int[np.ndarray, " hits"]:
-    row, column = np.divmod(index, size * oversample)
-    return row // oversample * size + column // oversample
-
-
-def _gather(pixel, colours, normals, size, oversample):
-    """Average the hits of each pixel."""
-    count = np.bincount(pixel, minlength=size * size)
-    colour = _sum_by(pixel, colours, size) / np.maximum(count, 1)[:, None]
-    alpha = count / oversample**2
-    rgba = np.rint(np.concatenate([colour, alpha[:, None]], axis=1) * 255.0).astype(np.uint8)
-    normal = _sum_by(pixel, normals, size)
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
-    return rgba.reshape(size, size, 4), normal.reshape(size, size, 3)
-
-
-def _sum_by(pixel, values, size):
+def _sum_by(pixel: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.bincount(pixel, weights=channel, minlength=size * size) for channel in values.T], axis=1)

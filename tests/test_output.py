@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from test_prepare_eth80 import run as run_eth80
 from test_prepare_eth80 import write_eth80
-from tiny_cad import contents
+from tiny_downloads import contents
 
 from data_scripts import prepare_photos
 from data_scripts.output import REPLACED, check_output, going_on, partial_of, publish, take_up

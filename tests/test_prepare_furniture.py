@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from tiny_downloads import contents, stopped_after
 from tiny_library import MODELS, PACK, TRAIN_VARIANTS, write_library
 
 from data_scripts import prepare_furniture
@@ -39,10 +40,6 @@ def folder(library, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("prepared") / "tiny"
     assert prepare_furniture.main(arguments(library, output)) == 0
     return output
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 # ---------------------------------------------------------------- the folder
@@ -198,19 +195,11 @@ def test_killed_run_goes_on_and_two_workers_give_the_same_bytes(folder, library,
 
 
 def test_interrupted_run_keeps_what_is_done(folder, library, tmp_path, monkeypatch, capsys):
-    prepared, real = [], prepare_furniture.prepare_model
-
-    def interrupted(task, work):
-        if len(prepared) == 3:
-            raise KeyboardInterrupt
-        prepared.append(task.entry.model)
-        return real(task, work)
-
-    monkeypatch.setattr(prepare_furniture, "prepare_model", interrupted)
+    real, again = prepare_furniture.prepare_model, []
+    monkeypatch.setattr(prepare_furniture, "prepare_model", stopped_after(3, real))
     assert prepare_furniture.main(arguments(library, tmp_path / "tiny")) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "tiny").exists()
-    again = []
     monkeypatch.setattr(prepare_furniture, "prepare_model", lambda task, work: again.append(task) or real(task, work))
     assert prepare_furniture.main(arguments(library, tmp_path / "tiny")) == 0
     assert len(again) == MODELS - 3
@@ -218,10 +207,7 @@ def test_interrupted_run_keeps_what_is_done(folder, library, tmp_path, monkeypat
 
 
 def test_other_settings_do_not_go_on_with_old_work(library, tmp_path, monkeypatch, capsys):
-    def stop(task, work):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(prepare_furniture, "prepare_model", stop)
+    monkeypatch.setattr(prepare_furniture, "prepare_model", stopped_after(0, prepare_furniture.prepare_model))
     command = arguments(library, tmp_path / "tiny")
     assert prepare_furniture.main(command) == 130
     before = contents(tmp_path / "tiny.partial")
@@ -272,14 +258,6 @@ def test_damaged_libraries_are_refused(library, tmp_path, capsys):
     pack.unlink()
     with pytest.raises(InputError, match="sh3f is missing"):
         read_entries(tmp_path / "tiny", library)
-
-
-def test_help_names_every_option(capsys):
-    with pytest.raises(SystemExit):
-        prepare_furniture.parse(["--help"])
-    shown = capsys.readouterr().out
-    for option in ("source", "output", "image-size", "views", "variants", "seed", "categories", "workers"):
-        assert f"--{option}" in shown
 
 
 def test_counts_are_written_as_json(folder):

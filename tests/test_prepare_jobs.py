@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from test_prepare_eth80 import run as run_eth80
 from test_prepare_eth80 import write_eth80
-from tiny_cad import contents
+from tiny_downloads import contents
 
 from data_scripts import photo_sets
 from data_scripts.jobs import Work, count_notes, prepare_jobs, split_of_models, with_splits, write_table

@@ -1,6 +1,5 @@
 """A folder of photos, good and bad, becomes a prepared data set; every file here is a real one, made on the spot."""
 
-import csv
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load, save_file
+from tiny_downloads import check_rejected, contents, rejected
 
 from data_scripts import prepare_photos
 from data_scripts.contact_sheet import PER_PAGE, write_contact_sheet
@@ -81,15 +81,6 @@ def arguments(folder: Path, output: Path, network: Path, *extra: str) -> list[st
     return [str(folder), "--output", str(output), *plain, "--split", "1,0,0", *extra]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def reasons(output: Path, name: str = "rejected.csv") -> dict[str, str]:
-    with (output / name).open(encoding="utf-8") as file:
-        return {row["file"]: row["reason"] for row in csv.DictReader(file)}
-
-
 # ---------------------------------------------------------------- good photos
 
 
@@ -110,7 +101,7 @@ def test_the_folder_is_a_data_set_to_train_on(prepared):
     for normal, mask in zip(dataset.normal.float().numpy(), dataset.mask.numpy(), strict=True):
         check_normals(normal, mask, "test")
     assert not (prepared / "parts").exists()
-    assert reasons(prepared) == {}
+    assert rejected(prepared) == {}
     assert {path.name for path in prepared.parent.iterdir()} == {"in", "out"}
 
 
@@ -278,8 +269,8 @@ def test_what_lies_beside_a_photo_does_not_take_its_name(network, tmp_path):
     frames[0].save(tmp_path / "in" / "anim.gif", save_all=True, append_images=frames[1:])
     assert prepare_photos.main(arguments(tmp_path / "in", tmp_path / "out", network)) == 0
     assert read_prepared(tmp_path / "out").metadata["id"].tolist() == ["IMG_0", "IMG_1", "IMG_2", "anim.webp"]
-    assert reasons(tmp_path / "out").keys() == {"IMG_0.AAE", "IMG_1.AAE", "IMG_2.AAE", "anim.gif"}
-    listed = reasons(tmp_path / "out", "duplicates.csv")
+    assert rejected(tmp_path / "out").keys() == {"IMG_0.AAE", "IMG_1.AAE", "IMG_2.AAE", "anim.gif"}
+    listed = rejected(tmp_path / "out", "duplicates.csv")
     assert listed.keys() == {"anim.webp"}
     assert "duplicate name: anim.gif is called alike" in listed["anim.webp"]
 
@@ -358,7 +349,7 @@ def test_copies_share_a_split_and_are_no_neighbours(network, tmp_path):
         pair = table.loc[[f"{index:02d}", f"copy{index:02d}"]]
         assert pair["split"].nunique() == pair["model"].nunique() == 1
     assert not (table.loc[near["id"], "model"].to_numpy() == table.loc[near["neighbor"], "model"].to_numpy()).any()
-    assert reasons(tmp_path / "out", "duplicates.csv").keys() >= {f"copy{index:02d}.webp" for index in range(12)}
+    assert rejected(tmp_path / "out", "duplicates.csv").keys() >= {f"copy{index:02d}.webp" for index in range(12)}
 
 
 def test_models_of_several_categories_have_one_split():
@@ -382,7 +373,7 @@ def test_masks_from_a_folder(network, tmp_path):
     assert table["id"].tolist() == ["a"]
     _, mask, _ = read_sample_images(tmp_path / "out" / table["image"][0])
     assert (mask / 255).mean() == pytest.approx(np.pi / 4 / 1.44, abs=0.02)  # a disc in a square with the margin
-    why = reasons(tmp_path / "out")
+    why = rejected(tmp_path / "out")
     assert "80 x 59 pixels but the photo 80 x 60" in why["b.png"]
     assert "holds no file c.png" in why["c.png"]
 
@@ -459,11 +450,7 @@ def test_bad_photos_are_listed_and_the_rest_goes_on(network, tmp_path):
     expected = write_bad(folder)
     upright_photo(folder)
     assert prepare_photos.main(arguments(folder, tmp_path / "out", network)) == 0
-    why = reasons(tmp_path / "out")
-    assert why.keys() == expected.keys()
-    for file, words in expected.items():
-        assert words in why[file], f"{file}: {why[file]}"
-        assert "\n" not in why[file]
+    check_rejected(tmp_path / "out", expected)
     assert read_prepared(tmp_path / "out").metadata["id"].tolist() == ["a", "turned"]
     assert "Rejected files" in (tmp_path / "out" / "contact_sheet" / "index.html").read_text()
 
@@ -577,7 +564,7 @@ def test_a_folder_that_cannot_be_listed_is_rejected_and_the_rest_goes_on(network
     (tmp_path / "in" / "cups" / "secret").mkdir()
     assert prepare_photos.main(arguments(tmp_path / "in", tmp_path / "out", network)) == 0
     why = "the folder cannot be read (Permission denied); change its permissions"
-    assert reasons(tmp_path / "out") == {"cups/secret/": why}
+    assert rejected(tmp_path / "out") == {"secret": why}
     assert len(read_prepared(tmp_path / "out").metadata) == 4
 
 

@@ -100,7 +100,7 @@ REFUSALS = [
     ("eth80", GONE, "", "There is no folder"),
     ("eth80", only(""), "", "no photo with a name like car3-066-153.png"),
     ("eth80", holiday, "", "no photo with a name like car3-066-153.png"),
-    ("eth80", without("apple/apple1/maps", "car"), "", "None of the 6 photos can be used; the first: The mask apple1-000"),
+    ("eth80", without("apple/apple1/maps", "car"), "", "None of the 6 photos can be used; the first: The mask"),
     ("openimages", GONE, "", "storage.googleapis.com/openimages"),
     ("openimages", without("class-descriptions-boxable.csv"), "", "table of class descriptions"),
     ("openimages", without(BOXES), "", "has no train-annotations-bbox.csv"),
