@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
 from PIL import Image
 
+from data_scripts.arrays import Mask, Normals, Rgb, Rgba
 from lib.data.images import INSIDE, write_normals
 from lib.data.normals import NormalEstimator, load_estimator, unit
 from lib.errors import InputError
@@ -18,8 +18,6 @@ from lib.errors import InputError
 MARGIN = 1.2
 DETAIL = 128  # normals are estimated at no less than this, then reduced
 
-Rgb = UInt8[np.ndarray, "height width 3"]
-Mask = UInt8[np.ndarray, "height width"]
 Cut = Callable[..., tuple[Rgb, Mask]]  # size, pixels a side -> colours on white and mask of a square crop
 
 
@@ -66,7 +64,7 @@ def write_crop(folder: Path, files: dict[str, str], crop: tuple[Rgb, Mask], cut:
     write_images(folder, files, np.dstack([straight(rgb, mask), mask]), normal)
 
 
-def write_images(folder: Path, files: dict[str, str], rgba: UInt8[np.ndarray, "size size 4"], normal=None) -> None:
+def write_images(folder: Path, files: dict[str, str], rgba: Rgba, normal=None) -> None:
     """Write the image (straight alpha) and, where there are any, the normals of a sample."""
     for path in files.values():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -81,9 +79,7 @@ def estimator(path: str, convention: str) -> NormalEstimator:
     return load_estimator(path, convention)
 
 
-def reduced(
-    normal: Float[np.ndarray, "detail detail 3"], mask: UInt8[np.ndarray, "size size"]
-) -> Float[np.ndarray, "size size 3"]:
+def reduced(normal: Normals, mask: Mask) -> Normals:
     """Mean directions in square blocks; 0 where the mask is 0."""
     size = len(mask)
     block = len(normal) // size

@@ -91,7 +91,11 @@ def _draw_view(drawing: Drawing, caster: TexturedCaster, view: int, folder: Path
     azimuth, elevation = rng.uniform(0.0, 360.0), rng.uniform(*drawing.elevations)
     angles = torch.tensor([[azimuth], [elevation]], dtype=torch.float64).deg2rad()
     camera = Viewpoint.from_angles(*angles, distance=DISTANCE, focal=FOCAL)
-    rgba, normal = render(caster, np.ones(3), camera, _plain(caster, rng, azimuth), size, oversampling(size))
+    # the model's own colours under one lamp
+    count = len(caster.mesh.textures)
+    curve, mix = np.broadcast_to(np.linspace(0.0, 1.0, 256), (count, 256)), np.broadcast_to(np.eye(3), (count, 3, 3))
+    look = Look(curve, mix, **draw_light(rng, azimuth))
+    rgba, normal = render(caster, np.ones(3), camera, look, size, oversampling(size))
     if not (rgba[..., 3] >= INSIDE).any():
         raise InputError(f"The model {drawing.model} is thinner than the pixels of its image.")
     name = f"{drawing.model}-{view:02d}"
@@ -100,10 +104,3 @@ def _draw_view(drawing: Drawing, caster: TexturedCaster, view: int, folder: Path
     pose = {"azimuth": azimuth, "elevation": elevation, "tilt": 0.0}
     lens = {"distance": DISTANCE, "focal_length": FOCAL, "center_x": 0.5, "center_y": 0.5}
     return {"id": name, "category": drawing.category, "model": drawing.model, **files, **pose, **lens}
-
-
-def _plain(caster: TexturedCaster, rng: np.random.Generator, azimuth: float) -> Look:
-    """The model's own colours under one lamp."""
-    count = len(caster.mesh.textures)
-    curve = np.broadcast_to(np.linspace(0.0, 1.0, 256), (count, 256))
-    return Look(curve, np.broadcast_to(np.eye(3), (count, 3, 3)), **draw_light(rng, azimuth))

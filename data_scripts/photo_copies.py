@@ -54,7 +54,10 @@ def merge_copies(
         The rows with their models, and [id, reason] of each sample that has a near-duplicate under another model.
     """
     names = np.array([row["model"] for row in rows], dtype=object)
-    label, found = _linked(_unit(signatures), pd.factorize(names, sort=True)[0], threshold)
+    vectors = torch.from_numpy(signatures.astype(np.float32))
+    # their products are correlations; 0 for photos of one colour, which can be compared with nothing
+    vectors = F.normalize(vectors - vectors.mean(dim=1, keepdim=True), dim=1)
+    label, found = _linked(vectors, pd.factorize(names, sort=True)[0], threshold)
     first = pd.Series(names).groupby(label).transform("min")
     told = "near-duplicate: correlation {:.4f} with {!r}; both count as views of one object, {!r}"
     listed = [[rows[i]["id"], told.format(score, rows[j]["id"], first[i])] for i, (j, score) in sorted(found.items())]
@@ -76,20 +79,11 @@ def _linked(
         rows, others, scores = left[near], left[nearest.index[near, 0].numpy()], nearest.score[near, 0].tolist()
         for row, other, score in zip(rows.tolist(), others.tolist(), scores, strict=True):
             found.setdefault(row, (other, score))
-        label = _joined(label[rows], label[others], int(label.max()) + 1)[label]
+        count, ones = int(label.max()) + 1, np.ones(len(rows))
+        links = coo_array((ones, (label[rows], label[others])), (count, count))
+        label = connected_components(links, directed=False)[1][label]
         left = rows  # what has no copy elsewhere now has none later
     return label, found
-
-
-def _unit(signatures: UInt8[np.ndarray, "samples values"]) -> Float[Tensor, "samples values"]:
-    """Their products are correlations; 0 for photos of one colour, which can be compared with nothing."""
-    vectors = torch.from_numpy(signatures.astype(np.float32))
-    return F.normalize(vectors - vectors.mean(dim=1, keepdim=True), dim=1)
-
-
-def _joined(some: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
-    """Number of the connected component of each of `count` nodes; edges lead from `some` to `others`."""
-    return connected_components(coo_array((np.ones(len(some)), (some, others)), (count, count)), directed=False)[1]
 
 
 def called_alike(items: Iterable[Item], rows: Iterable[dict[str, Any]]) -> list[list[str]]:

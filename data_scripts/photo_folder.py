@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_scripts.crops import DETAIL, MARGIN, Look, Mask, Rgb, estimator, first_crop, write_crop
+from data_scripts.arrays import Mask, Rgb
+from data_scripts.crops import DETAIL, MARGIN, Look, estimator, first_crop, write_crop
 from data_scripts.photo_copies import signature
 from data_scripts.photo_names import Item
 from lib.data.images import INSIDE, crop_to_mask

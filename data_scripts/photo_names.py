@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -78,7 +77,7 @@ def unique_names(files: list[str]) -> list[str]:
     ending; where that is not enough, with digits of a checksum of the path.
     """
     names = [_plain(file) for file in files]
-    for longer in (_whole, lambda file: f"{_whole(file)}-{_digits(file)}"):
+    for longer in (_whole, lambda file: f"{_whole(file)}-{hashlib.sha256(os.fsencode(file)).hexdigest()[:DIGITS]}"):
         count = Counter(name.casefold() for name in names)
         names = [name if count[name.casefold()] == 1 else longer(file) for file, name in zip(files, names, strict=True)]
     return names
@@ -87,20 +86,12 @@ def unique_names(files: list[str]) -> list[str]:
 def _plain(file: str) -> str:
     """Only endings of images are left off: what a phone puts beside a photo (IMG_1.AAE) must not take its name."""
     path = PurePosixPath(file)
-    return _whole(path.with_suffix("") if path.suffix.lower() in _image_suffixes() else path)
+    is_image = Image.registered_extensions().get(path.suffix.lower()) in FORMATS
+    return _whole(path.with_suffix("") if is_image else path)
 
 
 def _whole(file: str | PurePosixPath) -> str:
     return safe_name("-".join(PurePosixPath(file).parts))
-
-
-def _digits(file: str) -> str:
-    return hashlib.sha256(os.fsencode(file)).hexdigest()[:DIGITS]
-
-
-@cache
-def _image_suffixes() -> set[str]:
-    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
 
 
 def _walk(folder: Path) -> tuple[list[str], list[Item]]:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_scripts.arrays import Mask, Rgb
 from data_scripts.cad_models import CadFile, Camera, crop_viewpoint, load_cad, overlap, write_mesh
 from data_scripts.cad_sizes import apparent_size, check_apparent_size, extents
-from data_scripts.crops import MARGIN, Look, Mask, Rgb, first_crop, write_crop
+from data_scripts.crops import MARGIN, Look, first_crop, write_crop
 from data_scripts.jobs import Rejected, Work, prepare_jobs
 from lib.data.images import INSIDE, check_mask, crop_to_mask, on_white
 from lib.data.photos_reading import read_photo_file

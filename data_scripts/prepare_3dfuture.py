@@ -126,14 +126,10 @@ def caption_of(model: Model) -> str:
     >>> caption_of({"category": "armchair", "style": "Modern", "theme": "Striped Grid", "material": "Leather"})
     'a modern armchair made of leather, striped grid'
     """
-    style, theme, material = (_tag(model.get(key)) for key in ("style", "theme", "material"))
+    tags = (str(model.get(key) or "").strip().lower() for key in ("style", "theme", "material"))
+    style, theme, material = ("" if tag in NOTHING else tag for tag in tags)
     phrase = with_article(f"{style} {noun_of(model)}".strip())
     return phrase + (f" made of {material}" if material else "") + (f", {theme}" if theme else "")
-
-
-def _tag(value: object) -> str:
-    word = str(value or "").strip().lower()
-    return "" if word in NOTHING else word
 
 
 if __name__ == "__main__":

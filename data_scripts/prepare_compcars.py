@@ -22,7 +22,8 @@ from scipy.io import loadmat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-from data_scripts.crops import Mask, Rgb
+
+from data_scripts.arrays import Mask, Rgb
 from data_scripts.jobs import Rejected
 from data_scripts.options import run_command
 from data_scripts.photo_folder import silhouette_model
@@ -69,15 +70,18 @@ def prepare(options: argparse.Namespace) -> None:
     if not photos and not rejected:
         raise InputError(f"{source / 'image'} holds no photo <make>/<model>/<year>/<name>.jpg; is it CompCars?")
     how = "boxes" if options.boxes else str(options.masks or "salient object")
-    find = whole_photo if options.boxes else given_mask if options.masks else salient_object
 
     def mask_of(photo: Photo, rgb: Rgb) -> Mask:
         left, top, right, bottom = box = labels[photo.source][1]
         if right > rgb.shape[1] or bottom > rgb.shape[0]:
             raise InputError(f"The box of {photo.source.name} leaves the photo; unpack CompCars again.")
+        if options.boxes:
+            found = np.full(rgb.shape[:2], 255, np.uint8)
+        else:
+            found = stored_mask(photo, rgb) if options.masks else salient_object(photo, rgb, box)
         inside = np.s_[max(top, 1) : bottom, max(left, 1) : right]  # a mask needs some background
         mask = np.zeros(rgb.shape[:2], np.uint8)
-        mask[inside] = find(photo, rgb, box)[inside]
+        mask[inside] = found[inside]
         return mask
 
     prepare_photo_set(photos, mask_of, options, COMPCARS.info(masks=how), rejected)
@@ -126,16 +130,6 @@ def model_names(path: Path) -> dict[int, str]:
     except Exception as error:  # scipy's reader fails in many ways; all mean that the file is damaged
         raise InputError(f"{path} is damaged ({type(error).__name__}); unpack CompCars again.") from error
     return {i + 1: str(cell.ravel()[0]) for i, cell in enumerate(cells) if cell.size}
-
-
-def given_mask(photo: Photo, rgb: Rgb, box: Box) -> Mask:
-    """The mask of the folder of masks."""
-    return stored_mask(photo, rgb)
-
-
-def whole_photo(photo: Photo, rgb: Rgb, box: Box) -> Mask:
-    """A mask of everything."""
-    return np.full(rgb.shape[:2], 255, np.uint8)
 
 
 def salient_object(photo: Photo, rgb: Rgb, box: Box) -> Mask:

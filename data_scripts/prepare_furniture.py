@@ -9,24 +9,26 @@ on the processor and its threads; which images are neighbours does not.) Unfinis
 """
 
 import argparse
+import shutil
 import sys
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-from data_scripts.credits import write_credits
 from data_scripts.instances import Settings, Task, generator, prepare_model
-from data_scripts.jobs import Part, make_parts
+from data_scripts.jobs import Part, make_parts, write_table
 from data_scripts.options import positive
 from data_scripts.output import whole_folder
 from data_scripts.sources import chosen
 from data_scripts.sweethome import MODEL_LIST, Entry, read_entries
+from lib.data.neighbors import write_neighbors
 from lib.data.prepared import write_metadata
 from lib.errors import STOPPED, InputError, exit_code
 from lib.paths import FURNITURE
 
+NOTICE, CARD = (Path(__file__).with_name(name) for name in ("furniture_licence.txt", "furniture_card.md"))
 SOURCE = Path("/usr/share/sweethome3d/furniture")
 TRAIN_VARIANTS = {"chair": 14}  # instances of a training model; chairs are what the course trains on
 OTHER_VARIANTS = 7
@@ -78,25 +80,25 @@ def prepare(options: argparse.Namespace) -> None:
         "image_size": options.image_size,
         "seed": options.seed,
     }
-    with whole_folder(options.output, settings_of(tasks), options.source, options.models) as folder:
+    # an interrupted run goes on where all that the work depends on is the same
+    models = [[asdict(task.entry), str(task.library), task.library.stat().st_size, task.split] for task in tasks]
+    settings = {**asdict(tasks[0].settings), "models": models, "variants": [task.variants for task in tasks]}
+    with whole_folder(options.output, settings, options.source, options.models) as folder:
         jobs = {task.entry.model: [task] for task in tasks}
         parts = make_parts(jobs, render, folder, options.workers, "model", processes=True)
         rows = [row for part in parts for row in part["rows"]]
         write_credits(folder, entries, options.source)
         write_metadata(folder, rows, info)
-        _add_neighbors(folder)
+        try:
+            write_neighbors(folder)
+        except InputError as error:  # too few models: the rest of the folder is as good as ever
+            print(f"note: the folder has no neighbours: {error}", file=sys.stderr)
     print(f"{len(rows)} samples of {len(tasks)} models in {options.output}")
 
 
 def render(job: list[Task], folder: Path) -> Part:
     """Render the models of a job; one that cannot be used ends the work, since the list of models is at fault."""
     return {"rows": [row for task in job for row in prepare_model(task, folder)]}
-
-
-def settings_of(tasks: list[Task]) -> dict[str, Any]:
-    """All that the work depends on: an interrupted run goes on where it is the same."""
-    models = [[asdict(task.entry), str(task.library), task.library.stat().st_size, task.split] for task in tasks]
-    return {**asdict(tasks[0].settings), "models": models, "variants": [task.variants for task in tasks]}
 
 
 def plan(options: argparse.Namespace) -> list[Task]:
@@ -160,14 +162,21 @@ def assign_splits(entries: list[Entry]) -> dict[str, str]:
     return splits
 
 
-def _add_neighbors(folder: Path) -> None:
-    """Nearest neighbours by ImageNet features, inside the folder that is not published yet."""
-    from lib.data.neighbors import write_neighbors  # loads torch models: only when needed
-
-    try:
-        write_neighbors(folder)
-    except InputError as error:  # too few models: the rest of the folder is as good as ever
-        print(f"note: the folder has no neighbours: {error}", file=sys.stderr)
+def write_credits(folder: Path, entries: list[Entry], source: Path) -> None:
+    """Write ATTRIBUTION.csv, LICENSE, licenses/<library>.txt and the card that Hugging Face ``datasets`` reads."""
+    columns = ("model", "category", "name", "creator", "licence", "pack")
+    makers = [[getattr(entry, column) for column in columns] for entry in sorted(entries, key=lambda e: e.model)]
+    write_table(folder / "ATTRIBUTION.csv", columns, makers)
+    packs = sorted({entry.pack for entry in entries})
+    (folder / "licenses").mkdir(exist_ok=True)
+    for pack in packs:
+        with zipfile.ZipFile(source / f"{pack}.sh3f") as library:
+            (folder / "licenses" / f"{pack}.txt").write_bytes(library.read("LICENSE.TXT"))
+    summary = "\n".join(
+        f"{pack}: {', '.join(sorted({e.licence for e in entries if e.pack == pack}))}" for pack in packs
+    )
+    (folder / "LICENSE").write_text(NOTICE.read_text(encoding="utf-8").format(summary=summary), encoding="utf-8")
+    shutil.copyfile(CARD, folder / "README.md")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-from data_scripts.crops import Mask, Rgb
+
+from data_scripts.arrays import Mask, Rgb
 from data_scripts.jobs import Rejected
 from data_scripts.openimages_tables import FLAGS, OPENIMAGES, SUBSETS, read_classes, read_objects, row_notes
 from data_scripts.options import positive, run_command
@@ -73,9 +74,14 @@ def visible(objects: pd.DataFrame, rejected: Rejected) -> pd.DataFrame:
 
 def make_photos(source: Path, objects: pd.DataFrame, most: int, rejected: Rejected) -> Iterator[Photo]:
     """The largest objects of each class whose photo is there, with splits."""
-    listings = _listings(source)
+    found = {}  # one listing of a folder is faster than a question for each of a million photos
+    for place in reversed(PHOTO_PLACES):
+        for subset in SUBSETS:
+            folder = source / place.format(subset=subset)
+            if folder.is_dir():
+                found |= {(subset, path.stem): path for path in folder.iterdir() if path.suffix == ".jpg"}
     for name, group in objects.groupby("name"):
-        group = group.assign(image=[_find(source, listings, row) for row in group.itertuples()])
+        group = group.assign(image=[found.get((row.subset, row.ImageID)) for row in group.itertuples()])
         missing = group["image"].isna()
         if missing.any():
             rejected.append((name, f"{missing.sum()} objects are in photos that are not in the folder."))
@@ -85,8 +91,15 @@ def make_photos(source: Path, objects: pd.DataFrame, most: int, rejected: Reject
         if len(group) > most:
             rejected.append((name, f"{len(group) - most} objects are smaller than the {most} largest."))
         group = group[:most]
-        splits = split_images(group["ImageID"])
-        yield from (make_photo(source, row, splits[row.ImageID]) for row in group.itertuples())
+        images = sorted(set(group["ImageID"]), key=digest)
+        test = set(images[: round(TEST_SHARE * len(images))])  # the same whatever the order
+        for row in group.itertuples():
+            yield make_photo(source, row, "test" if row.ImageID in test else "train")
+
+
+def digest(name: str) -> str:
+    """Hexadecimal digits that look random, always the same for a name."""
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def make_photo(source: Path, row, split: str) -> Photo:
@@ -103,16 +116,9 @@ def make_photo(source: Path, row, split: str) -> Photo:
         about={"caption": f"a photo of {with_article(row.name.lower())}"},
         mask=next((path for path in masks if path.is_file()), masks[0]),
         split=split,
-        group=f"{category}-{_digest(row.ImageID)[:2]}",
+        group=f"{category}-{digest(row.ImageID)[:2]}",
         box=_box_in_pixels(row),
     )
-
-
-def split_images(images: pd.Series) -> dict[str, str]:
-    """Split of each image, 90/10; the same whatever the order."""
-    names = sorted(set(images), key=_digest)
-    test = round(TEST_SHARE * len(names))
-    return {name: "test" if i < test else "train" for i, name in enumerate(names)}
 
 
 def read_mask(photo: Photo, rgb: Rgb) -> Mask:
@@ -136,20 +142,6 @@ def count(rows: list[dict]) -> list[str]:
     ]
 
 
-def _listings(source: Path) -> dict[Path, set[str]]:
-    """Names in each folder that can hold photos: one listing is faster than a question for each of a million."""
-    folders = {source / place.format(subset=subset) for place in PHOTO_PLACES for subset in SUBSETS}
-    return {folder: {path.name for path in folder.iterdir()} for folder in folders if folder.is_dir()}
-
-
-def _find(source: Path, listings: dict[Path, set[str]], row) -> Path | None:
-    for place in PHOTO_PLACES:
-        folder = source / place.format(subset=row.subset)
-        if f"{row.ImageID}.jpg" in listings.get(folder, ()):
-            return folder / f"{row.ImageID}.jpg"
-    return None
-
-
 def _box_in_pixels(row) -> tuple[float, float, float, float] | None:
     try:
         with Image.open(row.image) as image:  # reads the header only
@@ -157,10 +149,6 @@ def _box_in_pixels(row) -> tuple[float, float, float, float] | None:
     except OSError:
         return None  # the reason is listed when the photo is cut out
     return row.XMin * width, row.YMin * height, row.XMax * width, row.YMax * height
-
-
-def _digest(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
+from data_scripts.arrays import Mask, Rgb
 from data_scripts.cad_models import CadFile, Camera, check_camera, load_cad, silhouette
 from data_scripts.cad_sizes import apparent_size_notes
-from data_scripts.crops import Mask, Rgb
 from data_scripts.jobs import Rejected, count_notes
 from data_scripts.options import run_command
 from data_scripts.photo_sets import Photo, prepare_photo_set, stored_mask, with_article

@@ -18,7 +18,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
 import numpy as np
-import pandas as pd
 
 from data_scripts.contact_sheet import write_contact_sheet
 from data_scripts.crops import Look, estimator
@@ -29,8 +28,10 @@ from data_scripts.photo_copies import NEAR_DUPLICATE, called_alike, merge_copies
 from data_scripts.photo_folder import Settings, assign_splits, prepare_photo, silhouette_model, try_networks
 from data_scripts.photo_names import Item, list_items
 from data_scripts.sources import safe_name
+from lib.data.embeddings import embed_dataset, make_embedder, read_embeddings
+from lib.data.neighbors import find_neighbors, save_neighbors
 from lib.data.normals import CONVENTIONS, NORMALS
-from lib.data.prepared import write_metadata
+from lib.data.prepared import read_prepared, write_metadata
 from lib.data.silhouettes import U2NETP
 from lib.errors import STOPPED, InputError, exit_code
 
@@ -130,10 +131,6 @@ def work_note(settings: Settings, items: list[Item]) -> dict:
 
 def add_neighbors(folder: Path, options: argparse.Namespace) -> None:
     """Embed the samples and write the neighbours of each among other models of its split and category."""
-    from lib.data.embeddings import embed_dataset, read_embeddings
-    from lib.data.neighbors import find_neighbors, save_neighbors
-    from lib.data.prepared import read_prepared
-
     name, table = options.embedding, read_prepared(folder).metadata
     embed_dataset(folder, _embedder(options))
     embeddings = read_embeddings(folder, name)
@@ -141,19 +138,15 @@ def add_neighbors(folder: Path, options: argparse.Namespace) -> None:
     models = table["model"].to_numpy()
     found = find_neighbors(embeddings.vectors, options.count, groups=groups, exclude=models, fill=True)
     save_neighbors(folder / "neighbors" / f"{name}.parquet", table["id"], found, name, embeddings.checksum)
-    short = (found.index < 0).any(dim=1).numpy()
-    if short.any():
-        print(few_neighbors(table[short], options.count), file=sys.stderr)
-
-
-def few_neighbors(short: pd.DataFrame, count: int) -> str:
-    """What samples with fewer than K neighbours mean for a training, which reads those of its own split only."""
-    places = sorted(set(zip(short["category"], short["split"], strict=True)))
-    where = ", ".join(f"{category} ({split})" for category, split in places)
-    told = f"note: {len(short)} samples have fewer than {count} neighbours: too few photos of other objects in {where}"
-    if "train" not in set(short["split"]):
-        return f"{told}; a training does not need those"
-    return f"{told}; train with --categories that have enough, or prepare with a smaller --count"
+    short = table[(found.index < 0).any(dim=1).numpy()]
+    if len(short):
+        places = sorted(set(zip(short["category"], short["split"], strict=True)))
+        where = ", ".join(f"{category} ({split})" for category, split in places)
+        what = "a training does not need those"  # it reads the neighbours of its own split only
+        if "train" in set(short["split"]):
+            what = "train with --categories that have enough, or prepare with a smaller --count"
+        print(f"note: {len(short)} samples have fewer than {options.count} neighbours: too few photos of other objects "
+              f"in {where}; {what}", file=sys.stderr)  # fmt: skip
 
 
 def describe(options: argparse.Namespace, settings: Settings) -> dict:
@@ -173,8 +166,6 @@ def describe(options: argparse.Namespace, settings: Settings) -> dict:
 
 
 def _embedder(options: argparse.Namespace):
-    from lib.data.embeddings import make_embedder
-
     return make_embedder(options.embedding, options.weights, options.allow_download)
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from data_scripts.archives import extract
+from data_scripts.arrays import Faces, Points, Rgb, Vertices
 from lib.errors import InputError
 
 CATALOGUE = "PluginFurnitureCatalog.properties"
@@ -92,11 +93,11 @@ class TexturedMesh:
         One a material; a plain colour is a texture of one pixel.
     """
 
-    vertices: Float[np.ndarray, "vertices 3"]
-    faces: Int[np.ndarray, "faces 3"]
+    vertices: Vertices
+    faces: Faces
     uv: Float[np.ndarray, "faces 3 2"]
     material: Int[np.ndarray, " faces"]
-    textures: tuple[UInt8[np.ndarray, "height width 3"], ...]
+    textures: tuple[Rgb, ...]
 
 
 def read_catalogue(library: Path) -> dict[str, dict[str, str]]:
@@ -173,7 +174,7 @@ def _entry(row: dict[str, str], catalogue: dict[str, dict[str, str]]) -> Entry:
     return replace(entry, family=row.get("family") or entry.model)
 
 
-def _to_unit_cube(vertices: Float[np.ndarray, "vertices 3"], entry: Entry) -> Float[np.ndarray, "vertices 3"]:
+def _to_unit_cube(vertices: Vertices, entry: Entry) -> Vertices:
     """Apply the catalogue's rotation and size, our axes and turn, then centre and scale to longest side 1."""
     points = vertices @ np.reshape(entry.rotation, (3, 3)).T @ TO_WORLD.T
     points = centre(points)
@@ -184,7 +185,7 @@ def _to_unit_cube(vertices: Float[np.ndarray, "vertices 3"], entry: Entry) -> Fl
     return points / np.ptp(points, axis=0).max()
 
 
-def centre(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 3"]:
+def centre(points: Points) -> Points:
     """Move the centre of the bounding box to the origin."""
     return points - (points.min(axis=0) + points.max(axis=0)) / 2
 
@@ -196,7 +197,7 @@ def _corner_uv(part: trimesh.Trimesh) -> Float[np.ndarray, "faces 3 2"]:
     return np.nan_to_num(np.asarray(uv, dtype=np.float64))[part.faces]
 
 
-def _texture(part: trimesh.Trimesh) -> UInt8[np.ndarray, "height width 3"]:
+def _texture(part: trimesh.Trimesh) -> Rgb:
     """The material's image, or one pixel of its diffuse colour."""
     material = getattr(part.visual, "material", None)
     image = getattr(material, "image", None)

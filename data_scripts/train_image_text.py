@@ -183,11 +183,14 @@ def _step(network, optimizer, config: ImageTextConfig, renders: Renders, step: i
     rows, generator = draw(renders, options.batch_size, options.seed, step), seeded(options.seed, 1, step)
     grey = torch.rand(len(rows), generator=generator) < 0.15
     pixels = augment(renders.rgb[rows], grey, config.image_size, generator)
-    tokens = tokenize(_captions(renders.table.iloc[rows], grey, options.seed, step), config)
+    rng, table = np.random.default_rng((options.seed, step, 1)), renders.table.iloc[rows]
+    said = zip(table["caption"], table["category"], grey.tolist(), strict=True)
+    tokens = tokenize([vary(caption, category, rng, is_grey) for caption, category, is_grey in said], config)
     forgotten = torch.rand(tokens.shape, generator=generator) < FORGET
     tokens[forgotten & (tokens >= FIRST_WORD) & (tokens < config.end)] = UNKNOWN
+    rate = min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / options.steps))
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * rate_factor(step, options.steps)
+        group["lr"] = group["initial_lr"] * rate
     image, text, scale = network(normalize_pixels(pixels).contiguous(memory_format=torch.channels_last), tokens)
     loss = open_clip.ClipLoss()(image, text, scale)
     optimizer.zero_grad(set_to_none=True)
@@ -196,17 +199,6 @@ def _step(network, optimizer, config: ImageTextConfig, renders: Renders, step: i
     with torch.no_grad():
         network.logit_scale.clamp_(0, LARGEST_SCALE)
     return loss.item()
-
-
-def rate_factor(step: int, steps: int) -> float:
-    """The learning rate over its largest value: a linear rise, then half a cosine to 0."""
-    return min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
-
-
-def _captions(table: pd.DataFrame, grey: Tensor, seed: int, step: int) -> list[str]:
-    rng = np.random.default_rng((seed, step, 1))
-    rows = zip(table["caption"], table["category"], grey.tolist(), strict=True)
-    return [vary(caption, category, rng, is_grey) for caption, category, is_grey in rows]
 
 
 def _optimizer(network: nn.Module) -> torch.optim.AdamW:

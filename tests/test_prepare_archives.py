@@ -14,10 +14,10 @@ import pytest
 from data_scripts import (
     prepare_3dfuture,
     prepare_compcars,
+    prepare_eth80,
     prepare_openimages,
     prepare_pascal3d,
     prepare_pix3d,
-    prepare_shapenet,
 )
 from data_scripts.archives import Checksum, is_whole, refuse_archive
 from data_scripts.openimages_tables import OPENIMAGES
@@ -26,7 +26,7 @@ from data_scripts.prepare_pix3d import PIX3D
 from data_scripts.sources import check_source
 from lib.errors import InputError
 
-SCRIPTS = (prepare_3dfuture, prepare_compcars, prepare_openimages, prepare_pascal3d, prepare_pix3d, prepare_shapenet)
+SCRIPTS = (prepare_3dfuture, prepare_compcars, prepare_eth80, prepare_openimages, prepare_pascal3d, prepare_pix3d)
 MEMBERS = {f"data/{number}.bin": np.random.default_rng(number).bytes(700 + 300 * number) for number in range(4)}
 KINDS = ("a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.csv.gz")
 

@@ -1,7 +1,6 @@
 """The furniture script, run on a tiny library that has the layout of the real ones."""
 
 import csv
-import json
 import os
 import shutil
 import signal
@@ -49,6 +48,7 @@ def test_folder_is_whole_and_says_whose_models_it_shows(folder):
     prepared = read_prepared(folder)
     assert prepared.info["licence"].startswith("CC0-1.0")
     assert prepared.info["image_size"] == 32
+    assert prepared.info["samples"] == len(prepared.metadata)
     counts = prepared.info["counts"]["chair"]
     assert counts == {"train": 3 * TRAIN_VARIANTS, "val": 2 * 2 * 3, "test": 2 * 2 * 3}
     makers = list(csv.DictReader((folder / "ATTRIBUTION.csv").open(encoding="utf-8")))
@@ -258,8 +258,3 @@ def test_damaged_libraries_are_refused(library, tmp_path, capsys):
     pack.unlink()
     with pytest.raises(InputError, match="sh3f is missing"):
         read_entries(tmp_path / "tiny", library)
-
-
-def test_counts_are_written_as_json(folder):
-    info = json.loads((folder / "dataset.json").read_text())
-    assert info["samples"] == len(read_prepared(folder).metadata)

@@ -132,13 +132,6 @@ def test_where_nothing_can_be_used_the_reasons_stay_and_a_mended_source_is_read_
     assert read_prepared(output).metadata["id"].tolist() == ["d"]
 
 
-def test_no_script_sends_to_a_list_without_rows(tmp_path, capsys):
-    work = Work(make, notes=lambda rows: count_notes(rows, {("thing", "train"): 99}))
-    prepare_jobs(jobs_of(one="a"), work, options(tmp_path / "out"), INFO)
-    said = capsys.readouterr().out
-    assert "1 samples; the paper has 99" in said and "rejected.csv" not in said
-
-
 def test_measures_and_notes_are_stored(tmp_path, capsys):
     work = Work(make, notes=lambda rows: [f"{len(rows)} rows."])
     prepare_jobs(JOBS, work, options(tmp_path / "out"), INFO, [("x", "it is odd.")])

@@ -14,7 +14,6 @@ from tiny_cad import (
     matched,
     photograph,
     projected,
-    resize,
     save,
     view_of,
     write_obj,
@@ -22,6 +21,7 @@ from tiny_cad import (
 from tiny_downloads import check_rejected, contents, download, rejected, runner, stopped_after
 
 from data_scripts import prepare_shapenet
+from data_scripts.cad_sizes import unit_cube_notes
 from data_scripts.jobs import count_notes
 from lib.data.images import read_sample_images
 from lib.data.prepared import load_mesh, read_prepared
@@ -176,51 +176,19 @@ def test_models_that_do_not_load_cost_their_images_only(source, cores, tmp_path)
     assert len(read_prepared(tmp_path / "out").metadata) == 2
 
 
-def cube_notes(folder: Path) -> list[str]:
-    return [note for note in read_prepared(folder).info.get("notes", []) if "unit cube" in note]
-
-
-def fit_cubes(cores: Path, goal: Path, file: str, shift: float = 0.0) -> Path:
-    """The models centred, longest side 0.8, as a source promises, and then shifted."""
-    shutil.copytree(cores, goal)
-    for path in goal.rglob(file):
-        mesh = trimesh.load(path, process=False)
-        low, high = mesh.bounds
-        resize(path, 0.8 / (high - low).max())
-        mesh = trimesh.load(path, process=False)
-        mesh.vertices += shift - mesh.bounds.mean(axis=0)
-        write_obj(mesh, path, np.eye(3))
-    return goal
-
-
-def test_models_out_of_the_unit_cube_are_noted(source, cores, tmp_path, capsys):
-    models = fit_cubes(cores, tmp_path / "cores", "model.obj")
-    assert run(source, tmp_path / "fine", "--views", "1", "--models", str(models)) == 0
-    assert run(models, tmp_path / "drawn", "--image-size", "16") == 0
-    assert cube_notes(tmp_path / "fine") == cube_notes(tmp_path / "drawn") == []
-    resize(models / CHAIR / "aa/model.obj", 3, 0.2)
-    resize(models / CHAIR / "bb/model.obj", 1, 0.2)  # right in size, but not about the origin
-    assert run(source, tmp_path / "large", "--views", "1", "--models", str(models)) == 0
-    assert run(models, tmp_path / "large drawn", "--image-size", "16") == 0
-    words = (
-        f"2 of 4 CAD models, such as {CHAIR}-aa, do not fit the unit cube about the origin that their source promises"
+def test_models_out_of_the_unit_cube_are_noted(folder):
+    (note,) = (note for note in read_prepared(folder).info["notes"] if "unit cube" in note)
+    start = (
+        f"4 of 4 CAD models, such as {CHAIR}-cc, do not fit the unit cube about the origin that their source promises"
     )
-    out = capsys.readouterr().out
-    for name in ("large", "large drawn"):
-        (note,) = cube_notes(tmp_path / name)
-        assert note.startswith(f"{words}, but one of 2.8: ") and note in out
-
-
-def test_of_version_2_only_the_size_is_promised(tmp_path):
-    cores = write_cores(tmp_path / "cores", V2, "models/model_normalized.obj")
-    models = fit_cubes(cores, tmp_path / "fit", "model_normalized.obj", shift=0.4)
-    assert run(models, tmp_path / "out", "--image-size", "16") == 0
-    assert cube_notes(tmp_path / "out") == []
-    resize(models / CHAIR / "aa/models/model_normalized.obj", 3)
-    assert run(models, tmp_path / "large", "--image-size", "16") == 0
-    (note,) = cube_notes(tmp_path / "large")
+    assert note.startswith(f"{start}, but one of 3.65: ")
+    fits = {"model": "a", "reach": 0.8, "longest": 0.8}
+    aside = {"model": "b", "reach": 1.6, "longest": 0.8}  # right in size, but not about the origin
+    assert unit_cube_notes([fits], centred=True) == unit_cube_notes([fits, aside], centred=False) == []
+    assert unit_cube_notes([fits, aside], centred=True)[0].startswith("1 of 2 CAD models, such as b, do not fit")
+    (note,) = unit_cube_notes([fits, {"model": "c", "reach": 9.0, "longest": 3.0}], centred=False)
     assert note.startswith(
-        f"1 of 4 CAD models, such as {CHAIR}-aa, do not fit the unit cube that their source promises"
+        "1 of 2 CAD models, such as c, do not fit the unit cube that their source promises, but one of 3:"
     )
 
 
