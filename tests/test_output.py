@@ -7,7 +7,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from test_prepare_eth80 import run as run_eth80
 from test_prepare_eth80 import write_eth80
 from tiny_downloads import contents
@@ -204,19 +203,3 @@ def test_a_dead_worker_is_one_sentence_and_our_own_mistakes_are_not(tmp_path):
         pool.submit(os._exit, 9).result()
     with pytest.raises(FileNotFoundError), going_on(tmp_path / "out"):
         (tmp_path / "none").read_text()
-
-
-def _die(*_, **__) -> None:
-    os._exit(9)
-
-
-@pytest.mark.slow
-def test_a_dead_worker_of_prepare_photos_is_one_sentence(tmp_path, monkeypatch, capsys):
-    (tmp_path / "in").mkdir()
-    for name in ("a.png", "b.png"):
-        Image.new("RGBA", (40, 40), "red").save(tmp_path / "in" / name)
-    monkeypatch.setattr(prepare_photos, "CHUNK", 1)
-    monkeypatch.setattr(prepare_photos, "prepare_photo", _die)
-    command = [str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--embedding", "none", "--workers", "2"]
-    assert prepare_photos.main(command) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: A worker died, perhaps for want of memory; ")

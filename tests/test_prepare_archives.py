@@ -11,14 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_scripts import (
-    prepare_3dfuture,
-    prepare_compcars,
-    prepare_eth80,
-    prepare_openimages,
-    prepare_pascal3d,
-    prepare_pix3d,
-)
 from data_scripts.archives import Checksum, is_whole, refuse_archive
 from data_scripts.openimages_tables import OPENIMAGES
 from data_scripts.prepare_pascal3d import PASCAL3D
@@ -26,7 +18,6 @@ from data_scripts.prepare_pix3d import PIX3D
 from data_scripts.sources import check_source
 from lib.errors import InputError
 
-SCRIPTS = (prepare_3dfuture, prepare_compcars, prepare_eth80, prepare_openimages, prepare_pascal3d, prepare_pix3d)
 MEMBERS = {f"data/{number}.bin": np.random.default_rng(number).bytes(700 + 300 * number) for number in range(4)}
 KINDS = ("a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.csv.gz")
 
@@ -82,18 +73,6 @@ def test_a_tar_with_a_damaged_header_is_not_whole(tmp_path):
     data[second + 10] ^= 0xFF
     path.write_bytes(data)
     assert not is_whole(path)
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
-def test_every_script_says_so(tmp_path, capsys, script):
-    options = ["--output", str(tmp_path / "out")]
-    for cut, words in ((0, "unpack it and give the folder"), (7000, "half downloaded: fetch it again")):
-        path = write_archive(tmp_path / "data.tar")
-        path.write_bytes(path.read_bytes()[: path.stat().st_size - cut])
-        assert script.main([str(path), *options]) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1 and words in error
-        assert list(tmp_path.iterdir()) == [path]
 
 
 def test_checksums_are_compared(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import trimesh
 from tiny_downloads import contents, stopped_after
-from tiny_library import MODELS, PACK, TRAIN_VARIANTS, write_library
+from tiny_library import PACK, TRAIN_VARIANTS, write_library
 
 from data_scripts import prepare_furniture
 from data_scripts.sweethome import read_entries
@@ -194,18 +194,6 @@ def test_killed_run_goes_on_and_two_workers_give_the_same_bytes(folder, library,
     assert contents(output) == contents(folder)
 
 
-def test_interrupted_run_keeps_what_is_done(folder, library, tmp_path, monkeypatch, capsys):
-    real, again = prepare_furniture.prepare_model, []
-    monkeypatch.setattr(prepare_furniture, "prepare_model", stopped_after(3, real))
-    assert prepare_furniture.main(arguments(library, tmp_path / "tiny")) == 130
-    assert "the same command goes on" in capsys.readouterr().err
-    assert not (tmp_path / "tiny").exists()
-    monkeypatch.setattr(prepare_furniture, "prepare_model", lambda task, work: again.append(task) or real(task, work))
-    assert prepare_furniture.main(arguments(library, tmp_path / "tiny")) == 0
-    assert len(again) == MODELS - 3
-    assert contents(tmp_path / "tiny") == contents(folder)
-
-
 def test_other_settings_do_not_go_on_with_old_work(library, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prepare_furniture, "prepare_model", stopped_after(0, prepare_furniture.prepare_model))
     command = arguments(library, tmp_path / "tiny")
@@ -215,19 +203,6 @@ def test_other_settings_do_not_go_on_with_old_work(library, tmp_path, monkeypatc
     assert "holds unfinished work with seed 0 instead of 7" in capsys.readouterr().err
     assert contents(tmp_path / "tiny.partial") == before != {}
     assert prepare_furniture.main(command) == 130  # the old settings go on
-
-
-def test_full_disk_is_one_sentence_and_no_folder(library, tmp_path, monkeypatch, capsys):
-    def full(task, work):
-        Path("/dev/full").write_text("an error that names no file")
-
-    monkeypatch.setattr(prepare_furniture, "prepare_model", full)
-    assert prepare_furniture.main(arguments(library, tmp_path / "tiny")) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert f"{tmp_path / 'tiny'} cannot be made: No space left on device; " in error
-    assert "the same command goes on" in error
-    assert not (tmp_path / "tiny").exists()
 
 
 @pytest.mark.parametrize(

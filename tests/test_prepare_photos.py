@@ -3,10 +3,8 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -192,31 +190,6 @@ def test_same_photos_same_bytes_whatever_the_workers(prepared, network, tmp_path
     vectors = [load(files.pop("embeddings/pixels.safetensors")) for files in (found, expected)]
     assert found == expected
     torch.testing.assert_close(*vectors, rtol=0, atol=0)  # the order of the file's header is safetensors' own
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on(prepared, network, tmp_path):
-    script = REPOSITORY / "data_scripts" / "prepare_photos.py"
-    folder, output = tmp_path / "in", tmp_path / "out"
-    for copy in range(6):  # three chunks
-        shutil.copytree(prepared.parent / "in", folder / f"set{copy}")
-    command = [sys.executable, str(script), *arguments(folder, output, network, "--embedding", "none")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
-    first = tmp_path / "out.partial" / "parts" / "000000.json"
-    deadline = time.monotonic() + 120
-    while not first.is_file() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert first.is_file()
-    assert not output.exists()
-    assert prepare_photos.main(command[2:]) == 0
-    assert prepare_photos.main([*command[2:4], str(tmp_path / "whole"), *command[5:]]) == 0
-    resumed, whole = contents(output), contents(tmp_path / "whole")
-    assert len(read_prepared(output).metadata) == 36
-    changed = {name for name in whole if whole[name] != resumed.get(name)}
-    assert changed <= {"dataset.json", "README.md"}  # which hold the name of the output
-    assert resumed.keys() == whole.keys()
 
 
 def test_a_changed_photo_is_refused(network, tmp_path):

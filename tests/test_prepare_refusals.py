@@ -92,6 +92,7 @@ REFUSALS = [
     ("3dfuture", text("model_info.json", '[{"img": "x"}]'), "", "is it 3D-FUTURE's?"),
     ("3dfuture", without(*future.COLOURS), "", "None of the 0 models can be used"),
     ("3dfuture", SAME, "--categories bed", "--categories takes armchair, furniture, lounge_chair"),
+    ("compcars", half_archive, "", "half downloaded: fetch it again"),
     ("compcars", only(""), "--boxes", "has no image: not CompCars"),
     ("compcars", only("image"), "--boxes", "has no label: not CompCars"),
     ("compcars", only("image", "label"), "--boxes", "is it CompCars?"),
@@ -109,7 +110,7 @@ REFUSALS = [
     ("openimages", text(BOXES, "a,b\n1,2\n"), "", "another table"),
     ("openimages", without("train"), "--categories Car", "None of the 0 photos can be used; the first: 20"),
     ("openimages", SAME, "--categories Zebra", "no category 'Zebra'"),
-    ("openimages", SAME, "--categories=", "--categories must name classes"),
+    ("openimages", SAME, "--categories ", "--categories must name classes"),
     ("pascal3d", GONE, "", "cvgl.stanford.edu/projects/pascal3d.html"),
     ("pascal3d", without("CAD"), "", "has no CAD: not Pascal3D+"),
     ("pascal3d", without("Image_sets/chair_imagenet_val.txt"), "", "chair_imagenet_val.txt is missing"),
@@ -138,7 +139,7 @@ def test_one_sentence_and_no_folder(download, tmp_path, monkeypatch, capsys, nam
     source = tmp_path / ("in.zip" if spoil is half_archive else "in")
     shutil.copytree(download(name), source)
     spoil(source)
-    assert SCRIPTS[name][1](source, tmp_path / "out", *more.split()) == 2
+    assert SCRIPTS[name][1](source, tmp_path / "out", *(more.split(" ") if more else [])) == 2
     error = capsys.readouterr().err.strip().split("\n")
     assert error[-1].startswith("error: ") and words in error[-1]
     assert len(error) == 1 or "None of the" in words  # then there was a progress bar

@@ -18,7 +18,7 @@ from tiny_cad import (
     view_of,
     write_obj,
 )
-from tiny_downloads import check_rejected, contents, download, rejected, runner, stopped_after
+from tiny_downloads import check_rejected, download, rejected, runner
 
 from data_scripts import prepare_shapenet
 from data_scripts.cad_sizes import unit_cube_notes
@@ -224,12 +224,3 @@ def test_cad_models_are_drawn_in_the_right_frame(tmp_path, turn, file):
         assert inside[:, 2].mean() < -0.3  # towards the camera
         in_world = inside @ view_of(row).rotation()[0].numpy()
         assert (np.abs(in_world).max(axis=1) > 0.99).mean() > 0.8  # boxes have six directions
-
-
-def test_interrupted_drawing_gives_the_same_bytes(cores, tmp_path, monkeypatch):
-    assert run(cores, tmp_path / "whole", "--image-size", "32") == 0
-    monkeypatch.setattr(prepare_shapenet, "draw", stopped_after(2, prepare_shapenet.draw))
-    assert run(cores, tmp_path / "out", "--image-size", "32") == 130
-    monkeypatch.undo()
-    assert run(cores, tmp_path / "out", "--image-size", "32") == 0
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
