@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lib.errors import InputError
 
+SUFFIXES = (".zip", ".tar", ".tgz", ".gz")
 CHUNK = 1 << 20  # bytes read at once
 
 
@@ -56,11 +57,6 @@ def extract(archive: Path, folder: Path, prefix: str = "") -> None:
                 target.write_bytes(source.read(info))
     except (zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"The archive {archive} is damaged or no zip file ({error}); fetch it again.") from error
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a path is a file with the ending of an archive."""
-    return path.is_file() and path.suffix in (".zip", ".tar", ".tgz", ".gz")
 
 
 def refuse_archive(path: Path, checksums: Mapping[str, Checksum]) -> NoReturn:

@@ -6,6 +6,7 @@ an interrupted run goes on. What cannot be used is listed in ``rejected.csv`` wi
 
 import argparse
 import csv
+import errno
 import hashlib
 import shutil
 import signal
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from data_scripts.output import partial_of, whole_folder
 from lib.data.prepared import COLUMNS, write_metadata
-from lib.errors import InputError
+from lib.errors import FULL, InputError
 from lib.files import read_json, write_atomically, write_json
 
 SHARES = {"test": 0.2, "val": 0.1}  # of the models of a category; the rest is for training
@@ -122,6 +123,8 @@ def make_each(job: list, folder: Path, make: Callable[[Any, Path], list[dict]]) 
         try:
             rows += make(sample, folder)
         except InputError as error:
+            if getattr(error.__cause__, "errno", None) in (*FULL, errno.EROFS):
+                raise error.__cause__ from None  # a full disk is no fault of the sample
             rejected.append([str(sample.source), str(error)])
     return {"rows": rows, "rejected": rejected}
 

@@ -19,7 +19,7 @@ from data_scripts.photo_copies import signature
 from data_scripts.photo_names import Item
 from lib.data.images import INSIDE, crop_to_mask
 from lib.data.photos_reading import Photo, read_photo_file
-from lib.data.silhouettes import Silhouette, SilhouetteModel, check_silhouette, find_silhouette, load_silhouette_model
+from lib.data.silhouettes import SilhouetteModel, check_silhouette, find_silhouette, load_silhouette_model
 from lib.errors import InputError
 
 THUMBNAIL = 112
@@ -70,7 +70,12 @@ def prepare_photo(item: Item, folder: Path, settings: Settings) -> list[dict[str
     if item.trouble:
         raise InputError(item.trouble)
     photo = read_photo_file(Path(settings.folder) / item.source)
-    silhouette = silhouette_of(photo, item, settings)
+    if settings.masks:
+        silhouette = check_silhouette(_given_mask(photo, item, Path(settings.masks)))
+    elif photo.alpha is not None:
+        silhouette = check_silhouette(photo.alpha >= INSIDE)
+    else:
+        silhouette = find_silhouette(photo.rgb, silhouette_model(settings.silhouettes))
     failed = [name for name in silhouette.problems if name not in settings.allow]
     if failed:
         raise InputError("; ".join(f"{name}: {silhouette.problems[name]}" for name in failed))
@@ -80,15 +85,6 @@ def prepare_photo(item: Item, folder: Path, settings: Settings) -> list[dict[str
     write_thumbnail(folder / "contact_sheet" / "thumbnails" / f"{item.id}.jpg", photo.rgb, silhouette.mask)
     row = {"id": item.id, "category": item.category, "model": item.model, **files}
     return [row | {"signature": signature(photo).tobytes().hex()}]
-
-
-def silhouette_of(photo: Photo, item: Item, settings: Settings) -> Silhouette:
-    """From the folder of masks, else from the photo's own opacity, else from the network."""
-    if settings.masks:
-        return check_silhouette(_given_mask(photo, item, Path(settings.masks)))
-    if photo.alpha is not None:
-        return check_silhouette(photo.alpha >= INSIDE)
-    return find_silhouette(photo.rgb, silhouette_model(settings.silhouettes))
 
 
 def write_thumbnail(path: Path, rgb: Rgb, mask: Mask) -> None:

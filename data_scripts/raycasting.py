@@ -115,7 +115,10 @@ def render(
     hit = caster.caster.first(origins / stretch, directions / stretch)
     index = np.flatnonzero(hit["primID"] >= 0)
     face = hit["primID"][index]
-    normals = _facing(caster.face_normals[face] / stretch, directions[index])
+    normals = caster.face_normals[face] / stretch
+    # unit normals turned against the rays: open surfaces have no reliable outside
+    sign = np.where(np.einsum("ni,ni->n", normals, directions[index]) > 0, -1.0, 1.0)
+    normals = normals * (sign / np.maximum(np.linalg.norm(normals, axis=1), 1e-30))[:, None]
     colours = shade(caster.levels(face, hit["u"][index], hit["v"][index]), caster.mesh.material[face], normals, look)
     rotation = viewpoint.rotation()[0].numpy()
     # average the hits of each pixel
@@ -141,13 +144,6 @@ def shade(
 
 def _single(origins, directions):
     return np.ascontiguousarray(origins, dtype=np.float32), np.ascontiguousarray(directions, dtype=np.float32)
-
-
-def _facing(normals: Points, directions: Points) -> np.ndarray:
-    """Unit normals turned against the rays: open surfaces have no reliable outside."""
-    sign = np.where(np.einsum("ni,ni->n", normals, directions) > 0, -1.0, 1.0)
-    length = np.linalg.norm(normals, axis=1)
-    return normals * (sign / np.maximum(length, 1e-30))[:, None]
 
 
 def _sum_by(pixel: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from data_scripts.archives import Checksum, is_archive, refuse_archive
+from data_scripts.archives import SUFFIXES, Checksum, refuse_archive
 from data_scripts.options import positive
 from lib.data.normals import CONVENTIONS, NORMALS
 from lib.errors import InputError
@@ -83,7 +83,7 @@ def command_line(
 
 def check_source(source: Path, needed: Iterable[str], collection: Collection) -> None:
     """Refuse what is not the unpacked data set, and say what is missing and where the data is to be had."""
-    if is_archive(source):
+    if source.is_file() and source.suffix in SUFFIXES:
         refuse_archive(source, collection.checksums)
     if not source.is_dir():
         raise InputError(f"There is no folder {source}. {collection.how_to_get()}")

@@ -102,7 +102,11 @@ def train_step(
     """One step, whose random numbers depend on seed and step only; gives the mean angle in radians."""
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     batch = dataset.batch(torch.randint(len(dataset), (settings.batch_size,), generator=generator))
-    rgb, mask, normal = _resized(batch.rgb, batch.mask, batch.normal, network.config.image_size)
+    rgb, mask, normal, size = batch.rgb, batch.mask, batch.normal, network.config.image_size
+    if rgb.shape[1] != size:
+        maps = torch.cat([rgb, mask[..., None], normal], dim=-1).permute(0, 3, 1, 2)
+        maps = F.interpolate(maps, size=(size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+        rgb, mask, normal = maps[..., :3], maps[..., 3], F.normalize(maps[..., 4:], dim=-1)
     rgb, mask, normal = augmented(rgb, mask, normal, generator)
     for group, rate in zip(optimizer.param_groups, (settings.encoder_lr, settings.lr), strict=True):
         group["lr"] = rate * schedule(step, settings)
@@ -148,14 +152,6 @@ def write_output(network: NormalNetwork, options: argparse.Namespace, about: dic
     datasets = list(dict.fromkeys([FURNITURE.resolve(), options.data.resolve()]))
     results = measure_network(options.output, datasets, options.data, source)
     write_results(options.output / "results.json", results)
-
-
-def _resized(rgb: torch.Tensor, mask: torch.Tensor, normal: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
-    if rgb.shape[1] == size:
-        return rgb, mask, normal
-    maps = torch.cat([rgb, mask[..., None], normal], dim=-1).permute(0, 3, 1, 2)
-    maps = F.interpolate(maps, size=(size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
-    return maps[..., :3], maps[..., 3], F.normalize(maps[..., 4:], dim=-1)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_scripts.archives import Checksum, is_whole, refuse_archive
-from data_scripts.openimages_tables import OPENIMAGES
+from data_scripts.prepare_openimages import OPENIMAGES
 from data_scripts.prepare_pascal3d import PASCAL3D
 from data_scripts.prepare_pix3d import PIX3D
 from data_scripts.sources import check_source

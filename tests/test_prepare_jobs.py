@@ -98,25 +98,31 @@ def test_other_settings_are_refused_and_no_work_is_lost(tmp_path):
         assert contents(work) == before != {}
 
 
-def test_a_full_disk_is_one_sentence_and_the_work_goes_on(tmp_path, monkeypatch, capsys):
-    source = write_eth80(tmp_path / "ETH-80", instances=2)
-    assert run_eth80(source, tmp_path / "whole") == 0
-    real, seen = photo_sets.cut_out, []
+def write_to_full_disk() -> None:
+    Path("/dev/full").write_text("an error that names no file")
 
-    def full(photo, *rest, **how):
-        if len(seen) == 10:
-            Path("/dev/full").write_text("an error that names no file")
-        seen.append(photo.id)
-        return real(photo, *rest, **how)
 
-    monkeypatch.setattr(photo_sets, "cut_out", full)
-    assert run_eth80(source, tmp_path / "out", "--workers", "1") == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"error: {tmp_path / 'out'} cannot be made: No space left on device; ")
-    assert "the same command goes on" in said
-    monkeypatch.undo()
-    assert run_eth80(source, tmp_path / "out") == 0
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+def write_and_say_so() -> None:
+    try:
+        write_to_full_disk()
+    except OSError as error:
+        raise InputError("could not write a file") from error
+
+
+@pytest.mark.parametrize("write", [write_to_full_disk, write_and_say_so])
+def test_a_full_disk_is_one_sentence_and_the_work_goes_on(tmp_path, write):
+    def full(sample, folder):
+        if sample.source == "e":
+            write()
+        return make(sample, folder)
+
+    output = tmp_path / "out"
+    words = r"out cannot be made: No space left on device; .*the same command goes on"
+    with pytest.raises(InputError, match=words):
+        prepare_jobs(JOBS, Work(full), options(output), INFO)
+    assert {path.stem for path in (tmp_path / "out.partial/parts").glob("*.json")} == {"one", "two"}
+    prepare_jobs(JOBS, Work(make), options(output), INFO)
+    assert set(read_prepared(output).metadata["id"]) == {"a", "b", "c", "e"}
 
 
 def test_where_nothing_can_be_used_the_reasons_stay_and_a_mended_source_is_read_anew(tmp_path):

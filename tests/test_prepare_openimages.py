@@ -9,7 +9,7 @@ import pytest
 from tiny_cad import save
 from tiny_downloads import check_rejected, download, rejected
 
-from data_scripts import openimages_tables, prepare_openimages
+from data_scripts import prepare_openimages
 from lib.data.images import read_sample_images
 from lib.data.prepared import read_prepared
 
@@ -209,13 +209,13 @@ def test_a_short_last_row_is_refused_though_its_line_ends(damaged, tmp_path, cap
 
 def test_a_whole_table_needs_no_end_of_line(damaged, tmp_path, monkeypatch):
     (damaged / MASKS).write_bytes((damaged / MASKS).read_bytes().removesuffix(b"\r\n"))
-    monkeypatch.setitem(openimages_tables.OFFICIAL_ROWS["masks"], "train", CARS)
+    monkeypatch.setitem(prepare_openimages.OFFICIAL_ROWS["masks"], "train", CARS)
     assert run(damaged, tmp_path / "out", "--categories", "Car") == 0
     assert len(read_prepared(tmp_path / "out").metadata) == CARS
 
 
 def test_rows_are_counted_beside_the_official_totals(damaged, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(openimages_tables.OFFICIAL_ROWS["boxes"], "train", CARS)
+    monkeypatch.setitem(prepare_openimages.OFFICIAL_ROWS["boxes"], "train", CARS)
     lines = (damaged / MASKS).read_text().splitlines()
     (damaged / MASKS).write_text("\n".join(lines[:-5]) + "\n")  # between two rows, where nothing else shows it
     assert run(damaged, tmp_path / "out", "--categories", "Car") == 0
