@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from data_scripts.output import partial_of, whole_folder
@@ -103,7 +104,8 @@ def make_parts(
 ) -> Iterator[Part]:
     """Do the jobs that have no part yet, several at a time; then all parts, in the order of the jobs."""
     todo = {name: job for name, job in jobs.items() if not _part(folder, name).is_file()}
-    if processes and workers > 1 and len(todo) > 1:
+    spread = processes and workers > 1 and len(todo) > 1
+    if spread:
         pool = Parallel(workers, backend="loky", return_as="generator_unordered", initializer=_start_process)
     else:  # decoding, resizing and networks release the interpreter
         pool = Parallel(1 if processes else workers, backend="threading", return_as="generator_unordered")
@@ -113,6 +115,8 @@ def make_parts(
     with tqdm(total=total, initial=total - left, unit=noun) as bar:
         for name in pool(delayed(_do)(name, job, make, folder) for name, job in todo.items()):
             bar.update(len(jobs[name]))
+    if spread:
+        get_reusable_executor(reuse=True).shutdown()  # their memory is for what comes after
     return (read_json(_part(folder, name)) for name in jobs)
 
 

@@ -224,16 +224,6 @@ def test_bad_samples_are_listed_and_the_rest_goes_on(damaged, tmp_path, defects)
     assert list(read_prepared(tmp_path / "out").metadata["id"]) == ["chair-n01_ä-0"]
 
 
-@pytest.mark.parametrize("content", [None, "OFF\n3 1 0\n0 0 0\n", "not a mesh"])
-def test_models_that_do_not_load_cost_their_photos_only(damaged, tmp_path, content):
-    path = damaged / "CAD/chair/01.off"
-    path.unlink() if content is None else path.write_text(content)
-    assert run(damaged, tmp_path / "out") == 0
-    found = rejected(tmp_path / "out")
-    assert set(found) == {"n01_1.JPEG", "n01_3.JPEG"}
-    assert all("01.off" in reason for reason in found.values())
-
-
 @pytest.mark.parametrize(
     ("scale", "words"),
     [(100, "are the two in the same units?"), (300, "the two are not in the same units.")],  # before and around cameras
