@@ -64,11 +64,11 @@ def write_crop(folder: Path, files: dict[str, str], crop: tuple[Rgb, Mask], cut:
     write_images(folder, files, np.dstack([straight(rgb, mask), mask]), normal)
 
 
-def write_images(folder: Path, files: dict[str, str], rgba: Rgba, normal=None) -> None:
-    """Write the image (straight alpha) and, where there are any, the normals of a sample."""
+def write_images(folder: Path, files: dict[str, str], rgba: Rgba, normal=None, level: int = 6) -> None:
+    """Write the image (straight alpha), with a level of compression up to 9, and the normals, where there are any."""
     for path in files.values():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rgba).save(folder / files["image"], compress_level=9)
+    Image.fromarray(rgba).save(folder / files["image"], compress_level=level)
     if normal is not None:
         write_normals(folder / files["normal"], normal)
 

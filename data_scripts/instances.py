@@ -143,7 +143,7 @@ def _instance(
         size = task.settings.image_size
         rgba, normal = render(caster, stretch, camera, look, size, oversampling(size))
         files = {kind: f"{kind}s/{entry.category}/{name}.png" for kind in ("image", "normal")}
-        write_images(folder, files, rgba, normal)
+        write_images(folder, files, rgba, normal, level=9)
         text = caption(entry, measures, np.ptp(points, axis=0), rgba)
         rows.append({"id": name, **shared, **files, **pose, **lens, "caption": text})
     return rows
