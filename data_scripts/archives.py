@@ -9,15 +9,14 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import NoReturn
 
 from tqdm import tqdm
 
 from lib.errors import InputError
 
+SUFFIXES = (".zip", ".tar", ".tgz", ".gz")
 CHUNK = 1 << 20  # bytes read at once
-NOTHING_KNOWN = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,7 @@ class Checksum:
 
 
 def safe_member_path(folder: Path, name: str) -> Path:
-    """Where an archive member belongs under ``folder``.
-
-    Raises
-    ------
-    InputError
-        If the name is absolute, has a drive letter, or climbs out with ``..``.
-    """
+    """Where an archive member belongs under ``folder``; refused if it would be elsewhere, also on Windows."""
     member = PurePosixPath(name.replace("\\", "/"))
     if member.is_absolute() or ".." in member.parts or (member.parts and ":" in member.parts[0]):
         raise InputError(f"The archive member {name!r} would be written outside its folder; do not use this archive.")
@@ -52,15 +45,7 @@ def safe_member_path(folder: Path, name: str) -> Path:
 
 
 def extract(archive: Path, folder: Path, prefix: str = "") -> None:
-    """Extract the members of a zip archive whose names start with ``prefix``.
-
-    Links are skipped (no catalogue needs them and they can point anywhere).
-
-    Raises
-    ------
-    InputError
-        If the file is no zip archive, is damaged, or has a member that would leave the folder.
-    """
+    """Extract the members of a zip archive whose names start with ``prefix``, but no links: they can point anywhere."""
     try:
         with zipfile.ZipFile(archive) as source:
             # all names before the first file: a bad archive leaves nothing behind
@@ -74,31 +59,14 @@ def extract(archive: Path, folder: Path, prefix: str = "") -> None:
         raise InputError(f"The archive {archive} is damaged or no zip file ({error}); fetch it again.") from error
 
 
-def is_archive(path: Path) -> bool:
-    """Whether a path is a file with the ending of an archive."""
-    return path.is_file() and path.suffix in (".zip", ".tar", ".tgz", ".gz")
-
-
-def refuse_archive(path: Path, checksums: Mapping[str, Checksum] = NOTHING_KNOWN) -> NoReturn:
-    """Say of an archive that was given instead of the folder in it whether it is whole, and what to do.
-
-    Parameters
-    ----------
-    checksums : mapping
-        By the name of the file.
-
-    Raises
-    ------
-    InputError
-        Always.
-    """
+def refuse_archive(path: Path, checksums: Mapping[str, Checksum]) -> NoReturn:
+    """Say of an archive that was given instead of the folder in it whether it is whole, and what to do."""
     known = checksums.get(path.name)
-    same = known is not None and digest_of(path, known.algorithm) == known.digest
-    if not same and not is_whole(path):
-        raise InputError(f"{path} is an archive; it is damaged or half downloaded: fetch it again.")
-    if same:
+    if known and digest_of(path, known.algorithm) == known.digest:
         raise InputError(f"{path} is an archive, whole by its {known.algorithm} as {known.recorder} recorded it; "
                          "unpack it and give the folder.")  # fmt: skip
+    if not is_whole(path):
+        raise InputError(f"{path} is an archive; it is damaged or half downloaded: fetch it again.")
     if known:
         raise InputError(f"{path} is an archive that can be read to its end, but its {known.algorithm} is not "
                          f"{known.digest}, as {known.recorder} recorded it; fetch it again, or unpack it if it is "
@@ -131,9 +99,8 @@ def is_whole(path: Path) -> bool:
             for _ in archive:
                 pass  # reads every header, and stops without a word where one is cut or damaged
             archive.fileobj.seek(archive.offset)
-            return archive.fileobj.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE and _read_to_end(
-                archive.fileobj
-            )
+            ended = archive.fileobj.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
+            return ended and _read_to_end(archive.fileobj)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError):
         return False
 

@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import trimesh
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 
+from data_scripts.arrays import Faces, Mask, Matrix, Points, Vector, Vertices
 from data_scripts.surfaces import clean, visible_faces
 from lib.data.images import INSIDE
 from lib.errors import InputError
+from lib.files import write_atomically
 from lib.geometry.cameras import WORLD_TO_CAMERA_AXES, Viewpoint, camera_rays, pixel_centers
 from lib.geometry.meshes import first_hits, is_empty, ray_scene, sample_surface
 
@@ -59,8 +62,8 @@ class Cad:
 
     mesh: trimesh.Trimesh
     whole: trimesh.Trimesh
-    turn: Float[np.ndarray, "3 3"]
-    center: Float[np.ndarray, "3"]
+    turn: Matrix
+    center: Vector
     scale: float
     name: str
 
@@ -79,19 +82,13 @@ class Camera:
         Pixels from the upper left corner of the photo, where the first pixel has its centre at (0.5, 0.5).
     """
 
-    rotation: Float[np.ndarray, "3 3"]
-    translation: Float[np.ndarray, "3"]
+    rotation: Matrix
+    translation: Vector
     focal: float
     center: Float[np.ndarray, "2"]
 
-    def project(self, points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 2"]:
-        """Pixels of points of the CAD file's frame.
-
-        Raises
-        ------
-        InputError
-            If a point is not in front of the camera.
-        """
+    def project(self, points: Points) -> Float[np.ndarray, "points 2"]:
+        """Pixels of points of the CAD file's frame; InputError if one is not in front of the camera."""
         inside = points @ self.rotation.T + self.translation
         if not np.isfinite(inside).all() or inside[:, 2].min() <= 0:
             raise InputError("The annotated camera has the object behind it or in it; its annotation is wrong.")
@@ -100,13 +97,7 @@ class Camera:
 
 @lru_cache(maxsize=2)  # the photos of one model come one after another
 def load_cad(file: CadFile) -> Cad:
-    """Read, turn and normalise a CAD model.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, cannot be read, or holds no surface of finite size.
-    """
+    """Read, turn and normalise a CAD model."""
     whole = read_mesh(file.path)
     turn = np.array(file.axes, dtype=np.float64)
     faces = np.asarray(whole.faces)
@@ -117,27 +108,18 @@ def load_cad(file: CadFile) -> Cad:
     return Cad(outer_surface(unit, faces), whole, turn, (low + high) / 2 @ turn, scale, file.path.name)
 
 
-def outer_surface(vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]) -> trimesh.Trimesh:
+def outer_surface(vertices: Vertices, faces: Faces) -> trimesh.Trimesh:
     """What can be seen from outside of a mesh in the unit cube, face by face, none left out for being small."""
     return trimesh.Trimesh(*clean(vertices, faces[visible_faces(vertices, faces)]), process=False)
 
 
 def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:
     """Write a mesh as PLY, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.tmp")
-    mesh.export(fresh, file_type="ply", encoding="binary")
-    fresh.replace(path)
+    write_atomically(path, lambda temporary: mesh.export(temporary, file_type="ply", encoding="binary"))
 
 
 def read_mesh(path: Path) -> trimesh.Trimesh:
-    """All faces of a mesh file (OBJ, OFF, PLY ...) whose vertices are finite.
-
-    Raises
-    ------
-    InputError
-        As `load_cad`.
-    """
+    """All faces of a mesh file (OBJ, OFF, PLY ...); InputError where it holds no surface of finite size."""
     if not path.is_file():
         raise InputError(f"The CAD model {path.name} is missing; unpack the data set again.")
     try:
@@ -155,11 +137,8 @@ def read_mesh(path: Path) -> trimesh.Trimesh:
 def check_camera(cad: Cad, camera: Camera) -> None:
     """Refuse a camera that does not have the whole CAD model in front of it, and say which of them is wrong.
 
-    Raises
-    ------
-    InputError
-        If the camera stands in the model, or nearer than the model is long, the two are not in the same units; if it
-        looks away from the whole of it, the annotation errs.
+    If the camera stands in the model, or nearer than the model is long, the two are not in the same units; if it looks
+    away from the whole of it, the annotation is wrong.
     """
     points = np.asarray(cad.whole.vertices, dtype=np.float64)[np.unique(cad.whole.faces)]
     away = float(np.linalg.norm(camera.translation))
@@ -181,11 +160,6 @@ def crop_viewpoint(cad: Cad, camera: Camera, box: tuple[int, int, int]) -> tuple
     ----------
     box : tuple of int
         Left, top and side of the crop in pixels of the photo.
-
-    Raises
-    ------
-    InputError
-        If the camera does not see the object.
     """
     check_camera(cad, camera)
     left, top, side = box
@@ -193,19 +167,22 @@ def crop_viewpoint(cad: Cad, camera: Camera, box: tuple[int, int, int]) -> tuple
     pixels = (camera.project(cad.scale * points @ cad.turn + cad.center) - (left, top)) / side
     middle = camera.rotation @ cad.center + camera.translation
     distance = float(np.linalg.norm(middle) / cad.scale)
-    rotation = _turn_to_front(middle) @ camera.rotation @ cad.turn.T
+    # the smallest rotation that brings the middle onto the optical axis (Rodrigues)
+    x, y, z = middle / np.linalg.norm(middle)
+    cross = np.array([[0.0, 0.0, -x], [0.0, 0.0, -y], [x, y, 0.0]])
+    rotation = (np.eye(3) + cross + cross @ cross / (1.0 + z)) @ camera.rotation @ cad.turn.T
     inside = points @ rotation.T
     ideal = (inside[:, :2] / (inside[:, 2:] + distance)) @ (1, 1j)
     seen = pixels @ (1, 1j)
     (m, b), *_ = np.linalg.lstsq(np.stack([ideal, np.ones_like(ideal)], axis=1), seen, rcond=None)
     error = float(np.abs(m * ideal + b - seen).max())
-    azimuth, elevation, tilt = angles_of(_roll(np.angle(m)) @ rotation)
+    azimuth, elevation, tilt = angles_of(Rotation.from_euler("z", np.angle(m)).as_matrix() @ rotation)
     angles = {"azimuth": azimuth % 360.0, "elevation": elevation, "tilt": tilt}
     lens = {"focal_length": float(abs(m)), "center_x": float(b.real), "center_y": float(b.imag)}
     return {**angles, "distance": distance, **lens}, error
 
 
-def angles_of(rotation: Float[np.ndarray, "3 3"]) -> tuple[float, float, float]:
+def angles_of(rotation: Matrix) -> tuple[float, float, float]:
     """Azimuth, elevation and roll in degrees of a world-to-camera rotation: `Viewpoint.rotation` turned round."""
     turned = rotation @ np.array(WORLD_TO_CAMERA_AXES).T
     azimuth = np.arctan2(-turned[2, 0], turned[2, 2])
@@ -214,7 +191,7 @@ def angles_of(rotation: Float[np.ndarray, "3 3"]) -> tuple[float, float, float]:
     return tuple(float(np.degrees(angle)) for angle in (azimuth, elevation, roll))
 
 
-def silhouette(mesh: trimesh.Trimesh, camera: Camera, width: int, height: int) -> UInt8[np.ndarray, "height width"]:
+def silhouette(mesh: trimesh.Trimesh, camera: Camera, width: int, height: int) -> Mask:
     """What a mesh, in the frame of its file, covers in a photo: 255 inside, 0 outside."""
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     plane = (np.stack([x, y], axis=-1).reshape(-1, 2) - camera.center) / camera.focal
@@ -224,33 +201,13 @@ def silhouette(mesh: trimesh.Trimesh, camera: Camera, width: int, height: int) -
     return (np.isfinite(hit) * 255).astype(np.uint8).reshape(height, width)
 
 
-def overlap(mesh: trimesh.Trimesh, columns: dict[str, float], mask: UInt8[np.ndarray, "size size"]) -> float:
+def overlap(mesh: trimesh.Trimesh, columns: dict[str, float], mask: Mask) -> float:
     """Intersection over union of a prepared mask and the prepared mesh, seen from the prepared viewpoint."""
-    rays = camera_rays(viewpoint_of(columns), pixel_centers(len(mask), dtype=torch.float64)[None])
-    hit = np.isfinite(first_hits(ray_scene(mesh), rays.origins[0].numpy(), rays.directions[0].numpy()))
-    return mask_iou(hit.reshape(mask.shape), mask >= INSIDE)
-
-
-def mask_iou(first: Bool[np.ndarray, "height width"], second: Bool[np.ndarray, "height width"]) -> float:
-    """Intersection over union of two masks; 0 if both are empty."""
-    return float((first & second).sum() / max((first | second).sum(), 1))
-
-
-def viewpoint_of(columns: dict[str, float]) -> Viewpoint:
-    """The camera that the columns of a row describe, in float64."""
     angles = torch.tensor([[columns[name]] for name in ("azimuth", "elevation", "tilt")], dtype=torch.float64)
     center = torch.tensor([[columns["center_x"], columns["center_y"]]], dtype=torch.float64)
     lens = {"distance": columns["distance"], "focal": columns["focal_length"], "center": center}
-    return Viewpoint.from_angles(*angles.deg2rad(), **lens)
-
-
-def _turn_to_front(direction: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
-    """The smallest rotation that brings a camera-frame direction onto the optical axis (Rodrigues)."""
-    x, y, z = direction / np.linalg.norm(direction)
-    cross = np.array([[0.0, 0.0, -x], [0.0, 0.0, -y], [x, y, 0.0]])  # of direction x axis
-    return np.eye(3) + cross + cross @ cross / (1.0 + z)
-
-
-def _roll(angle: float) -> Float[np.ndarray, "3 3"]:
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+    view = Viewpoint.from_angles(*angles.deg2rad(), **lens)
+    rays = camera_rays(view, pixel_centers(len(mask), dtype=torch.float64)[None])
+    hit = np.isfinite(first_hits(ray_scene(mesh), rays.origins[0].numpy(), rays.directions[0].numpy()))
+    hit, inside = hit.reshape(mask.shape), mask >= INSIDE
+    return float((hit & inside).sum() / max((hit | inside).sum(), 1))

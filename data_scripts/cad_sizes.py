@@ -5,6 +5,7 @@ what the source made, and whether a camera that was fitted to it still belongs t
 """
 
 import numpy as np
+import pandas as pd
 import trimesh
 
 from data_scripts.cad_models import Cad, Camera
@@ -12,6 +13,7 @@ from lib.errors import InputError
 
 SLACK = 1.02  # of a size that a source states
 FACTOR = 2.0  # by which sizes that should be equal may differ
+MENDED = "centred and scaled here, but are they the source's?"
 
 Box = tuple[float, float, float, float]
 
@@ -41,13 +43,7 @@ def apparent_size(cad: Cad, camera: Camera, box: Box, photo: tuple[int, int] | N
 
 
 def check_apparent_size(size: float, model: str) -> None:
-    """Refuse a CAD model that cannot be what an annotated box shows wholly.
-
-    Raises
-    ------
-    InputError
-        If it appears more than twice as large or as small.
-    """
+    """Refuse a CAD model that appears more than twice as large or as small as the annotated box."""
     if not 1 / FACTOR <= size <= FACTOR:
         raise InputError(f"The CAD model {model} appears {size:.3g} times as large as the annotated box: "
                          "the model and its camera are not in the same units.")  # fmt: skip
@@ -55,50 +51,40 @@ def check_apparent_size(size: float, model: str) -> None:
 
 def apparent_size_notes(rows: list[dict]) -> list[str]:
     """A sentence where CAD models appear much larger or smaller than boxes of objects that can be partly hidden."""
-    sizes: dict[str, list[float]] = {}
-    for row in rows:
-        if "apparent_size" in row:
-            sizes.setdefault(row["mesh"], []).append(row["apparent_size"])
-    medians = {mesh: float(np.median(found)) for mesh, found in sizes.items()}
-    odd = _odd(medians, 1 / FACTOR, FACTOR)
-    return [
-        f"{len(odd)} of {len(medians)} CAD models, such as {mesh}, appear {medians[mesh]:.3g} times as large as their "
-        "boxes (the median): they and their cameras are not in the same units, so do not use their viewpoints."
-        for mesh in odd[:1]
-    ]
+    seen = pd.DataFrame([row for row in rows if "apparent_size" in row], columns=["mesh", "apparent_size"])
+    return _note(
+        dict(seen.groupby("mesh")["apparent_size"].median()),
+        (1 / FACTOR, FACTOR),
+        "appear {size:.3g} times as large as their boxes (the median): they and their cameras are not in the same "
+        "units, so do not use their viewpoints.",
+    )
 
 
 def unit_cube_notes(rows: list[dict], centred: bool) -> list[str]:
-    """A sentence where CAD models do not fit the unit cube that their source promises.
-
-    Parameters
-    ----------
-    centred : bool
-        The cube is about the origin; else only its size is promised.
-    """
-    sizes = {row["model"]: row["reach" if centred else "longest"] for row in rows if "reach" in row}
-    odd, where = _odd(sizes, 0.0, SLACK), " about the origin" if centred else ""
-    return [
-        f"{len(odd)} of {len(sizes)} CAD models, such as {model}, do not fit the unit cube{where} that their source "
-        f"promises, but one of {sizes[model]:.3g}: centred and scaled here, but are they the source's?"
-        for model in odd[:1]
-    ]
+    """A sentence where CAD models do not fit the unit cube (about the origin, if ``centred``) of their source."""
+    where = " about the origin" if centred else ""
+    return _note(
+        {row["model"]: row["reach" if centred else "longest"] for row in rows if "reach" in row},
+        (0.0, SLACK),
+        f"do not fit the unit cube{where} that their source promises, but one of {{size:.3g}}: {MENDED}",
+    )
 
 
 def even_size_notes(rows: list[dict]) -> list[str]:
     """A sentence where CAD models that their source calls normalised are not of one size."""
     lengths = {row["model"]: row["longest"] for row in rows if "longest" in row}
     usual = np.median(list(lengths.values())) if lengths else 1.0
-    sizes = {model: float(length / usual) for model, length in lengths.items()}
-    odd = _odd(sizes, 1 / FACTOR, FACTOR)
-    return [
-        f"{len(odd)} of {len(sizes)} CAD models, such as {model}, are not normalised as the rest are: "
-        f"{sizes[model]:.3g} times as long as the median; centred and scaled here, but are they the source's?"
-        for model in odd[:1]
-    ]
+    return _note(
+        {model: length / usual for model, length in lengths.items()},
+        (1 / FACTOR, FACTOR),
+        f"are not normalised as the rest are: {{size:.3g}} times as long as the median; {MENDED}",
+    )
 
 
-def _odd(sizes: dict[str, float], least: float, most: float) -> list[str]:
-    """Names of sizes out of bounds, the furthest from 1 first."""
-    odd = (name for name, size in sizes.items() if not least <= size <= most)
-    return sorted(odd, key=lambda name: (-abs(np.log(sizes[name])), name))
+def _note(sizes: dict[str, float], bounds: tuple[float, float], words: str) -> list[str]:
+    """A sentence where sizes are out of bounds, about the one that is furthest from 1."""
+    odd = [name for name, size in sizes.items() if not bounds[0] <= size <= bounds[1]]
+    if not odd:
+        return []
+    worst = min(odd, key=lambda name: (-abs(np.log(sizes[name])), name))
+    return [f"{len(odd)} of {len(sizes)} CAD models, such as {worst}, {words.format(size=sizes[worst])}"]

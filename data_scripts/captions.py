@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import trimesh
-from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
+from data_scripts.arrays import Grid, Rgba, Vector
 from data_scripts.raycasting import Caster
 from data_scripts.sweethome import Entry
 
@@ -40,23 +40,36 @@ class Measures:
 
 def measure(mesh: trimesh.Trimesh) -> Measures:
     """Measure a mesh in the unit cube (z up)."""
-    outline = _plan_view(mesh)
-    return Measures(_count_legs(mesh), _plan_shape(outline, mesh.extents), _count_boards(mesh, outline))
+    # which points of the bounding rectangle have the object below them
+    steps = (np.arange(GRID) + 0.5) / GRID - 0.5
+    x, y = np.meshgrid(steps * mesh.extents[0], steps * mesh.extents[1], indexing="ij")
+    origins = np.stack([x, y, np.full_like(x, 2.0)], axis=-1).reshape(-1, 3)
+    down = np.broadcast_to([0.0, 0.0, -1.0], origins.shape)
+    outline = Caster(mesh.vertices, mesh.faces).blocked(origins, down).reshape(GRID, GRID)
+    # a disc fills pi/4 of its bounding square, a rectangle all of it
+    share, (width, depth, _) = outline.mean(), mesh.extents
+    disc = abs(width - depth) < 0.1 * max(width, depth) and abs(share - np.pi / 4) < 0.02
+    plan = "rectangular" if share > 0.97 else "round" if disc else None
+    return Measures(_count_legs(mesh), plan, _count_boards(mesh, outline))
 
 
-def caption(
-    entry: Entry, measures: Measures, extents: Float[np.ndarray, "3"], rgba: UInt8[np.ndarray, "height width 4"]
-) -> str:
+def caption(entry: Entry, measures: Measures, extents: Vector, rgba: Rgba) -> str:
     """For example "a low round brown table on one leg" or "a tall narrow white bookcase with four boards"."""
-    noun = _noun(entry)
+    noun = re.sub("shelves$", "shelf", entry.name.lower())
+    if entry.category == "car":  # most are named by make
+        noun = CARS.get(entry.name, f"car, {entry.name}")
     plan = measures.plan if entry.category == "table" and measures.plan not in (None, *noun.split()) else ""
     words = [*proportions(extents), plan, colour_name(rgba), noun]
     phrase = " ".join(word for word in words if word and word not in noun.split(" ")[:-1])
     article = "an" if phrase[0] in "aeio" else "a"
-    return f"{article} {phrase}{_parts(entry.category, measures)}"
+    if entry.category == "shelf" and measures.boards in NUMBERS and measures.boards > 1:
+        return f"{article} {phrase} with {NUMBERS[measures.boards]} boards"
+    if entry.category in HAS_LEGS and measures.legs in NUMBERS:
+        return f"{article} {phrase} on {NUMBERS[measures.legs]} leg{'s' if measures.legs > 1 else ''}"
+    return f"{article} {phrase}"
 
 
-def proportions(extents: Float[np.ndarray, "3"]) -> list[str]:
+def proportions(extents: Vector) -> list[str]:
     """Words for width, depth and height that are clearly unequal."""
     width, depth, height = extents
     words = []
@@ -71,7 +84,7 @@ def proportions(extents: Float[np.ndarray, "3"]) -> list[str]:
     return words
 
 
-def colour_name(rgba: UInt8[np.ndarray, "height width 4"]) -> str:
+def colour_name(rgba: Rgba) -> str:
     """The plain word for the median colour of the opaque pixels."""
     opaque = rgba[rgba[..., 3] == 255]
     red, green, blue = np.median(opaque if len(opaque) else rgba[rgba[..., 3] > 0], axis=0)[:3] / 255.0
@@ -86,38 +99,6 @@ def colour_name(rgba: UInt8[np.ndarray, "height width 4"]) -> str:
     return f"dark {name}" if value < 0.35 and name != "brown" else name
 
 
-def _noun(entry: Entry) -> str:
-    if entry.category == "car":  # most are named by make
-        return CARS.get(entry.name, f"car, {entry.name}")
-    return re.sub("shelves$", "shelf", entry.name.lower())
-
-
-def _parts(category: str, measures: Measures) -> str:
-    if category == "shelf" and measures.boards in NUMBERS and measures.boards > 1:
-        return f" with {NUMBERS[measures.boards]} boards"
-    if category in HAS_LEGS and measures.legs in NUMBERS:
-        return f" on {NUMBERS[measures.legs]} leg{'s' if measures.legs > 1 else ''}"
-    return ""
-
-
-def _plan_view(mesh: trimesh.Trimesh) -> Bool[np.ndarray, "grid grid"]:
-    """Which points of the bounding rectangle have the object below them."""
-    steps = (np.arange(GRID) + 0.5) / GRID - 0.5
-    x, y = np.meshgrid(steps * mesh.extents[0], steps * mesh.extents[1], indexing="ij")
-    origins = np.stack([x, y, np.full_like(x, 2.0)], axis=-1).reshape(-1, 3)
-    down = np.broadcast_to([0.0, 0.0, -1.0], origins.shape)
-    return Caster(mesh.vertices, mesh.faces).blocked(origins, down).reshape(GRID, GRID)
-
-
-def _plan_shape(outline: Bool[np.ndarray, "grid grid"], extents: Float[np.ndarray, "3"]) -> str | None:
-    """A disc fills pi/4 of its bounding square, a rectangle all of it."""
-    share = outline.mean()
-    if share > 0.97:
-        return "rectangular"
-    alike = abs(extents[0] - extents[1]) < 0.1 * max(extents[:2])
-    return "round" if alike and abs(share - np.pi / 4) < 0.02 else None
-
-
 def _count_legs(mesh: trimesh.Trimesh) -> int | None:
     """The number of pieces that is the same in cross-sections at 8, 12, 16 and 20 % of the height."""
     low = mesh.bounds[0, 2]
@@ -129,7 +110,7 @@ def _count_legs(mesh: trimesh.Trimesh) -> int | None:
     return counts.pop() if covered < 0.12 else None  # a box that stands on the floor has no legs
 
 
-def _cross_section(mesh: trimesh.Trimesh, height: float) -> Bool[np.ndarray, "grid grid"]:
+def _cross_section(mesh: trimesh.Trimesh, height: float) -> Grid:
     """Raster of where a horizontal plane cuts the surface, thickened so that small gaps close."""
     segments = trimesh.intersections.mesh_plane(mesh, plane_normal=[0, 0, 1], plane_origin=[0, 0, height])
     raster = np.zeros((GRID, GRID), dtype=bool)
@@ -141,7 +122,7 @@ def _cross_section(mesh: trimesh.Trimesh, height: float) -> Bool[np.ndarray, "gr
     return ndimage.binary_dilation(raster, iterations=2)
 
 
-def _count_boards(mesh: trimesh.Trimesh, outline: Bool[np.ndarray, "grid grid"]) -> int | None:
+def _count_boards(mesh: trimesh.Trimesh, outline: Grid) -> int | None:
     """Heights at which horizontal faces cover at least half of the outline; both sides of a board are one."""
     level = np.abs(mesh.face_normals[:, 2]) > 0.98
     heights, areas = mesh.triangles_center[level, 2], mesh.area_faces[level]

@@ -1,21 +1,20 @@
 """Draw textured CAD models: images, masks and normals from known viewpoints, with the mesh beside them."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import trimesh
 from PIL import Image
 
 from data_scripts.cad_models import CadFile, outer_surface, read_mesh, write_mesh
 from data_scripts.cad_sizes import extents
+from data_scripts.crops import write_images
 from data_scripts.instances import draw_light, generator, oversampling
 from data_scripts.raycasting import Look, TexturedCaster, render
-from data_scripts.sweethome import TexturedMesh, _corner_uv, _texture
-from lib.data.images import INSIDE, write_normals
+from data_scripts.sweethome import TexturedMesh, read_textured, textured_mesh
+from lib.data.images import INSIDE
 from lib.errors import InputError
 from lib.geometry.cameras import Viewpoint
 
@@ -42,46 +41,14 @@ class Drawing:
     caption: str
     texture: Path | None = None
 
-
-def draw(job: list[Drawing], folder: Path, size: int) -> dict[str, list]:
-    """Draw models and write their meshes; the part that `data_scripts.jobs.Work` asks for."""
-    rows, rejected = [], []
-    for drawing in job:
-        try:
-            rows += _draw_model(drawing, folder, size)
-        except InputError as error:
-            rejected.append([str(drawing.file.path), str(error)])
-    return {"rows": rows, "rejected": rejected}
+    @property
+    def source(self) -> Path:
+        """What is listed where the model cannot be used."""
+        return self.file.path
 
 
-def load_textured(file: CadFile) -> TexturedMesh:
-    """A CAD model that `read_mesh` can read, with its textures, in the world frame, centred, longest side 1.
-
-    Raises
-    ------
-    InputError
-        If its materials cannot be read.
-    """
-    logging.getLogger("trimesh").setLevel(logging.ERROR)  # it warns of each missing texture
-    try:
-        scene = trimesh.load(file.path, process=False, force="scene")
-    except Exception as error:  # with materials more can be damaged
-        raise InputError(f"The materials of {file.path.name} cannot be read ({type(error).__name__}).") from error
-    parts = [geometry for geometry in scene.geometry.values() if len(getattr(geometry, "faces", ()))]
-    offsets = np.cumsum([0] + [len(part.vertices) for part in parts])
-    faces = np.concatenate([part.faces + offset for part, offset in zip(parts, offsets, strict=False)])
-    points = np.concatenate([part.vertices for part in parts]) @ np.array(file.axes).T
-    low, high = points[faces].min(axis=(0, 1)), points[faces].max(axis=(0, 1))
-    return TexturedMesh(
-        (points - (low + high) / 2) / (high - low).max(),
-        faces,
-        np.concatenate([_corner_uv(part) for part in parts]),
-        np.repeat(np.arange(len(parts)), [len(part.faces) for part in parts]),
-        tuple(_texture(part) for part in parts),
-    )
-
-
-def _draw_model(drawing: Drawing, folder: Path, size: int) -> list[dict[str, Any]]:
+def draw(drawing: Drawing, folder: Path, size: int) -> list[dict[str, Any]]:
+    """Draw the views of a model and write its mesh; a row for each. InputError where the model cannot be used."""
     if drawing.texture:
         _check_texture(drawing.texture)
     sizes = extents(read_mesh(drawing.file.path))  # says what is wrong with the file
@@ -91,6 +58,21 @@ def _draw_model(drawing: Drawing, folder: Path, size: int) -> list[dict[str, Any
     rows = [_draw_view(drawing, caster, view, folder, size) for view in range(drawing.views)]
     write_mesh(outer_surface(mesh.vertices, mesh.faces), folder / relative)
     return [{**row, "mesh": relative, "caption": drawing.caption, **sizes} for row in rows]
+
+
+def load_textured(file: CadFile) -> TexturedMesh:
+    """A CAD model that `read_mesh` can read, with its textures, in the world frame, centred, longest side 1."""
+
+    def place(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
+        points = points @ np.array(file.axes).T
+        low, high = points[faces].min(axis=(0, 1)), points[faces].max(axis=(0, 1))
+        return (points - (low + high) / 2) / (high - low).max()
+
+    try:
+        parts = read_textured(file.path)
+    except Exception as error:  # with materials more can be damaged
+        raise InputError(f"The materials of {file.path.name} cannot be read ({type(error).__name__}).") from error
+    return textured_mesh(parts, place)
 
 
 def _check_texture(path: Path) -> None:
@@ -109,26 +91,16 @@ def _draw_view(drawing: Drawing, caster: TexturedCaster, view: int, folder: Path
     azimuth, elevation = rng.uniform(0.0, 360.0), rng.uniform(*drawing.elevations)
     angles = torch.tensor([[azimuth], [elevation]], dtype=torch.float64).deg2rad()
     camera = Viewpoint.from_angles(*angles, distance=DISTANCE, focal=FOCAL)
-    rgba, normal = render(caster, np.ones(3), camera, _plain(caster, rng, azimuth), size, oversampling(size))
+    # the model's own colours under one lamp
+    count = len(caster.mesh.textures)
+    curve, mix = np.broadcast_to(np.linspace(0.0, 1.0, 256), (count, 256)), np.broadcast_to(np.eye(3), (count, 3, 3))
+    look = Look(curve, mix, **draw_light(rng, azimuth))
+    rgba, normal = render(caster, np.ones(3), camera, look, size, oversampling(size))
     if not (rgba[..., 3] >= INSIDE).any():
         raise InputError(f"The model {drawing.model} is thinner than the pixels of its image.")
     name = f"{drawing.model}-{view:02d}"
     files = {kind: f"{kind}s/{drawing.category}/{drawing.model}/{name}.png" for kind in ("image", "normal")}
-    _write(folder, files, rgba, normal)
+    write_images(folder, files, rgba, normal)
     pose = {"azimuth": azimuth, "elevation": elevation, "tilt": 0.0}
     lens = {"distance": DISTANCE, "focal_length": FOCAL, "center_x": 0.5, "center_y": 0.5}
     return {"id": name, "category": drawing.category, "model": drawing.model, **files, **pose, **lens}
-
-
-def _plain(caster: TexturedCaster, rng: np.random.Generator, azimuth: float) -> Look:
-    """The model's own colours under one lamp."""
-    count = len(caster.mesh.textures)
-    curve = np.broadcast_to(np.linspace(0.0, 1.0, 256), (count, 256))
-    return Look(curve, np.broadcast_to(np.eye(3), (count, 3, 3)), **draw_light(rng, azimuth))
-
-
-def _write(folder: Path, files: dict[str, str], rgba: np.ndarray, normal: np.ndarray) -> None:
-    for path in files.values():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rgba).save(folder / files["image"])
-    write_normals(folder / files["normal"], normal)

@@ -1,22 +1,19 @@
 """Turn one model into samples: variants in proportion and colour, views, light, files."""
 
 import hashlib
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from PIL import Image
 
+from data_scripts.cad_models import write_mesh
 from data_scripts.captions import Measures, caption, measure
+from data_scripts.crops import write_images
 from data_scripts.raycasting import Look, TexturedCaster, crop_camera, render
 from data_scripts.surfaces import outer_mesh
 from data_scripts.sweethome import Entry, load_model
-from lib.data.images import write_normals
-from lib.geometry.cameras import Viewpoint
 
 DISTANCE = 5.0
 MARGIN = 1.2
@@ -73,42 +70,15 @@ def generator(*parts: object) -> np.random.Generator:
 
 
 def prepare_model(task: Task, folder: Path) -> list[dict[str, Any]]:
-    """Write mesh, images and normals of one model under ``folder`` and return its metadata rows.
-
-    A file ``parts/<model>.json`` with the rows is written last, so a model is done or not.
-    """
+    """Write mesh, images and normals of one model under ``folder``; its metadata rows."""
     entry = task.entry
-    (folder / "unpacked").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder / "unpacked") as unpacked:
+    with tempfile.TemporaryDirectory(dir=folder / "parts") as unpacked:
         mesh = load_model(task.library, entry, Path(unpacked))
     caster = TexturedCaster(mesh)
     outer = outer_mesh(mesh.vertices, mesh.faces)
-    (folder / "meshes").mkdir(exist_ok=True)
-    outer.export(folder / "meshes" / f"{entry.model}.ply", encoding="binary")
+    write_mesh(outer, folder / "meshes" / f"{entry.model}.ply")
     measures = measure(outer)
-    rows = [row for variant in range(task.variants) for row in _instance(task, caster, measures, variant, folder)]
-    finish_part(folder, entry.model, rows)
-    return rows
-
-
-def part_path(folder: Path, model: str) -> Path:
-    """Where the rows of a finished model are kept until all are done."""
-    return folder / "parts" / f"{model}.json"
-
-
-def finish_part(folder: Path, model: str, rows: list[dict[str, Any]]) -> None:
-    """Write the rows in one step, so that a killed run leaves none half written."""
-    path = part_path(folder, model)
-    path.parent.mkdir(exist_ok=True)
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(rows))
-    fresh.replace(path)
-
-
-def draw_stretch(rng: np.random.Generator, extents: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
-    """Random factors of the axes, scaled so that the longest side stays 1."""
-    factors = rng.uniform(*STRETCH, size=3)
-    return factors / (factors * extents).max()
+    return [row for variant in range(task.variants) for row in _instance(task, caster, measures, variant, folder)]
 
 
 def draw_colours(rng: np.random.Generator, materials: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +96,8 @@ def draw_colours(rng: np.random.Generator, materials: int) -> tuple[np.ndarray, 
     exponent = np.exp(rng.uniform(-0.6, 0.5) + rng.normal(0.0, 0.1, materials))
     floor = rng.uniform(0.05, 0.35)
     curve = floor + (1.0 - floor) * np.linspace(0.0, 1.0, 256) ** exponent[:, None]
-    turn = np.stack([_hue_turn(angle) for angle in hues])
+    sin, cos = np.sin(hues)[:, None, None], np.cos(hues)[:, None, None]
+    turn = np.eye(3) + sin * GREY_AXIS + (1.0 - cos) * GREY_AXIS @ GREY_AXIS  # about the grey axis (Rodrigues)
     grey = np.outer(np.ones(3), LUMA)
     mix = saturation[:, None, None] * turn + (1.0 - saturation)[:, None, None] * grey
     tints = tint[:, None] * np.stack([np.cos(tint_hue + k * 2 * np.pi / 3) for k in range(3)], axis=1)
@@ -145,18 +116,14 @@ def oversampling(image_size: int) -> int:
     return max(2, min(4, 384 // image_size))
 
 
-def _hue_turn(angle: float) -> Float[np.ndarray, "3 3"]:
-    """Rotation of RGB about the grey axis (Rodrigues)."""
-    return np.eye(3) + np.sin(angle) * GREY_AXIS + (1.0 - np.cos(angle)) * GREY_AXIS @ GREY_AXIS
-
-
 def _instance(
     task: Task, caster: TexturedCaster, measures: Measures, variant: int, folder: Path
 ) -> list[dict[str, Any]]:
     entry, seed = task.entry, task.settings.seed
     rng = generator(seed, entry.model, variant)
     vertices = caster.mesh.vertices[np.unique(caster.mesh.faces)]
-    stretch = draw_stretch(rng, np.ptp(vertices, axis=0))
+    factors = rng.uniform(*STRETCH, size=3)
+    stretch = factors / (factors * np.ptp(vertices, axis=0)).max()  # so that the longest side stays 1
     colours = draw_colours(rng, len(caster.mesh.textures))
     points = vertices * stretch
     shared = {
@@ -167,30 +134,16 @@ def _instance(
     for view in range(task.views):
         name = f"{entry.model}-{variant:03d}-{view}"
         draws = generator(seed, entry.model, variant, view)
-        camera, pose = _draw_camera(draws, points)
-        look = Look(*colours, **draw_light(draws, pose["azimuth"]))
+        azimuth, elevation, tilt = draws.uniform(0.0, 360.0), draws.uniform(*ELEVATION), 0.0
+        camera = crop_camera(points, azimuth, elevation, tilt, DISTANCE, MARGIN)
+        center_x, center_y = camera.center[0].tolist()
+        pose = {"azimuth": azimuth, "elevation": elevation, "tilt": tilt, "distance": DISTANCE}
+        lens = {"focal_length": camera.focal.item(), "center_x": center_x, "center_y": center_y}
+        look = Look(*colours, **draw_light(draws, azimuth))
         size = task.settings.image_size
         rgba, normal = render(caster, stretch, camera, look, size, oversampling(size))
-        files = _write_images(folder, entry.category, name, rgba, normal)
+        files = {kind: f"{kind}s/{entry.category}/{name}.png" for kind in ("image", "normal")}
+        write_images(folder, files, rgba, normal, level=9)
         text = caption(entry, measures, np.ptp(points, axis=0), rgba)
-        rows.append({"id": name, **shared, **files, **pose, "caption": text})
+        rows.append({"id": name, **shared, **files, **pose, **lens, "caption": text})
     return rows
-
-
-def _draw_camera(rng: np.random.Generator, points: Float[np.ndarray, "points 3"]) -> tuple[Viewpoint, dict[str, float]]:
-    azimuth, elevation, tilt = rng.uniform(0.0, 360.0), rng.uniform(*ELEVATION), 0.0
-    camera = crop_camera(points, azimuth, elevation, tilt, DISTANCE, MARGIN)
-    return camera, {
-        "azimuth": azimuth, "elevation": elevation, "tilt": tilt, "distance": DISTANCE,
-        "focal_length": camera.focal.item(),
-        "center_x": camera.center[0, 0].item(), "center_y": camera.center[0, 1].item(),
-    }  # fmt: skip
-
-
-def _write_images(folder: Path, category: str, name: str, rgba: np.ndarray, normal: np.ndarray) -> dict[str, str]:
-    files = {kind: f"{kind}s/{category}/{name}.png" for kind in ("image", "normal")}
-    for path in files.values():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rgba).save(folder / files["image"], compress_level=9)
-    write_normals(folder / files["normal"], normal)
-    return files

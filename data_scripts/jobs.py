@@ -1,55 +1,60 @@
-"""Jobs -> a prepared folder: what every script here that reads a published data set has in common.
+"""Jobs -> a prepared folder: what every script here has in common.
 
-A job is a list of samples that are made together, often of one model; the rows of a finished job lie in ``parts/``, so
+A job is a list of samples that are made together, often of one model. The rows of a finished job are in ``parts/``, so
 an interrupted run goes on. What cannot be used is listed in ``rejected.csv`` with the reason, and the rest goes on.
 """
 
 import argparse
 import csv
+import errno
 import hashlib
-import json
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
-from data_scripts.output import check_output, going_on, partial_of, publish, take_up
+from data_scripts.output import partial_of, whole_folder
 from lib.data.prepared import COLUMNS, write_metadata
-from lib.errors import InputError
-from lib.files import write_atomically
+from lib.errors import FULL, InputError
+from lib.files import read_json, write_atomically, write_json
 
 SHARES = {"test": 0.2, "val": 0.1}  # of the models of a category; the rest is for training
 REJECTED = "rejected.csv"
 MEASURES = {"overlap": "silhouette_overlap", "error": "camera_error"}  # key of a row -> entry of dataset.json
 POOR_OVERLAP = 0.7
 
+Rejected = list[tuple[object, str]]  # a file or whatever else cannot be used, and the reason
+Part = dict[str, list]  # what a job gives: {"rows": [...], "rejected": [[file, reason], ...]}
+
 
 @dataclass(frozen=True)
 class Work:
-    """How jobs become samples.
+    """How samples are made.
 
     Attributes
     ----------
     make : callable
-        Job and folder -> ``{"rows": [...], "rejected": [[file, reason], ...]}``; rows as in
-        `lib.data.prepared.COLUMNS`, and a measure of `MEASURES` where there is one.
+        Sample and folder -> its rows, as in `lib.data.prepared.COLUMNS`, with a measure of `MEASURES` where there is
+        one; InputError where it cannot be used. Samples have a ``source``, the file that is then listed.
     noun : str
-        What jobs are lists of, for messages: "photo".
+        What samples are, for messages: "photo".
     processes : bool
         Whether the workers are processes, not threads: for what holds the interpreter, as meshes do.
     notes : callable
         All rows -> sentences that the user should read; they go into ``dataset.json``, too.
     """
 
-    make: Callable[[Any, Path], dict[str, list]]
+    make: Callable[[Any, Path], list[dict]]
     noun: str = "photo"
     processes: bool = False
     notes: Callable[[list[dict]], list[str]] = lambda rows: []
@@ -75,52 +80,90 @@ def prepare_jobs(
         What is known to be of no use already, each with the reason.
     key : object
         Whatever else decides whether an interrupted run can go on, such as the size of the files.
-
-    Raises
-    ------
-    InputError
-        If the output is something else, not one sample can be used, the disk is full, or a worker process dies.
     """
     read = [path for name, path in vars(options).items() if isinstance(path, Path) and name != "output"]
-    check_output(options.output, *read)
-    with going_on(options.output):
-        _prepare(jobs, work, options, info, [[str(what), reason] for what, reason in rejected], key)
+    info = {**info, "image_size": options.image_size}
+    settings = {**info, f"{work.noun}s": [_fingerprint(jobs), key]}
+    with whole_folder(options.output, settings, *read) as folder:
+        make = partial(make_each, make=work.make)
+        parts = make_parts(jobs, make, folder, options.workers, work.noun, work.processes)
+        rows, rejected = gather(parts, options.output, f"{sum(map(len, jobs.values()))} {work.noun}s", rejected)
+        rows = with_splits(rows)
+        write_table(folder / REJECTED, ("file", "reason"), sorted(rejected))
+        notes = work.notes(rows) + _poor_overlap(rows)
+        about = {**info, **_measures(rows), "rejected": len(rejected), **({"notes": notes} if notes else {})}
+        write_metadata(folder, [{key: row.get(key) for key in COLUMNS} for row in rows], about)
+    listed = f"; {len(rejected)} rejected, see {REJECTED}" if rejected else ""
+    print(f"{len(rows)} samples of {len({row['model'] for row in rows})} models in {options.output}{listed}")
+    for note in notes:
+        print(f"note: {note}")
 
 
-def _prepare(
-    jobs: Mapping[str, list],
-    work: Work,
-    options: argparse.Namespace,
-    info: dict[str, Any],
-    rejected: list[list[str]],
-    key: object,
-) -> None:
-    folder, info = partial_of(options.output), {**info, "image_size": options.image_size}
-    take_up(folder, {**info, f"{work.noun}s": [_fingerprint(jobs), key]})
-    _make_all(jobs, work, folder, options.workers)
-    parts = [json.loads(_part(folder, name).read_text(encoding="utf-8")) for name in jobs]
-    rows = with_splits([row for part in parts for row in part["rows"]])
-    rejected = rejected + [bad for part in parts for bad in part["rejected"]]
-    if not rows:
-        why = give_up(options.output, rejected)
-        raise InputError(f"None of the {sum(map(len, jobs.values()))} {work.noun}s can be used{why}")
-    _publish(folder, options.output, rows, rejected, info, work.notes(rows) + _poor_overlap(rows))
+def make_parts(
+    jobs: Mapping[str, list], make: Callable[[list, Path], Part], folder: Path, workers: int, noun: str, processes: bool
+) -> Iterator[Part]:
+    """Do the jobs that have no part yet, several at a time; then all parts, in the order of the jobs."""
+    todo = {name: job for name, job in jobs.items() if not _part(folder, name).is_file()}
+    spread = processes and workers > 1 and len(todo) > 1
+    if spread:
+        pool = Parallel(workers, backend="loky", return_as="generator_unordered", initializer=_start_process)
+    else:  # decoding, resizing and networks release the interpreter
+        pool = Parallel(1 if processes else workers, backend="threading", return_as="generator_unordered")
+        if processes:
+            _one_thread()  # the numbers of a network depend on its threads
+    total, left = (sum(map(len, some.values())) for some in (jobs, todo))
+    with tqdm(total=total, initial=total - left, unit=noun) as bar:
+        for name in pool(delayed(_do)(name, job, make, folder) for name, job in todo.items()):
+            bar.update(len(jobs[name]))
+    if spread:
+        get_reusable_executor(reuse=True).shutdown()  # their memory is for what comes after
+    return (read_json(_part(folder, name)) for name in jobs)
 
 
-def give_up(output: Path, rejected: list[list[str]]) -> str:
-    """Where nothing can be used: keep the reasons beside the output, and no work, so that the next run looks anew.
+def make_each(job: list, folder: Path, make: Callable[[Any, Path], list[dict]]) -> Part:
+    """Make the samples of a job one after another, and list those that cannot be used."""
+    rows, rejected = [], []
+    for sample in job:
+        try:
+            rows += make(sample, folder)
+        except InputError as error:
+            if getattr(error.__cause__, "errno", None) in (*FULL, errno.EROFS):
+                raise error.__cause__ from None  # a full disk is no fault of the sample
+            rejected.append([str(sample.source), str(error)])
+    return {"rows": rows, "rejected": rejected}
 
-    Returns
-    -------
-    str
-        The end of a sentence: the first reason, and the file with all of them.
+
+def gather(
+    parts: Iterable[Part], output: Path, what: str, known: Iterable[tuple[object, str]] = ()
+) -> tuple[list[dict], list[list[str]]]:
+    """Rows and rejected files of all parts.
+
+    Where nothing can be used, the reasons are kept beside the output and no work, so that the next run looks anew.
     """
+    rows, rejected = [], [[str(file), reason] for file, reason in known]
+    for part in parts:
+        rows += part["rows"]
+        rejected += part["rejected"]
+    if rows:
+        return rows, rejected
     folder = partial_of(output)
     place = folder.with_name(f"{output.resolve().name}.{REJECTED}")
     if rejected:
-        write_atomically(place, lambda path: write_rejected(path, rejected))
+        write_table(place, ("file", "reason"), sorted(rejected))
     shutil.rmtree(folder, ignore_errors=True)
-    return f"; the first: {rejected[0][1].rstrip('.')}; {place} has all." if rejected else "."
+    why = f"; the first: {rejected[0][1].rstrip('.')}; {place} has all." if rejected else "."
+    raise InputError(f"None of the {what} can be used{why}")
+
+
+def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[list[str]]) -> None:
+    """CSV, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        # names of files need not be text: bytes that are none are written as \udc...
+        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+
+    write_atomically(path, write)
 
 
 def count_notes(rows: list[dict], published: Mapping[tuple[str, str], int]) -> list[str]:
@@ -157,6 +200,22 @@ def _part(folder: Path, name: str) -> Path:
     return folder / "parts" / f"{name}.json"
 
 
+def _do(name: str, job: list, make: Callable[[list, Path], Part], folder: Path) -> str:
+    """Do one job; its part is written last, so a job is done or not."""
+    write_json(_part(folder, name), make(job, folder))
+    return name
+
+
+def _start_process() -> None:
+    _one_thread()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; only the first one handles it
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
 def _fingerprint(jobs: Mapping[str, list]) -> str:
     """Changes with names, order and samples of the jobs."""
     digest = hashlib.sha256()
@@ -165,50 +224,15 @@ def _fingerprint(jobs: Mapping[str, list]) -> str:
     return digest.hexdigest()
 
 
-def _make_all(jobs: Mapping[str, list], work: Work, folder: Path, workers: int) -> None:
-    todo = {name: job for name, job in jobs.items() if not _part(folder, name).is_file()}
-    total, left = (sum(map(len, some.values())) for some in (jobs, todo))
-    pool = _pool(workers, work.processes and len(todo) > 1)
-    try:
-        running = {pool.submit(_make, name, job, work.make, folder): len(job) for name, job in todo.items()}
-        with tqdm(total=total, initial=total - left, unit=work.noun) as bar:
-            for done in as_completed(running):
-                done.result()
-                bar.update(running[done])
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _pool(workers: int, processes: bool) -> Executor:
-    if processes and workers > 1:
-        # fresh processes behave alike on every system; forking a process with threads does not
-        return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_process)
-    return ThreadPoolExecutor(workers)  # decoding, resizing and networks all release the interpreter
-
-
-def _start_process() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; only the first one handles it
-
-
-def _make(name: str, job: list, make: Callable[[Any, Path], dict], folder: Path) -> None:
-    """Make the samples of one job; its part is written last, so a job is done or not."""
-    fresh = _part(folder, name).with_suffix(".tmp")
-    fresh.write_text(json.dumps(make(job, folder)), encoding="utf-8")
-    fresh.replace(_part(folder, name))
-
-
 def _measures(rows: list[dict]) -> dict[str, dict[str, float]]:
     """Median and extremes of the measures that rows bring."""
     found = {entry: [row[key] for row in rows if key in row] for key, entry in MEASURES.items()}
-    names = ("median", "lowest", "highest")
     return {
-        entry: dict(zip(names, (round(float(f(values)), 4) for f in (np.median, min, max)), strict=True))
+        entry: {name: round(float(function(values)), 4)
+                for name, function in (("median", np.median), ("lowest", min), ("highest", max))}
         for entry, values in found.items()
         if values
-    }
+    }  # fmt: skip
 
 
 def _poor_overlap(rows: list[dict]) -> list[str]:
@@ -217,28 +241,3 @@ def _poor_overlap(rows: list[dict]) -> list[str]:
         return []
     return [f"Half of the CAD models cover less than {np.median(values):.2f} (intersection over union) of their masks; "
             "look at some before you trust the viewpoints."]  # fmt: skip
-
-
-def _publish(
-    folder: Path, output: Path, rows: list[dict], rejected: list[list[str]], info: dict[str, Any], notes: list[str]
-) -> None:
-    """Write the tables, put the folder in its place and say so."""
-    write_rejected(folder / REJECTED, rejected)
-    about = {**info, **_measures(rows), "rejected": len(rejected), **({"notes": notes} if notes else {})}
-    write_metadata(folder, [{key: row.get(key) for key in COLUMNS} for row in rows], about)
-    publish(folder, output)
-    shutil.rmtree(output / "parts", ignore_errors=True)  # the last thing, so that a stop before it costs no work
-    _say(rows, rejected, notes, output)
-
-
-def write_rejected(path: Path, rejected: list[list[str]]) -> None:
-    """CSV with the columns file and reason, sorted."""
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:  # names may be no text
-        csv.writer(file, lineterminator="\n").writerows([["file", "reason"], *sorted(rejected)])
-
-
-def _say(rows: list[dict], rejected: list, notes: list[str], output: Path) -> None:
-    listed = f"; {len(rejected)} rejected, see {REJECTED}" if rejected else ""
-    print(f"{len(rows)} samples of {len({row['model'] for row in rows})} models in {output}{listed}")
-    for note in notes:
-        print(f"note: {note}")

@@ -21,7 +21,8 @@ def augmented(
     generator: torch.Generator,
 ) -> Maps:
     """Draw another look of each sample; colours on white, normals in the camera frame, 0 outside the mask."""
-    colour = _recoloured(_without_white(rgb, mask), generator)
+    opacity = mask.clamp(min=1 / 255)[..., None]
+    colour = _recoloured(1 - ((1 - rgb) / opacity).clamp(0, 1), generator)  # straight colours, not those on white
     ink = (1 - colour) * mask[..., None]  # distance from white: what lies outside the image stays white
     scale, turn = _draw_place(len(rgb), generator)
     shift = SHIFT * _uniform(len(rgb), 2, generator)
@@ -85,11 +86,6 @@ def _softened(ink: Tensor, generator: torch.Generator) -> Tensor:
     channels = ink.permute(0, 3, 1, 2)
     small = F.interpolate(channels, size=(size, size), mode="area")
     return F.interpolate(small, size=channels.shape[-2:], mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
-
-
-def _without_white(rgb: Tensor, mask: Tensor) -> Tensor:
-    """Straight colours from colours on white."""
-    return 1 - ((1 - rgb) / mask.clamp(min=1 / 255)[..., None]).clamp(0, 1)
 
 
 def _uniform(rows: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
+from data_scripts.arrays import Normals, Vector
 from lib.data.images import INSIDE
 from lib.data.loading import PreparedDataset
 from lib.data.normals import NormalEstimator, furniture_estimator, unit
@@ -63,11 +64,7 @@ def measure(estimator: NormalEstimator, dataset: PreparedDataset) -> pd.DataFram
     return pd.concat([dataset.metadata[["category", "model"]], pd.DataFrame(rows)], axis=1)
 
 
-def image_errors(
-    guessed: Float[np.ndarray, "height width 3"],
-    true: Float[np.ndarray, "height width 3"],
-    inside: Bool[np.ndarray, "height width"],
-) -> dict[str, float]:
+def image_errors(guessed: Normals, true: Normals, inside: Bool[np.ndarray, "height width"]) -> dict[str, float]:
     """Mean and median angle in degrees over the object's pixels, and the shares of pixels within some angles."""
     cosine = (guessed * unit(true)).sum(axis=-1)[inside]
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
@@ -91,7 +88,7 @@ def result_rows(errors: pd.DataFrame, system: str, dataset: str, protocol: str, 
     return rows
 
 
-def constant_estimator(normal: Float[np.ndarray, "3"]) -> NormalEstimator:
+def constant_estimator(normal: Vector) -> NormalEstimator:
     """The same normal everywhere."""
     return NormalEstimator("constant", "ours", lambda images, masks: np.broadcast_to(normal, images.shape))
 
@@ -101,18 +98,14 @@ def sphere_estimator() -> NormalEstimator:
     return NormalEstimator("inflated", "ours", lambda images, masks: np.stack([inflated(m >= INSIDE) for m in masks]))
 
 
-def inflated(inside: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, "height width 3"]:
+def inflated(inside: Bool[np.ndarray, "height width"]) -> Normals:
     """Normals of the sphere whose picture was stretched to the mask's box; at its rim, beyond it too."""
     if not inside.any():
         return np.tile(np.float32([0, 0, -1]), (*inside.shape, 1))
-    rows, columns = np.nonzero(inside)
-    y, x = (_from_centre(np.arange(n), at) for n, at in zip(inside.shape, (rows, columns), strict=True))
-    x, y = np.broadcast_arrays(x[None], y[:, None])
+    sides = []
+    for size, occupied in zip(inside.shape, np.nonzero(inside), strict=True):
+        low, high = occupied.min(), occupied.max() + 1
+        sides.append((np.arange(size) + 0.5 - (low + high) / 2) / ((high - low) / 2))  # -1 to 1 over the box
+    y, x = np.meshgrid(*sides, indexing="ij")
     depth = np.sqrt(np.clip(1 - x**2 - y**2, 0, None))
     return unit(np.stack([x, y, -depth], axis=-1).astype(np.float32))
-
-
-def _from_centre(pixel: np.ndarray, occupied: np.ndarray) -> np.ndarray:
-    """-1 at one end of the occupied pixels, 1 at the other."""
-    low, high = occupied.min(), occupied.max() + 1
-    return (pixel + 0.5 - (low + high) / 2) / ((high - low) / 2)

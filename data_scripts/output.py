@@ -21,6 +21,21 @@ REPLACED = "replaced"  # where the older folder waits until the new one is in it
 LONGEST = 60  # characters of a setting that a sentence can show
 
 
+@contextmanager
+def whole_folder(output: Path, settings: Mapping[str, Any], *sources: Path | None) -> Iterator[Path]:
+    """A folder to work in. When the block ends it takes the place of ``output``, without its ``parts``.
+
+    An interrupted run of the same settings goes on where it was. Parameters as in `check_output` and `take_up`.
+    """
+    check_output(output, *sources)
+    with going_on(output):
+        folder = partial_of(output)
+        take_up(folder, settings)
+        yield folder
+        publish(folder, output)
+        shutil.rmtree(output / NOTE.parent)  # the last thing, so that a stop before it costs no work
+
+
 def partial_of(output: Path) -> Path:
     """Where the unfinished work for an output is kept: beside it, also where ``output`` is "." or a link."""
     place = output.resolve()
@@ -33,14 +48,9 @@ def check_output(output: Path, *sources: Path | None, holds: tuple[str, ...] = (
     Parameters
     ----------
     sources : paths or None
-        Files and folders that are read: the output may not be, hold or lie in one of them.
+        Files and folders that are read: the output may not be, hold or be inside one of them.
     holds : tuple of str
         Files that an older output has: such a folder is replaced.
-
-    Raises
-    ------
-    InputError
-        The sentence says what is in the way.
     """
     place = output.resolve()
     for source in (source.resolve() for source in sources if source):
@@ -61,17 +71,14 @@ def check_output(output: Path, *sources: Path | None, holds: tuple[str, ...] = (
 def take_up(folder: Path, settings: Mapping[str, Any]) -> None:
     """Go on in the folder of an interrupted run of the same settings, or begin where there is none.
 
+    Unfinished work with other settings is refused and kept.
+
     Parameters
     ----------
     folder : path
         Where unfinished work is kept.
     settings : mapping
         All that the work depends on, as JSON has it; kept in `NOTE`. Lists are called "other" when they differ.
-
-    Raises
-    ------
-    InputError
-        If there is unfinished work with other settings; it is kept.
     """
     note, wanted = folder / NOTE, json.loads(json.dumps(settings))
     if not note.is_file():
@@ -87,13 +94,7 @@ def take_up(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def publish(partial: Path, output: Path) -> None:
-    """Put a finished folder in its place; an older one there is replaced by two renames.
-
-    Raises
-    ------
-    InputError
-        If what is there by now is no prepared folder; both are kept.
-    """
+    """Put a finished folder in its place; an older prepared folder there is replaced by two renames."""
     _check_replaceable(output)
     place, old = output.resolve(), partial / REPLACED
     if place.exists():
@@ -105,13 +106,7 @@ def publish(partial: Path, output: Path) -> None:
 
 @contextmanager
 def going_on(output: Path) -> Iterator[None]:
-    """Say in one sentence what stopped the work on an output, and that the same command goes on.
-
-    Raises
-    ------
-    InputError
-        In place of a full or broken disk's error, which names no file, and of a dead worker's.
-    """
+    """Say in one sentence that a disk or a worker stopped the work on an output, and that the same command goes on."""
     try:
         yield
     except OSError as error:

@@ -3,9 +3,7 @@
 Nothing is dropped: copies count as views of one object, so they share a split and are no neighbours of each other.
 """
 
-import csv
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,7 @@ from data_scripts.photo_names import Item
 from lib.data.images import on_white
 from lib.data.neighbors import find_neighbors
 from lib.data.photos_reading import Photo
-from lib.files import write_atomically
 
-DUPLICATES = "duplicates.csv"
 SIDE = 16  # pixels a side of what copies are known by
 NEAR_DUPLICATE = 0.999  # between copies and neighbouring views of one object; README.md says what was measured
 
@@ -58,7 +54,10 @@ def merge_copies(
         The rows with their models, and [id, reason] of each sample that has a near-duplicate under another model.
     """
     names = np.array([row["model"] for row in rows], dtype=object)
-    label, found = _linked(_unit(signatures), pd.factorize(names, sort=True)[0], threshold)
+    vectors = torch.from_numpy(signatures.astype(np.float32))
+    # their products are correlations; 0 for photos of one colour, which can be compared with nothing
+    vectors = F.normalize(vectors - vectors.mean(dim=1, keepdim=True), dim=1)
+    label, found = _linked(vectors, pd.factorize(names, sort=True)[0], threshold)
     first = pd.Series(names).groupby(label).transform("min")
     told = "near-duplicate: correlation {:.4f} with {!r}; both count as views of one object, {!r}"
     listed = [[rows[i]["id"], told.format(score, rows[j]["id"], first[i])] for i, (j, score) in sorted(found.items())]
@@ -80,20 +79,11 @@ def _linked(
         rows, others, scores = left[near], left[nearest.index[near, 0].numpy()], nearest.score[near, 0].tolist()
         for row, other, score in zip(rows.tolist(), others.tolist(), scores, strict=True):
             found.setdefault(row, (other, score))
-        label = _joined(label[rows], label[others], int(label.max()) + 1)[label]
+        count, ones = int(label.max()) + 1, np.ones(len(rows))
+        links = coo_array((ones, (label[rows], label[others])), (count, count))
+        label = connected_components(links, directed=False)[1][label]
         left = rows  # what has no copy elsewhere now has none later
     return label, found
-
-
-def _unit(signatures: UInt8[np.ndarray, "samples values"]) -> Float[Tensor, "samples values"]:
-    """Their products are correlations; 0 for photos of one colour, which can be compared with nothing."""
-    vectors = torch.from_numpy(signatures.astype(np.float32))
-    return F.normalize(vectors - vectors.mean(dim=1, keepdim=True), dim=1)
-
-
-def _joined(some: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
-    """Number of the connected component of each of `count` nodes; edges lead from `some` to `others`."""
-    return connected_components(coo_array((np.ones(len(some)), (some, others)), (count, count)), directed=False)[1]
 
 
 def called_alike(items: Iterable[Item], rows: Iterable[dict[str, Any]]) -> list[list[str]]:
@@ -101,20 +91,3 @@ def called_alike(items: Iterable[Item], rows: Iterable[dict[str, Any]]) -> list[
     kept = {row["id"] for row in rows}
     told = "duplicate name: {0} is called alike, so this one is {1!r}; both count as views of one object"
     return [[item.id, told.format(item.twin, item.id)] for item in items if item.twin and item.id in kept]
-
-
-def write_duplicates(path: Path, items: Iterable[Item], listed: list[list[str]]) -> None:
-    """CSV with the columns file, id and reason."""
-    file_of = {item.id: item.file for item in items}
-    write_table(path, ("file", "id", "reason"), ([file_of[name], name, reason] for name, reason in listed))
-
-
-def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[list[str]]) -> None:
-    """CSV, whole or not at all."""
-
-    def write(temporary: Path):
-        # names of files need not be text: bytes that are none are written as \udc...
-        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            csv.writer(file).writerows([columns, *rows])
-
-    write_atomically(path, write)

@@ -1,16 +1,14 @@
-"""Which files lie in a folder of photos, and what their samples will be called."""
+"""Which files are in a folder of photos, and what their samples will be called."""
 
 import hashlib
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from data_scripts.sources import safe_name
 from lib.data.photos_reading import FORMATS
 from lib.errors import InputError
 
@@ -23,7 +21,7 @@ class Item:
 
     Attributes
     ----------
-    file : str
+    source : str
         Path below the folder, with forward slashes.
     id, category, model : str
     twin : str
@@ -32,7 +30,7 @@ class Item:
         Why it cannot even be opened: a folder that cannot be listed; empty for files.
     """
 
-    file: str
+    source: str
     id: str = ""
     category: str = ""
     model: str = ""
@@ -57,20 +55,19 @@ def list_items(folder: Path, category: str = "", separator: str = "") -> list[It
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; give the folder with the photos.")
-    files, unreadable = _walk(folder)
-    if not files and not unreadable:
+    files, items = _walk(folder)
+    if not files and not items:
         raise InputError(f"The folder {folder} holds no files; give the folder with the photos.")
-    items = [Item(place, trouble=reason) for place, reason in unreadable.items()]
     alike: dict[str, list[str]] = {}
     for file in files:
         alike.setdefault(_plain(file).casefold(), []).append(file)
     for file, name in zip(files, unique_names(files), strict=True):
         path = PurePosixPath(file)
         prefix = path.stem.split(separator)[0] if separator else path.stem
-        kind = category or (safe(path.parts[0]) if len(path.parts) > 1 else "photo")
+        kind = category or (safe_name(path.parts[0]) if len(path.parts) > 1 else "photo")
         twin = next((other for other in alike[_plain(file).casefold()] if other != file), "")
-        items.append(Item(file, name, kind, safe("-".join((*path.parts[:-1], prefix))), twin))
-    return sorted(items, key=lambda item: item.file)
+        items.append(Item(file, name, kind, safe_name("-".join((*path.parts[:-1], prefix))), twin))
+    return sorted(items, key=lambda item: item.source)
 
 
 def unique_names(files: list[str]) -> list[str]:
@@ -80,52 +77,36 @@ def unique_names(files: list[str]) -> list[str]:
     ending; where that is not enough, with digits of a checksum of the path.
     """
     names = [_plain(file) for file in files]
-    for longer in (_whole, lambda file: f"{_whole(file)}-{_digits(file)}"):
+    for longer in (_whole, lambda file: f"{_whole(file)}-{hashlib.sha256(os.fsencode(file)).hexdigest()[:DIGITS]}"):
         count = Counter(name.casefold() for name in names)
         names = [name if count[name.casefold()] == 1 else longer(file) for file, name in zip(files, names, strict=True)]
     return names
 
 
-def safe(name: str) -> str:
-    """Letters, digits, point, dash and underscore, for names of files and in web addresses."""
-    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
-
-
 def _plain(file: str) -> str:
     """Only endings of images are left off: what a phone puts beside a photo (IMG_1.AAE) must not take its name."""
     path = PurePosixPath(file)
-    return _whole(path.with_suffix("") if path.suffix.lower() in _image_suffixes() else path)
+    is_image = Image.registered_extensions().get(path.suffix.lower()) in FORMATS
+    return _whole(path.with_suffix("") if is_image else path)
 
 
 def _whole(file: str | PurePosixPath) -> str:
-    return safe("-".join(PurePosixPath(file).parts))
+    return safe_name("-".join(PurePosixPath(file).parts))
 
 
-def _digits(file: str) -> str:
-    return hashlib.sha256(os.fsencode(file)).hexdigest()[:DIGITS]
+def _walk(folder: Path) -> tuple[list[str], list[Item]]:
+    """Files, sorted, and an item for each folder that cannot be read."""
+    files, unreadable = [], []
 
-
-@cache
-def _image_suffixes() -> set[str]:
-    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
-
-
-def _walk(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Files, sorted, and folders that cannot be read, each with the reason."""
-    unreadable = {}
-
-    def note(error: OSError):
+    def note(error: OSError) -> None:
         if Path(error.filename) == folder:
             raise InputError(f"The folder {folder} cannot be read ({error.strerror}); change its permissions.")
         place = Path(error.filename).relative_to(folder).as_posix()
-        unreadable[f"{place}/"] = f"the folder cannot be read ({error.strerror}); change its permissions"
+        reason = f"the folder cannot be read ({error.strerror}); change its permissions"
+        unreadable.append(Item(f"{place}/", trouble=reason))
 
-    return sorted(_below(folder, note)), unreadable
-
-
-def _below(folder: Path, note) -> Iterable[str]:
     for place, folders, names in os.walk(folder, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if not name.startswith("."):
-                yield (Path(place) / name).relative_to(folder).as_posix()
+        shown = (name for name in names if not name.startswith("."))
+        files += [(Path(place) / name).relative_to(folder).as_posix() for name in shown]
+    return sorted(files), unreadable

@@ -12,7 +12,6 @@ Models are split 70/10/20; the authors of the captioned reconstructions used the
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -24,50 +23,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 from data_scripts.cad_models import CadFile
 from data_scripts.cad_sizes import even_size_notes
 from data_scripts.drawings import Drawing, draw
-from data_scripts.jobs import Work, prepare_jobs
-from data_scripts.options import positive
+from data_scripts.jobs import Rejected, Work, prepare_jobs
+from data_scripts.options import positive, run_command
 from data_scripts.photo_sets import with_article
-from data_scripts.sources import Collection, check_source, chosen, command_line, safe_name
-from lib.errors import STOPPED, InputError, exit_code
+from data_scripts.sources import check_source, chosen, collection, command_line, read_json_of, safe_name
+from lib.errors import InputError
 
-FUTURE = Collection(
-    "3dfuture",
-    "3D-FUTURE",
-    "Fu et al., 3D-FUTURE: 3D Furniture Shape with TextURE, IJCV 2021",
-    "Alibaba's 3D-FUTURE terms of use: non-commercial research, on request",
-    "tianchi.aliyun.com/specials/promotion/alibaba-3d-future (3D-FUTURE-model, in parts)",
-    "about 30 GB",
-)
+FUTURE = collection("3dfuture")
 AXES = ((-1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0))  # theirs: y up, the front towards +z
 ELEVATIONS = (-5.0, 35.0)
 MODELS = 9992  # of the first full release; a later one has more
 NOTHING = ("", "none", "others", "other", "null")  # tags that say nothing
 
 Model = dict[str, Any]
-Rejected = list[tuple[object, str]]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    options = parse(arguments)
-    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = command_line(FUTURE, __doc__.split("\n")[0], normals=False)
+    """Command line; returns the exit code."""
+    parser = command_line(FUTURE, __doc__, normals=False)
     parser.add_argument("--views", type=positive, default=4, help="images a model (default: %(default)s)")
-    return parser.parse_args(arguments)
+    return run_command(parser, prepare, arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make the prepared folder that the options ask for.
-
-    Raises
-    ------
-    InputError
-        If the source is not what it should be.
-    """
+    """Make the prepared folder that the options ask for."""
     check_source(options.source, ("model_info.json",), FUTURE)
     models = read_models(options.source / "model_info.json")
     wanted = set(chosen(options.categories, map(category_of, models)))
@@ -86,17 +65,8 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def read_models(path: Path) -> list[Model]:
-    """The list of models, each with a ``model_id``.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or something else.
-    """
-    try:
-        models = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged or half downloaded (no JSON); fetch 3D-FUTURE again.") from error
+    """The list of models, each with a ``model_id``."""
+    models = read_json_of(path, FUTURE)
     right = isinstance(models, list) and models and all(isinstance(model, dict) for model in models)
     if not (right and all(isinstance(model.get("model_id"), str) for model in models)):
         raise InputError(f"{path} is no list of models with an entry 'model_id'; is it 3D-FUTURE's?")
@@ -156,14 +126,10 @@ def caption_of(model: Model) -> str:
     >>> caption_of({"category": "armchair", "style": "Modern", "theme": "Striped Grid", "material": "Leather"})
     'a modern armchair made of leather, striped grid'
     """
-    style, theme, material = (_tag(model.get(key)) for key in ("style", "theme", "material"))
+    tags = (str(model.get(key) or "").strip().lower() for key in ("style", "theme", "material"))
+    style, theme, material = ("" if tag in NOTHING else tag for tag in tags)
     phrase = with_article(f"{style} {noun_of(model)}".strip())
     return phrase + (f" made of {material}" if material else "") + (f", {theme}" if theme else "")
-
-
-def _tag(value: object) -> str:
-    word = str(value or "").strip().lower()
-    return "" if word in NOTHING else word
 
 
 if __name__ == "__main__":

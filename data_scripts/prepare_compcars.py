@@ -14,24 +14,23 @@ viewpoint's name is in the caption.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from scipy.io import loadmat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-from data_scripts.archives import is_archive, refuse_archive
-from data_scripts.photo_sets import (
-    Photo,
-    add_common_options,
-    open_mask,
-    prepare_photo_set,
-    with_article,
-)
-from lib.errors import STOPPED, InputError, exit_code
+
+from data_scripts.arrays import Mask, Rgb
+from data_scripts.jobs import Rejected
+from data_scripts.options import run_command
+from data_scripts.photo_folder import silhouette_model
+from data_scripts.photo_sets import Photo, prepare_photo_set, stored_mask, with_article
+from data_scripts.sources import check_masks, check_source, collection, command_line
+from lib.data.silhouettes import U2NETP, find_silhouette
+from lib.errors import InputError
 
 VIEWPOINTS = {
     -1: "",
@@ -45,110 +44,87 @@ AZIMUTHS = {1: 0.0, 2: 180.0}
 ABOUT = 0.1  # of the box's sides, seen by the salient-object network around the box
 NO_MASK = {"no_foreground", "all_foreground"}  # its other complaints are answered by the box, which people drew
 SUFFIXES = (".jpg", ".jpeg", ".png")
-INFO = {
-    "name": "compcars",
-    "source": "CompCars, web-nature photos (Yang et al., CVPR 2015)",
-    "licence": "for non-commercial research only, by agreement with its authors",
-    "version": "1.0",
-}
+COMPCARS = collection("compcars")
 
-Rgb = UInt8[np.ndarray, "height width 3"]
-Mask = UInt8[np.ndarray, "height width"]
-Box = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class Label:
-    """Viewpoint (a key of `VIEWPOINTS`) and box: left, top, right, bottom, counted from 0, the last two exclusive."""
-
-    viewpoint: int
-    box: tuple[int, int, int, int]
+Box = tuple[int, int, int, int]  # left, top, right, bottom, counted from 0, the last two exclusive
+Label = tuple[int, Box]  # viewpoint, a key of `VIEWPOINTS`, and box
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    options = parse(arguments)
-    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add_common_options(parser)
+    """Command line; returns the exit code."""
+    parser = command_line(COMPCARS, __doc__, categories=False)
     masks = parser.add_mutually_exclusive_group()
     masks.add_argument("--masks", type=Path, help="folder of masks like image/ with .png files, white on black")
     masks.add_argument("--boxes", action="store_true", help="keep all that is in the box, background included")
-    return parser.parse_args(arguments)
+    return run_command(parser, prepare, arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make the prepared folder that the options ask for.
-
-    Raises
-    ------
-    InputError
-        If source or masks are no folder of the official layout.
-    """
-    if is_archive(options.source):
-        refuse_archive(options.source)
+    """Make the prepared folder that the options ask for."""
     source = options.source / "data" if (options.source / "data" / "image").is_dir() else options.source
-    for needed in ("image", "label"):
-        if not (source / needed).is_dir():
-            raise InputError(f"{options.source} has no folder {needed}; give the folder that CompCars was unpacked to.")
-    if options.masks and not options.masks.is_dir():
-        raise InputError(f"--masks: there is no folder {options.masks}; make it, or leave the option out.")
-    photos = list(find_photos(source, options.masks))
-    if not photos:
+    check_source(source, ("image", "label"), COMPCARS)
+    check_masks(options.masks)
+    rejected: Rejected = []
+    labels: dict[Path, Label] = {}
+    photos = list(find_photos(source, options.masks, labels, rejected))
+    if not photos and not rejected:
         raise InputError(f"{source / 'image'} holds no photo <make>/<model>/<year>/<name>.jpg; is it CompCars?")
     how = "boxes" if options.boxes else str(options.masks or "salient object")
-    prepare_photo_set(photos, mask_source(source, options), options, {**INFO, "masks": how})
+
+    def mask_of(photo: Photo, rgb: Rgb) -> Mask:
+        left, top, right, bottom = box = labels[photo.source][1]
+        if right > rgb.shape[1] or bottom > rgb.shape[0]:
+            raise InputError(f"The box of {photo.source.name} leaves the photo; unpack CompCars again.")
+        if options.boxes:
+            found = np.full(rgb.shape[:2], 255, np.uint8)
+        else:
+            found = stored_mask(photo, rgb) if options.masks else salient_object(photo, rgb, box)
+        inside = np.s_[max(top, 1) : bottom, max(left, 1) : right]  # a mask needs some background
+        mask = np.zeros(rgb.shape[:2], np.uint8)
+        mask[inside] = found[inside]
+        return mask
+
+    prepare_photo_set(photos, mask_of, options, COMPCARS.info(masks=how), rejected)
 
 
-def find_photos(source: Path, masks: Path | None = None) -> Iterator[Photo]:
-    """All photos of the official layout, in the order of their paths."""
+def find_photos(source: Path, masks: Path | None, labels: dict[Path, Label], rejected: Rejected) -> Iterator[Photo]:
+    """All photos of the official layout, in the order of their paths; fills ``labels`` and ``rejected``."""
     names = model_names(source / "misc" / "make_model_name.mat")
     for path in sorted((source / "image").glob("*/*/*/*")):
-        if path.suffix.lower() in SUFFIXES:
-            make, model, year = path.relative_to(source / "image").parts[:3]
-            name = names.get(int(model), "car") if model.isdigit() else "car"
-            about = {"caption": with_article(name) + (f" of {year}" if year.isdigit() else "")}
-            try:
-                viewpoint = read_label(source, path).viewpoint
-                about["caption"] += VIEWPOINTS[viewpoint]
-                about["azimuth"] = AZIMUTHS.get(viewpoint)
-            except InputError:
-                pass  # the same error comes again when the photo is cut out, and is listed then
-            mask = masks / path.relative_to(source / "image").with_suffix(".png") if masks else None
-            yield Photo(f"{make}-{model}-{year}-{path.stem}", "car", f"{make}-{model}", path, about, mask)
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        place = path.relative_to(source / "image")
+        make, model, year = place.parts[:3]
+        try:
+            labels[path] = read_label((source / "label" / place).with_suffix(".txt"))
+        except InputError as error:
+            rejected.append((path, str(error)))
+            continue
+        viewpoint = labels[path][0]
+        name = names.get(int(model), "car") if model.isdigit() else "car"
+        caption = with_article(name) + (f" of {year}" if year.isdigit() else "") + VIEWPOINTS[viewpoint]
+        about = {"caption": caption, "azimuth": AZIMUTHS.get(viewpoint)}
+        mask = masks / place.with_suffix(".png") if masks else None
+        yield Photo(f"{make}-{model}-{year}-{path.stem}", "car", f"{make}-{model}", path, about, mask)
 
 
-def read_label(source: Path, photo: Path) -> Label:
-    """The label of a photo.
-
-    Raises
-    ------
-    InputError
-        If it is missing or not of the official form.
-    """
-    path = (source / "label" / photo.relative_to(source / "image")).with_suffix(".txt")
+def read_label(path: Path) -> Label:
+    """The label of a photo; InputError if it is missing or not of the official form."""
     if not path.is_file():
-        raise InputError(f"{photo.name} has no label {path.name}; unpack CompCars again.")
+        raise InputError(f"The photo has no label {path.name}; unpack CompCars again.")
     try:
-        viewpoint, count, *box = (int(word) for word in path.read_text().split())
-        left, top, right, bottom = box
+        viewpoint, count, left, top, right, bottom = (int(word) for word in path.read_text().split())
     except ValueError as error:
         raise InputError(f"The label {path.name} is not viewpoint, number of boxes and one box.") from error
     if viewpoint not in VIEWPOINTS or count != 1 or not (1 <= left < right and 1 <= top < bottom):
         raise InputError(f"The label {path.name} holds an unknown viewpoint or an impossible box.")
-    return Label(viewpoint, (left - 1, top - 1, right, bottom))
+    return viewpoint, (left - 1, top - 1, right, bottom)
 
 
 def model_names(path: Path) -> dict[int, str]:
     """Names of the models by number; none without the file."""
     if not path.is_file():
         return {}
-    from scipy.io import loadmat
-
     try:
         cells = loadmat(path)["model_names"].ravel()
     except Exception as error:  # scipy's reader fails in many ways; all mean that the file is damaged
@@ -156,53 +132,17 @@ def model_names(path: Path) -> dict[int, str]:
     return {i + 1: str(cell.ravel()[0]) for i, cell in enumerate(cells) if cell.size}
 
 
-def mask_source(source: Path, options: argparse.Namespace) -> Callable[[Photo, Rgb], Mask]:
-    """How a photo gets its mask: from a folder, the whole box, or the salient object in and about the box."""
-    find = _whole if options.boxes else _stored_mask if options.masks else _salient_finder()
-
-    def mask_of(photo: Photo, rgb: Rgb) -> Mask:
-        left, top, right, bottom = read_label(source, photo.image).box
-        if right > rgb.shape[1] or bottom > rgb.shape[0]:
-            raise InputError(f"The box of {photo.image.name} leaves the photo; unpack CompCars again.")
-        inside = np.s_[max(top, 1) : bottom, max(left, 1) : right]  # a mask needs some background
-        mask = np.zeros(rgb.shape[:2], np.uint8)
-        mask[inside] = find(photo, rgb, (left, top, right, bottom))[inside]
-        return mask
-
-    return mask_of
-
-
-def _whole(photo: Photo, rgb: Rgb, box: Box) -> Mask:
-    return np.full(rgb.shape[:2], 255, np.uint8)
-
-
-def _stored_mask(photo: Photo, rgb: Rgb, box: Box) -> Mask:
-    if not photo.mask.is_file():
-        raise InputError(f"The mask of {photo.image.name} is missing from the folder of masks.")
-    mask = open_mask(photo.mask)
-    if mask.shape != rgb.shape[:2]:
-        raise InputError(f"The mask of {photo.image.name} is of another size than the photo.")
+def salient_object(photo: Photo, rgb: Rgb, box: Box) -> Mask:
+    """What the shipped salient-object network finds in the box, seeing some of what is about it."""
+    left, top, right, bottom = box
+    x, y = (round(ABOUT * side) for side in (right - left, bottom - top))
+    about = np.s_[max(0, top - y) : bottom + y, max(0, left - x) : right + x]
+    found = find_silhouette(np.ascontiguousarray(rgb[about]), silhouette_model(str(U2NETP)))
+    for name in NO_MASK & set(found.problems):
+        raise InputError(f"{photo.source.name}: {found.problems[name]}.")
+    mask = np.zeros(rgb.shape[:2], np.uint8)
+    mask[about] = found.mask
     return mask
-
-
-def _salient_finder() -> Callable[[Photo, Rgb, Box], Mask]:
-    """The shipped salient-object network, shown the box and some of what is about it."""
-    from lib.data.silhouettes import find_silhouette, load_silhouette_model  # onnxruntime: only when needed
-
-    model = load_silhouette_model()
-
-    def find(photo: Photo, rgb: Rgb, box: Box) -> Mask:
-        left, top, right, bottom = box
-        x, y = (round(ABOUT * side) for side in (right - left, bottom - top))
-        about = np.s_[max(0, top - y) : bottom + y, max(0, left - x) : right + x]
-        found = find_silhouette(np.ascontiguousarray(rgb[about]), model)
-        for name in NO_MASK & set(found.problems):
-            raise InputError(f"{photo.image.name}: {found.problems[name]}.")
-        mask = np.zeros(rgb.shape[:2], np.uint8)
-        mask[about] = found.mask
-        return mask
-
-    return find
 
 
 if __name__ == "__main__":

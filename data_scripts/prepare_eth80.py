@@ -18,58 +18,33 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-from PIL import Image
-
-from data_scripts.photo_sets import (
-    Photo,
-    add_common_options,
-    open_mask,
-    prepare_photo_set,
-    with_article,
-)
-from lib.errors import STOPPED, InputError, exit_code
+from data_scripts.options import run_command
+from data_scripts.photo_sets import Photo, open_mask, prepare_photo_set, resized_mask, with_article
+from data_scripts.sources import check_source, collection, command_line
+from lib.errors import InputError
 
 NAME = re.compile(r"(?P<kind>[a-z]+)(?P<number>\d+)-(?P<polar>\d{3})-(?P<azimuth>\d{3})")
 FRONT = 90  # their azimuth of the camera that faces the front; both count counter-clockwise seen from above
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_FOLDERS = ("maps", "mask")
-INFO = {
-    "name": "eth80",
-    "source": "ETH-80 (Leibe and Schiele, CVPR 2003)",
-    "licence": "none stated; for study only, not to be passed on",
-    "version": "1.0",
-}
+ETH80 = collection("eth80")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    options = parse(arguments)
-    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add_common_options(parser)
-    return parser.parse_args(arguments)
+    """Command line; returns the exit code."""
+    parser = command_line(ETH80, __doc__, categories=False)
+    return run_command(parser, prepare, arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make the prepared folder that the options ask for.
-
-    Raises
-    ------
-    InputError
-        If the source is no folder, or holds no photo that is named as in ETH-80.
-    """
-    if not options.source.is_dir():
-        raise InputError(f"There is no folder {options.source}; give the one that ETH-80 was unpacked to.")
+    """Make the prepared folder that the options ask for."""
+    check_source(options.source, (), ETH80)
     photos = list(find_photos(options.source))
     if not photos:
         raise InputError(f"{options.source} holds no photo with a name like car3-066-153.png; is it ETH-80?")
-    known = {photo.image for photo in photos}
+    known = {photo.source for photo in photos}
     strays = [(path, "is not named like car3-066-153.png.") for path in image_files(options.source)]
-    prepare_photo_set(photos, read_map, options, INFO, [stray for stray in strays if stray[0] not in known])
+    prepare_photo_set(photos, read_map, options, ETH80.info(), [stray for stray in strays if stray[0] not in known])
 
 
 def find_photos(source: Path) -> Iterator[Photo]:
@@ -106,10 +81,8 @@ def viewpoint(polar: int, azimuth: int) -> dict[str, float]:
 def read_map(photo: Photo, rgb: np.ndarray) -> np.ndarray:
     """The mask that comes with a photo, white on black: uint8, 0 or 255."""
     if not photo.mask.is_file():
-        raise InputError(f"The mask {photo.mask.name} of {photo.image.name} is missing; unpack ETH-80 again.")
-    mask = Image.fromarray(open_mask(photo.mask))  # some copies have photos and masks at different sizes
-    mask = mask.resize((rgb.shape[1], rgb.shape[0]), Image.Resampling.NEAREST)
-    return (np.asarray(mask) > 127).astype(np.uint8) * 255
+        raise InputError(f"The mask {photo.mask.name} of {photo.source.name} is missing; unpack ETH-80 again.")
+    return resized_mask(open_mask(photo.mask), rgb)  # some copies have photos and masks at different sizes
 
 
 if __name__ == "__main__":

@@ -9,30 +9,26 @@ on the processor and its threads; which images are neighbours does not.) Unfinis
 """
 
 import argparse
-import json
 import shutil
-import signal
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import zipfile
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-from tqdm import tqdm
-
-from data_scripts.credits import write_credits
-from data_scripts.instances import Settings, Task, generator, part_path, prepare_model
+from data_scripts.instances import Settings, Task, generator, prepare_model
+from data_scripts.jobs import Part, make_parts, write_table
 from data_scripts.options import positive
-from data_scripts.output import check_output, going_on, partial_of, publish, take_up
+from data_scripts.output import whole_folder
+from data_scripts.sources import chosen
 from data_scripts.sweethome import MODEL_LIST, Entry, read_entries
+from lib.data.neighbors import write_neighbors
 from lib.data.prepared import write_metadata
 from lib.errors import STOPPED, InputError, exit_code
 from lib.paths import FURNITURE
 
+NOTICE, CARD = (Path(__file__).with_name(name) for name in ("furniture_licence.txt", "furniture_card.md"))
 SOURCE = Path("/usr/share/sweethome3d/furniture")
 TRAIN_VARIANTS = {"chair": 14}  # instances of a training model; chairs are what the course trains on
 OTHER_VARIANTS = 7
@@ -47,7 +43,7 @@ HOW_TO_GET = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Command line; returns the exit code."""
     options = parse(arguments)
     return exit_code(lambda: prepare(options), f"error: {STOPPED}")
 
@@ -74,17 +70,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def prepare(options: argparse.Namespace) -> None:
     """Make the prepared folder that the options ask for."""
-    check_output(options.output, options.source, options.models)
-    with going_on(options.output):
-        _prepare(plan(options), options)
-
-
-def _prepare(tasks: list[Task], options: argparse.Namespace) -> None:
-    work = partial_of(options.output)
-    take_up(work, settings_of(tasks))
-    rows = render_all(tasks, work, options.workers)
+    tasks = plan(options)
     entries = [task.entry for task in tasks]
-    write_credits(work, entries, options.source)
     info = {
         "name": "furniture",
         "source": "Sweet Home 3D furniture libraries 1.8 (Debian package sweethome3d-furniture)",
@@ -93,39 +80,36 @@ def _prepare(tasks: list[Task], options: argparse.Namespace) -> None:
         "image_size": options.image_size,
         "seed": options.seed,
     }
-    write_metadata(work, rows, info)
-    _add_neighbors(work)
-    publish(work, options.output)
-    for scaffold in ("parts", "unpacked"):  # the last thing, so that a stop before it costs no rendering
-        shutil.rmtree(options.output / scaffold, ignore_errors=True)
+    # an interrupted run goes on where all that the work depends on is the same
+    models = [[asdict(task.entry), str(task.library), task.library.stat().st_size, task.split] for task in tasks]
+    settings = {**asdict(tasks[0].settings), "models": models, "variants": [task.variants for task in tasks]}
+    with whole_folder(options.output, settings, options.source, options.models) as folder:
+        jobs = {task.entry.model: [task] for task in tasks}
+        parts = make_parts(jobs, render, folder, options.workers, "model", processes=True)
+        rows = [row for part in parts for row in part["rows"]]
+        write_credits(folder, entries, options.source)
+        write_metadata(folder, rows, info)
+        try:
+            write_neighbors(folder)
+        except InputError as error:  # too few models: the rest of the folder is as good as ever
+            print(f"note: the folder has no neighbours: {error}", file=sys.stderr)
     print(f"{len(rows)} samples of {len(tasks)} models in {options.output}")
 
 
-def settings_of(tasks: list[Task]) -> dict[str, Any]:
-    """All that the work depends on: an interrupted run goes on where it is the same."""
-    models = [[asdict(task.entry), str(task.library), task.library.stat().st_size, task.split] for task in tasks]
-    return {**asdict(tasks[0].settings), "models": models, "variants": [task.variants for task in tasks]}
+def render(job: list[Task], folder: Path) -> Part:
+    """Render the models of a job; one that cannot be used ends the work, since the list of models is at fault."""
+    return {"rows": [row for task in job for row in prepare_model(task, folder)]}
 
 
 def plan(options: argparse.Namespace) -> list[Task]:
-    """All models to prepare, with their splits.
-
-    Raises
-    ------
-    InputError
-        If the source or a category is missing, or ``--train-images`` cannot be met.
-    """
+    """All models to prepare, with their splits."""
     if not options.source.is_dir():
         raise InputError(f"There is no furniture library in {options.source}. {HOW_TO_GET}")
     entries = read_entries(options.source, options.models)
     if not entries:
         raise InputError(f"{options.models} lists no models; --models takes a CSV file with a model a line.")
     splits = assign_splits(entries)
-    wanted = set(options.categories.split(",")) if options.categories else {entry.category for entry in entries}
-    unknown = wanted - {entry.category for entry in entries}
-    if unknown:
-        known = ", ".join(sorted({entry.category for entry in entries}))
-        raise InputError(f"There is no category {min(unknown)!r}; --categories takes {known}.")
+    wanted = chosen(options.categories, (entry.category for entry in entries))
     settings = Settings(options.image_size, options.views, options.seed)
     entries = [entry for entry in entries if entry.category in wanted]
     variants = count_variants(entries, splits, options)
@@ -140,15 +124,14 @@ def count_variants(entries: list[Entry], splits: dict[str, str], options: argpar
 
     ``--train-images`` deals out its images evenly over the training models, so some of them get one more than others,
     and gives the models of val and test as many images each, up to rounding: the images divide as the models do.
-
-    Raises
-    ------
-    InputError
-        If there are fewer training images than training models, or no such models.
     """
     wanted = options.train_images
     if wanted is None:
-        return {entry.model: _variants(entry, splits[entry.model], options.variants) for entry in entries}
+        of_train = {entry.model: TRAIN_VARIANTS.get(entry.category, OTHER_VARIANTS) for entry in entries}
+        return {
+            model: TEST_VARIANTS if splits[model] != "train" else options.variants or count
+            for model, count in of_train.items()
+        }
     train = [entry.model for entry in entries if splits[entry.model] == "train"]
     if not 0 < len(train) <= wanted:
         raise InputError(f"--train-images {wanted}: there are {len(train)} training models, each of which is shown "
@@ -162,81 +145,38 @@ def count_variants(entries: list[Entry], splits: dict[str, str], options: argpar
 
 def assign_splits(entries: list[Entry]) -> dict[str, str]:
     """Split of each model: 70/10/20 of each category, families kept together, whatever else is prepared."""
-    splits = {}
+    splits: dict[str, str] = {}
     for category in sorted({entry.category for entry in entries}):
         families: dict[str, list[str]] = {}
         for entry in entries:
             if entry.category == category:
                 families.setdefault(entry.family, []).append(entry.model)
-        splits |= _split_families(families, category)
+        total = sum(map(len, families.values()))
+        quota = {split: max(MIN_MODELS, round(share * total)) for split, share in SHARES.items()}
+        for family in sorted(families, key=lambda name: generator(category, name).random()):
+            models = families[family]
+            split = next((split for split, left in quota.items() if left >= len(models)), "train")
+            if split != "train":
+                quota[split] -= len(models)
+            splits |= dict.fromkeys(models, split)
     return splits
 
 
-def render_all(tasks: list[Task], work: Path, workers: int) -> list[dict[str, Any]]:
-    """Prepare what is not done yet; all rows, in the order of the tasks."""
-    todo = [task for task in tasks if not part_path(work, task.entry.model).is_file()]
-    total = sum(task.samples for task in tasks)
-    done = total - sum(task.samples for task in todo)
-    with tqdm(total=total, initial=done, unit="image", desc="furniture") as bar:
-        for task in _finished(todo, work, workers):
-            bar.update(task.samples)
-    return [row for task in tasks for row in json.loads(part_path(work, task.entry.model).read_text())]
-
-
-def _split_families(families: dict[str, list[str]], category: str) -> dict[str, str]:
-    total = sum(map(len, families.values()))
-    quota = {split: max(MIN_MODELS, round(share * total)) for split, share in SHARES.items()}
-    splits = {}
-    for family in sorted(families, key=lambda name: generator(category, name).random()):
-        models = families[family]
-        split = next((split for split, left in quota.items() if left >= len(models)), "train")
-        if split != "train":
-            quota[split] -= len(models)
-        splits |= dict.fromkeys(models, split)
-    return splits
-
-
-def _variants(entry: Entry, split: str, wanted: int | None) -> int:
-    if split != "train":
-        return TEST_VARIANTS
-    return wanted or TRAIN_VARIANTS.get(entry.category, OTHER_VARIANTS)
-
-
-def _finished(tasks: list[Task], work: Path, workers: int) -> Iterator[Task]:
-    """Prepare tasks, in this process or in several; yields each when done."""
-    if workers == 1:
-        _start_worker(keep_interrupt=True)
-        for task in tasks:
-            prepare_model(task, work)
-            yield task
-        return
-    # Fresh processes behave alike on every system; forking a process with threads does not.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
-    try:
-        futures = {pool.submit(prepare_model, task, work): task for task in tasks}
-        for future in as_completed(futures):
-            future.result()
-            yield futures[future]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker(keep_interrupt: bool = False) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    if not keep_interrupt:  # Ctrl-C reaches every process; only the first one handles it
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _add_neighbors(folder: Path) -> None:
-    """Nearest neighbours by ImageNet features, inside the folder that is not published yet."""
-    from lib.data.neighbors import write_neighbors  # loads torch models: only when needed
-
-    try:
-        write_neighbors(folder)
-    except InputError as error:  # too few models: the rest of the folder is as good as ever
-        print(f"note: the folder has no neighbours: {error}", file=sys.stderr)
+def write_credits(folder: Path, entries: list[Entry], source: Path) -> None:
+    """Write ATTRIBUTION.csv, LICENSE, licenses/<library>.txt and the card that Hugging Face ``datasets`` reads."""
+    columns = ("model", "category", "name", "creator", "licence", "pack")
+    makers = [[getattr(entry, column) for column in columns] for entry in sorted(entries, key=lambda e: e.model)]
+    write_table(folder / "ATTRIBUTION.csv", columns, makers)
+    packs = sorted({entry.pack for entry in entries})
+    (folder / "licenses").mkdir(exist_ok=True)
+    for pack in packs:
+        with zipfile.ZipFile(source / f"{pack}.sh3f") as library:
+            (folder / "licenses" / f"{pack}.txt").write_bytes(library.read("LICENSE.TXT"))
+    summary = "\n".join(
+        f"{pack}: {', '.join(sorted({e.licence for e in entries if e.pack == pack}))}" for pack in packs
+    )
+    (folder / "LICENSE").write_text(NOTICE.read_text(encoding="utf-8").format(summary=summary), encoding="utf-8")
+    shutil.copyfile(CARD, folder / "README.md")
 
 
 if __name__ == "__main__":

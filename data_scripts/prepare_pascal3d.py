@@ -20,31 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from scipy.io import loadmat
+from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-from data_scripts.archives import Checksum
+from data_scripts.arrays import Mask, Rgb
 from data_scripts.cad_models import CadFile, Camera, check_camera, load_cad, silhouette
 from data_scripts.cad_sizes import apparent_size_notes
-from data_scripts.jobs import count_notes
+from data_scripts.jobs import Rejected, count_notes
+from data_scripts.options import run_command
 from data_scripts.photo_sets import Photo, prepare_photo_set, stored_mask, with_article
-from data_scripts.sources import Collection, check_source, chosen, command_line, safe_name
-from lib.errors import STOPPED, InputError, exit_code
+from data_scripts.sources import check_masks, check_source, chosen, collection, command_line, safe_name
+from lib.errors import InputError
 
-PASCAL3D = Collection(
-    "pascal3d",
-    "Pascal3D+ 1.1, ImageNet subset",
-    "Xiang, Mottaghi and Savarese, Beyond PASCAL: A Benchmark for 3D Object Detection in the Wild, WACV 2014",
-    "MIT for annotations and CAD models; the photos are ImageNet's, for non-commercial research",
-    "cvgl.stanford.edu/projects/pascal3d.html (PASCAL3D+_release1.1.zip)",
-    "7.7 GB",
-    {
-        "PASCAL3D+_release1.1.zip": Checksum(
-            "md5", "28c2d7dac539cf5f2592cbc06299f895", "the Python package pascal3d (of a copy)"
-        )
-    },
-)
+PASCAL3D = collection("pascal3d")
 CATEGORIES = {  # theirs -> a word
     "aeroplane": "airplane", "bicycle": "bicycle", "boat": "boat", "bottle": "bottle", "bus": "bus", "car": "car",
     "chair": "chair", "diningtable": "dining table", "motorbike": "motorbike", "sofa": "sofa", "train": "train",
@@ -59,33 +49,18 @@ PAPER = {  # SDF-SRN's lists
     ("chair", "train"): 539, ("chair", "test"): 514,
 }  # fmt: skip
 
-Rejected = list[tuple[object, str]]
-
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    options = parse(arguments)
-    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = command_line(PASCAL3D, __doc__.split("\n")[0], image_size=224)
+    """Command line; returns the exit code."""
+    parser = command_line(PASCAL3D, __doc__, image_size=224)
     parser.add_argument("--masks", type=Path, help="folder <category>/<name>_<object>.png (default: CAD projections)")
-    return parser.parse_args(arguments)
+    return run_command(parser, prepare, arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make the prepared folder that the options ask for.
-
-    Raises
-    ------
-    InputError
-        If source or masks are not what they should be.
-    """
+    """Make the prepared folder that the options ask for."""
     check_source(options.source, ("Annotations", "Images", "CAD", "Image_sets"), PASCAL3D)
-    if options.masks and not options.masks.is_dir():
-        raise InputError(f"--masks: there is no folder {options.masks}; make it, or leave the option out.")
+    check_masks(options.masks)
     there = (name for name in CATEGORIES if (options.source / "Annotations" / f"{name}_imagenet").is_dir())
     categories = chosen(options.categories, there)
     rejected: Rejected = []
@@ -119,13 +94,7 @@ def category_photos(source: Path, category: str, masks: Path | None, rejected: R
 
 
 def read_splits(source: Path, category: str) -> dict[str, str]:
-    """Split of each image that a list names.
-
-    Raises
-    ------
-    InputError
-        If a list is missing, or both name an image.
-    """
+    """Split of each image that a list names."""
     splits: dict[str, str] = {}
     for theirs, ours in SPLITS.items():
         path = source / "Image_sets" / f"{category}_imagenet_{theirs}.txt"
@@ -140,15 +109,7 @@ def read_splits(source: Path, category: str) -> dict[str, str]:
 
 
 def read_objects(path: Path, category: str) -> list[tuple[int, Any]]:
-    """Number (from 0) and record of each object of the category in an annotation.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged, or holds no object of the category.
-    """
-    from scipy.io import loadmat
-
+    """Number (from 0) and record of each object of the category in an annotation."""
     if not path.is_file():
         raise InputError(f"the annotation {path.name} is missing; unpack Pascal3D+ again.")
     try:
@@ -165,13 +126,7 @@ def read_objects(path: Path, category: str) -> list[tuple[int, Any]]:
 def make_photo(
     source: Path, category: str, image: Path, split: str, number: int, found: Any, masks: Path | None
 ) -> Photo:
-    """A sample from the record of an object.
-
-    Raises
-    ------
-    AttributeError, TypeError, ValueError
-        If an entry is missing, empty or of another form.
-    """
+    """A sample from the record of an object; AttributeError, TypeError or ValueError if an entry is wrong."""
     left, top, right, bottom = (float(value) for value in found.bbox)
     cad = int(found.cad_index)
     name = safe_name(f"{category}-{image.stem}-{number}")
@@ -179,7 +134,7 @@ def make_photo(
         id=name,
         category=category,
         model=name,
-        image=image,
+        source=image,
         about={"caption": f"a photo of {with_article(CATEGORIES[category])}"},
         mask=masks / category / f"{image.stem}_{number}.png" if masks else None,
         split=split,
@@ -194,30 +149,19 @@ def camera_of(viewpoint: Any) -> Camera:
     """The camera of an annotated viewpoint: it stands on a sphere about the CAD model's origin and looks there.
 
     At azimuth and elevation 0 it stands at -y; azimuths count towards +x. The image is turned by theta
-    counter-clockwise, and its middle is (px, py).
-
-    Raises
-    ------
-    AttributeError, TypeError, ValueError
-        If an entry is missing, or the distance is 0, which means that nothing was annotated.
+    counter-clockwise, and its middle is (px, py). ValueError if the distance is 0: then nothing was annotated.
     """
     names = ("azimuth", "elevation", "theta", "distance", "focal", "viewport", "px", "py")
     azimuth, elevation, theta, distance, focal, viewport, x, y = (float(getattr(viewpoint, name)) for name in names)
     if not (distance > 0 and focal > 0 and viewport > 0):
         raise ValueError(distance)
-    rotation = _about("z", theta) @ _about("x", elevation - 90.0) @ _about("z", -azimuth)
+    rotation = Rotation.from_euler("ZXZ", [theta, elevation - 90.0, -azimuth], degrees=True).as_matrix()
     center = np.array([x, y]) - 0.5  # MATLAB's first pixel has its centre at 1, ours at 0.5
     return Camera(TO_OPENCV @ rotation, np.array([0.0, 0.0, distance]), focal * viewport, center)
 
 
-def projected_mask(photo: Photo, rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width"]:
-    """What the CAD model covers in a photo.
-
-    Raises
-    ------
-    InputError
-        If it covers all of it, or the camera does not see it.
-    """
+def projected_mask(photo: Photo, rgb: Rgb) -> Mask:
+    """What the CAD model covers in a photo."""
     cad = load_cad(photo.cad)
     check_camera(cad, photo.camera)
     mask = silhouette(cad.whole, photo.camera, rgb.shape[1], rgb.shape[0])
@@ -238,13 +182,6 @@ def count(rows: list[dict]) -> list[str]:
             if totals[split] != wanted
         ]
     return notes
-
-
-def _about(axis: str, degrees: float) -> np.ndarray:
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    if axis == "z":
-        return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-    return np.array([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]])
 
 
 if __name__ == "__main__":

@@ -10,63 +10,41 @@ guesses.
 """
 
 import argparse
-import shutil
-import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-import pandas as pd
-import torch
-from tqdm import tqdm
+import numpy as np
 
 from data_scripts.contact_sheet import write_contact_sheet
-from data_scripts.jobs import give_up
+from data_scripts.crops import Look, estimator
+from data_scripts.jobs import REJECTED, gather, make_each, make_parts, write_table
 from data_scripts.options import positive
-from data_scripts.output import check_output, going_on, partial_of, publish, take_up
-from data_scripts.photo_copies import (
-    DUPLICATES,
-    NEAR_DUPLICATE,
-    called_alike,
-    merge_copies,
-    write_duplicates,
-    write_table,
-)
-from data_scripts.photo_folder import (
-    Settings,
-    assign_splits,
-    chunks,
-    part_path,
-    prepare_chunk,
-    read_parts,
-    tools,
-)
-from data_scripts.photo_names import Item, list_items, safe
+from data_scripts.output import whole_folder
+from data_scripts.photo_copies import NEAR_DUPLICATE, called_alike, merge_copies
+from data_scripts.photo_folder import Settings, assign_splits, prepare_photo, silhouette_model, try_networks
+from data_scripts.photo_names import Item, list_items
+from data_scripts.sources import safe_name
+from lib.data.embeddings import embed_dataset, make_embedder, read_embeddings
+from lib.data.neighbors import find_neighbors, save_neighbors
 from lib.data.normals import CONVENTIONS, NORMALS
-from lib.data.prepared import write_metadata
+from lib.data.prepared import read_prepared, write_metadata
 from lib.data.silhouettes import U2NETP
-from lib.errors import InputError
+from lib.errors import STOPPED, InputError, exit_code
 
 SPLITS = ("train", "val", "test")
-REJECTED = "rejected.csv"
+DUPLICATES = "duplicates.csv"
+CHUNK = 16  # photos that one worker does at a time
 CHECKS = ("all_foreground", "large", "small", "truncated", "several_parts")  # without an object there is no crop
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Command line; returns the exit code."""
     options = parse(arguments)
-    try:
-        with going_on(options.output):
-            prepare(options)
-    except InputError as error:
-        return _fail(str(error), 2)
-    except KeyboardInterrupt:
-        return _fail("Stopped; the same command goes on where this one was.", 130)
-    return 0
+    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -97,31 +75,24 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make the prepared folder that the options ask for.
-
-    Raises
-    ------
-    InputError
-        The folder or a network cannot be used, or not one photo can.
-    """
+    """Make the prepared folder that the options ask for."""
     settings, items = plan(options)
-    work = partial_of(options.output)
-    parts = chunks(items)
-    _open_work(work, settings, items)
-    prepare_all(parts, settings, work, options.workers)
-    rows, rejected, signatures = read_parts(work, len(parts))
-    write_table(work / REJECTED, ("file", "reason"), rejected)
-    if not rows:
-        raise InputError(f"None of the {len(items)} files can be used{give_up(options.output, rejected)}")
-    rows, copies = merge_copies(signatures, rows, options.near_duplicate)
-    copies = called_alike(items, rows) + copies
-    write_duplicates(work / DUPLICATES, items, copies)
-    write_metadata(work, assign_splits(rows, options.split, options.seed), describe(options, settings))
-    if options.embedding != "none":
-        add_neighbors(work, options)
-    write_contact_sheet(work, options.embedding, rejected)
-    publish(work, options.output)
-    shutil.rmtree(options.output / "parts")
+    jobs = {f"{start // CHUNK:06d}": items[start : start + CHUNK] for start in range(0, len(items), CHUNK)}
+    with whole_folder(options.output, work_note(settings, items), options.folder, options.masks) as folder:
+        make = partial(make_each, make=partial(prepare_photo, settings=settings))
+        parts = make_parts(jobs, make, folder, options.workers, "photo", processes=True)
+        rows, rejected = gather(parts, options.output, f"{len(items)} files")
+        write_table(folder / REJECTED, ("file", "reason"), rejected)
+        signatures = np.stack([np.frombuffer(bytes.fromhex(row.pop("signature")), np.uint8) for row in rows])
+        rows, copies = merge_copies(signatures, rows, options.near_duplicate)
+        copies = called_alike(items, rows) + copies
+        file_of = {item.id: item.source for item in items}
+        listed = ([file_of[name], name, reason] for name, reason in copies)
+        write_table(folder / DUPLICATES, ("file", "id", "reason"), listed)
+        write_metadata(folder, assign_splits(rows, options.split, options.seed), describe(options, settings))
+        if options.embedding != "none":
+            add_neighbors(folder, options)
+        write_contact_sheet(folder, options.embedding, rejected)
     print(f"{len(rows)} samples in {options.output}, {len(rejected)} files rejected ({REJECTED})")
     if copies:
         print(f"{len({name for name, _ in copies})} samples are called like others or copies of others ({DUPLICATES})")
@@ -130,51 +101,36 @@ def prepare(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> tuple[Settings, list[Item]]:
     """What is to be done, checked as far as it can be before anything is decoded."""
-    folder = options.folder.resolve()
-    check_output(options.output, folder, options.masks)
     if options.masks and not options.masks.is_dir():
         raise InputError(f"There is no folder of masks {options.masks}; leave --masks out to have them guessed.")
-    if options.category and options.category != safe(options.category):
-        raise InputError(
-            f"--category {options.category!r} cannot name a folder; take {safe(options.category)!r}, for example."
-        )
+    if options.category and options.category != safe_name(options.category):
+        raise InputError(f"--category {options.category!r} cannot name a folder; take "
+                         f"{safe_name(options.category)!r}, for example.")  # fmt: skip
+    folder = options.folder.resolve()
     items = list_items(folder, options.category, options.model_separator)[: options.limit]
     masks = str(options.masks.resolve()) if options.masks else ""
-    networks = str(options.silhouettes), str(options.normals), options.convention
-    settings = Settings(str(folder), masks, options.image_size, *networks, options.allow)
-    tools(settings)  # says now what is wrong with a network
+    settings = Settings(str(folder), masks, Look.of(options), str(options.silhouettes), options.allow)
+    try_networks(settings)
     if options.embedding != "none":
         _embedder(options)
     return settings, items
 
 
-def prepare_all(parts: list[list[Item]], settings: Settings, work: Path, workers: int) -> None:
-    """Prepare the chunks that are not done yet, in this process or in several; the files are the same."""
-    todo = [number for number in range(len(parts)) if not part_path(work, number).is_file()]
-    done = sum(map(len, parts)) - sum(len(parts[number]) for number in todo)
-    with tqdm(total=sum(map(len, parts)), initial=done, unit="photo", desc="photos") as bar:
-        if workers == 1:
-            _start_worker(keep_interrupt=True)
-            for number in todo:
-                prepare_chunk(parts[number], number, settings, work, bar.update)
-            return
-        # Fresh processes behave alike on every system; forking a process with threads does not.
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+def work_note(settings: Settings, items: list[Item]) -> dict:
+    """All that the work depends on; sizes and times of the files, too, since a photo can change."""
+    stamps = []
+    for item in items:
         try:
-            futures = {pool.submit(prepare_chunk, parts[n], n, settings, work): len(parts[n]) for n in todo}
-            for future in as_completed(futures):
-                future.result()
-                bar.update(futures[future])
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            status = (Path(settings.folder) / item.source).stat()
+            stamps.append([status.st_size, status.st_mtime_ns])
+        except OSError:  # a link that leads nowhere; it will be rejected
+            stamps.append([])
+    photos = [[asdict(item), stamp] for item, stamp in zip(items, stamps, strict=True)]
+    return {**asdict(settings), "photos": photos}
 
 
 def add_neighbors(folder: Path, options: argparse.Namespace) -> None:
     """Embed the samples and write the neighbours of each among other models of its split and category."""
-    from lib.data.embeddings import embed_dataset, read_embeddings
-    from lib.data.neighbors import find_neighbors, save_neighbors
-    from lib.data.prepared import read_prepared
-
     name, table = options.embedding, read_prepared(folder).metadata
     embed_dataset(folder, _embedder(options))
     embeddings = read_embeddings(folder, name)
@@ -182,24 +138,20 @@ def add_neighbors(folder: Path, options: argparse.Namespace) -> None:
     models = table["model"].to_numpy()
     found = find_neighbors(embeddings.vectors, options.count, groups=groups, exclude=models, fill=True)
     save_neighbors(folder / "neighbors" / f"{name}.parquet", table["id"], found, name, embeddings.checksum)
-    short = (found.index < 0).any(dim=1).numpy()
-    if short.any():
-        print(few_neighbors(table[short], options.count), file=sys.stderr)
-
-
-def few_neighbors(short: pd.DataFrame, count: int) -> str:
-    """What samples with fewer than K neighbours mean for a training, which reads those of its own split only."""
-    places = sorted(set(zip(short["category"], short["split"], strict=True)))
-    where = ", ".join(f"{category} ({split})" for category, split in places)
-    told = f"note: {len(short)} samples have fewer than {count} neighbours: too few photos of other objects in {where}"
-    if "train" not in set(short["split"]):
-        return f"{told}; a training does not need those"
-    return f"{told}; train with --categories that have enough, or prepare with a smaller --count"
+    short = table[(found.index < 0).any(dim=1).numpy()]
+    if len(short):
+        places = sorted(set(zip(short["category"], short["split"], strict=True)))
+        where = ", ".join(f"{category} ({split})" for category, split in places)
+        what = "a training does not need those"  # it reads the neighbours of its own split only
+        if "train" in set(short["split"]):
+            what = "train with --categories that have enough, or prepare with a smaller --count"
+        print(f"note: {len(short)} samples have fewer than {options.count} neighbours: too few photos of other objects "
+              f"in {where}; {what}", file=sys.stderr)  # fmt: skip
 
 
 def describe(options: argparse.Namespace, settings: Settings) -> dict:
     """What ``dataset.json`` says of the data."""
-    silhouettes, normals = tools(settings)
+    silhouettes, normals = silhouette_model(settings.silhouettes), estimator(settings.look.normals, options.convention)
     return {
         "name": options.output.resolve().name,
         "source": f"the photos of a folder named {options.folder.resolve().name}",
@@ -214,30 +166,7 @@ def describe(options: argparse.Namespace, settings: Settings) -> dict:
 
 
 def _embedder(options: argparse.Namespace):
-    from lib.data.embeddings import make_embedder
-
     return make_embedder(options.embedding, options.weights, options.allow_download)
-
-
-def _open_work(work: Path, settings: Settings, items: list[Item]) -> None:
-    """Take up the work folder of an interrupted run over the same files, or begin a new one."""
-    take_up(work, {**asdict(settings), "photos": [[asdict(item), _stamp(settings, item)] for item in items]})
-
-
-def _stamp(settings: Settings, item: Item) -> list[int]:
-    """Size and time of a file: another photo of the same name is prepared anew."""
-    try:
-        status = (Path(settings.folder) / item.file).stat()
-    except OSError:  # a link that leads nowhere; it will be rejected
-        return []
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _start_worker(keep_interrupt: bool = False) -> None:
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    if not keep_interrupt:  # Ctrl-C reaches every process; only the first one handles it
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _shares(text: str) -> dict[str, float]:
@@ -259,11 +188,6 @@ def _correlation(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
     return value
-
-
-def _fail(sentence: str, code: int) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

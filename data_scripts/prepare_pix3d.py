@@ -13,7 +13,6 @@ means the same. The official ``rot_mat`` is of the camera that took the whole ph
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,26 +22,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a bare clone
 
-from data_scripts.archives import Checksum
 from data_scripts.cad_models import CadFile, Camera
-from data_scripts.jobs import count_notes
+from data_scripts.jobs import Rejected, count_notes
+from data_scripts.options import run_command
 from data_scripts.photo_sets import Photo, prepare_photo_set, stored_mask, with_article
-from data_scripts.sources import Collection, check_source, chosen, command_line, safe_name
-from lib.errors import STOPPED, InputError, exit_code
+from data_scripts.sources import check_source, chosen, collection, command_line, read_json_of, safe_name
+from lib.errors import InputError
 
-PIX3D = Collection(
-    "pix3d",
-    "Pix3D",
-    "Sun et al., Pix3D: Dataset and Methods for Single-Image 3D Shape Modeling, CVPR 2018",
-    "CC-BY 4.0",
-    "pix3d.csail.mit.edu (pix3d.zip)",
-    "3.6 GB",
-    {
-        "pix3d.zip": Checksum(
-            "sha256", "16dc7d5028d4064f4c3319966add05d9c7a87413fdd60f8a979c6df27224052c", "TensorFlow Graphics"
-        )
-    },
-)
+PIX3D = collection("pix3d")
 AXES = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0))  # theirs: y up, the front towards -z
 TO_OPENCV = np.diag([-1.0, -1.0, 1.0])  # their camera: x to the left, y up, z forward
 FILM = 32.0  # millimetres, the width that their focal lengths refer to
@@ -52,30 +39,17 @@ PHOTOS = 10_069  # annotations of the full release
 SPLITS = ("train", "val", "test")
 
 Annotation = dict[str, Any]
-Rejected = list[tuple[object, str]]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    options = parse(arguments)
-    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = command_line(PIX3D, __doc__.split("\n")[0], image_size=224)
+    """Command line; returns the exit code."""
+    parser = command_line(PIX3D, __doc__, image_size=224)
     parser.add_argument("--lists", type=Path, help="folder of <category>_<split>.txt (default: split by model)")
-    return parser.parse_args(arguments)
+    return run_command(parser, prepare, arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make the prepared folder that the options ask for.
-
-    Raises
-    ------
-    InputError
-        If source or lists are not what they should be.
-    """
+    """Make the prepared folder that the options ask for."""
     check_source(options.source, ("pix3d.json", "img", "mask", "model"), PIX3D)
     annotations, rejected = read_annotations(options.source / "pix3d.json")
     total = len(annotations) + len(rejected)
@@ -115,17 +89,8 @@ def count(rows: list[dict], annotations: int, lists: bool) -> list[str]:
 
 
 def read_annotations(path: Path) -> tuple[list[Annotation], Rejected]:
-    """The annotations that name a photo and its category, and the others by their place in the list.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or something else.
-    """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged or half downloaded (no JSON); fetch Pix3D again.") from error
+    """The annotations that name a photo and its category, and the others by their place in the list."""
+    rows = read_json_of(path, PIX3D)
     good = [row for row in rows if _names_photo(row)] if isinstance(rows, list) else []
     if not good:
         raise InputError(f"{path} is no list of annotations with an entry 'img'; is it Pix3D's?")
@@ -150,13 +115,7 @@ def hidden(row: Annotation) -> str:
 
 
 def read_lists(folder: Path, categories: list[str]) -> dict[tuple[str, str], str]:
-    """Split of each listed (category, name).
-
-    Raises
-    ------
-    InputError
-        If a category has no list, or two lists name the same photo.
-    """
+    """Split of each listed (category, name)."""
     splits: dict[tuple[str, str], str] = {}
     for category in categories:
         for split in SPLITS:
@@ -188,7 +147,7 @@ def make_photos(source: Path, pairs: list[tuple[Annotation, str]], rejected: Rej
             id=safe_name(f"{category}-{name}"),
             category=category,
             model=model,
-            image=source / row["img"],
+            source=source / row["img"],
             about={"caption": f"a photo of {with_article(category)}"},
             mask=mask,
             split="" if split == "model" else split,
@@ -200,13 +159,7 @@ def make_photos(source: Path, pairs: list[tuple[Annotation, str]], rejected: Rej
 
 
 def read_camera(row: Annotation) -> Camera:
-    """The camera of a photo: the object is turned by ``rot_mat`` and moved by ``trans_mat`` before their camera.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        If the annotation is not of the official form, or the rotation is none.
-    """
+    """The camera of a photo: the object is turned by ``rot_mat`` and moved by ``trans_mat`` before their camera."""
     rotation = np.array(row["rot_mat"], dtype=np.float64)
     translation = np.array(row["trans_mat"], dtype=np.float64)
     width, height = (float(side) for side in row["img_size"])

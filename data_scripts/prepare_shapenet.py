@@ -28,24 +28,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 
 from data_scripts.cad_models import CadFile, angles_of
 from data_scripts.cad_sizes import unit_cube_notes
+from data_scripts.crops import Look
 from data_scripts.drawings import FOCAL, Drawing, draw
 from data_scripts.instances import generator
-from data_scripts.jobs import Work, prepare_jobs
-from data_scripts.options import positive
-from data_scripts.photo_sets import Look, Photo, cut_out, normals_info, stored_mask, with_article
-from data_scripts.sources import Collection, check_source, chosen, command_line, safe_name
-from lib.errors import STOPPED, InputError, exit_code
+from data_scripts.jobs import Rejected, Work, prepare_jobs
+from data_scripts.options import positive, run_command
+from data_scripts.photo_sets import Photo, cut_out, normals_info, stored_mask, with_article
+from data_scripts.sources import check_source, chosen, collection, command_line, safe_name
+from lib.errors import InputError
 
-SHAPENET = Collection(
-    "shapenet",
-    "ShapeNet",
-    "Chang et al., ShapeNet: An Information-Rich 3D Model Repository, 2015; renderings: Kato, Ushiku and Harada, "
-    "Neural 3D Mesh Renderer, CVPR 2018",
-    "ShapeNet's terms of use: non-commercial research and education, with an account",
-    "s3.eu-central-1.amazonaws.com/avg-projects/differentiable_volumetric_rendering/data/NMR_Dataset.zip (renderings) "
-    "and shapenet.org (CAD models)",
-    "33 GB, CAD models 25 to 30 GB",
-)
+SHAPENET = collection("shapenet")
 NAMES = {
     "02691156": "airplane", "02828884": "bench", "02933112": "cabinet", "02958343": "car", "03001627": "chair",
     "03211117": "display", "03636649": "lamp", "03691459": "speaker", "04090263": "rifle", "04256520": "sofa",
@@ -74,32 +66,25 @@ class Rendering:
     view: int
     cad: CadFile | None
 
+    @property
+    def source(self) -> Path:
+        """The file of the image."""
+        return self.folder / "image" / f"{self.view:04d}.png"
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    options = parse(arguments)
-    return exit_code(lambda: prepare(options), f"error: {STOPPED}")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = command_line(SHAPENET, __doc__.split("\n")[0], image_size=64)
+    """Command line; returns the exit code."""
+    parser = command_line(SHAPENET, __doc__, image_size=64)
     parser.add_argument("--views", type=positive, default=VIEWS, help="of a training model (default: %(default)s)")
     parser.add_argument("--models", type=Path, help="ShapeNetCore folder, for the shapes of renderings")
     parser.add_argument("--most", type=positive, default=MOST, help="CAD models of a category (default: %(default)s)")
-    return parser.parse_args(arguments)
+    return run_command(parser, prepare, arguments)
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make the prepared folder that the options ask for.
-
-    Raises
-    ------
-    InputError
-        If the source is neither of the two layouts, or a list is missing.
-    """
+    """Make the prepared folder that the options ask for, from whichever of the two layouts the source has."""
     check_source(options.source, (), SHAPENET)
-    synsets = sorted(path.name for path in options.source.iterdir() if path.is_dir() and path.name.isdigit())
+    synsets = [folder.name for folder in _folders(options.source) if folder.name.isdigit()]
     if any((options.source / synset / "softras_train.lst").is_file() for synset in synsets):
         prepare_renderings(options, [synset for synset in synsets if synset in NAMES])
     elif any(_model_file(folder) for synset in synsets for folder in _folders(options.source / synset)):
@@ -115,7 +100,7 @@ def prepare_renderings(options: argparse.Namespace, synsets: list[str]) -> None:
         raise InputError(f"--models: there is no folder {options.models}. {SHAPENET.how_to_get()}")
     wanted = chosen(options.categories, (NAMES[synset] for synset in synsets))
     jobs: dict[str, list[Rendering]] = {}
-    rejected: list[tuple[object, str]] = []
+    rejected: Rejected = []
     for synset in synsets:
         if NAMES[synset] in wanted:
             jobs |= list_renderings(options.source / synset, options.views, options.models, rejected)
@@ -123,21 +108,13 @@ def prepare_renderings(options: argparse.Namespace, synsets: list[str]) -> None:
     def notes(rows: list[dict]) -> list[str]:
         return unit_cube_notes(rows, centred=bool(options.models) and is_v1(options.models)) + count_models(rows)
 
-    work = Work(partial(take_renderings, look=Look.of(options)), "image", options.models is not None, notes)
+    work = Work(partial(take_rendering, look=Look.of(options)), "image", options.models is not None, notes)
     info = SHAPENET.info(kind="renderings", views=options.views, shapes=options.models is not None)
     prepare_jobs(jobs, work, options, info | normals_info(options), rejected)
 
 
-def list_renderings(
-    place: Path, views: int, models: Path | None, rejected: list[tuple[object, str]]
-) -> dict[str, list[Rendering]]:
-    """The images of a category to take, by model; what cannot be used joins ``rejected``.
-
-    Raises
-    ------
-    InputError
-        If a list of models is missing.
-    """
+def list_renderings(place: Path, views: int, models: Path | None, rejected: Rejected) -> dict[str, list[Rendering]]:
+    """The images of a category to take, by model; what cannot be used joins ``rejected``."""
     jobs, there = {}, {folder.name for folder in _folders(place)}
     for split in SPLITS:
         listing = place / f"softras_{split}.lst"
@@ -157,37 +134,26 @@ def list_renderings(
     return jobs
 
 
-def take_renderings(job: list[Rendering], folder: Path, look: Look) -> dict[str, list]:
-    """The samples of a model, with viewpoints from its ``cameras.npz``."""
-    photos, rejected = [], []
-    for rendering in job:
-        path = rendering.folder / "image" / f"{rendering.view:04d}.png"
-        try:
-            photos.append(Photo(
-                id=f"{rendering.model}-{rendering.view:02d}",
-                category=rendering.category,
-                model=rendering.model,
-                image=path,
-                about={"caption": with_article(rendering.category), **read_viewpoint(rendering)},
-                mask=rendering.folder / "mask" / path.name,
-                split=rendering.split,
-                cad=rendering.cad,
-                whole=True,
-            ))  # fmt: skip
-        except InputError as error:
-            rejected.append([str(path), str(error)])
-    part = cut_out(photos, folder, stored_mask, look)
-    return {"rows": part["rows"], "rejected": rejected + part["rejected"]}
+def take_rendering(rendering: Rendering, folder: Path, look: Look) -> list[dict]:
+    """The sample of an image, with its viewpoint from the model's ``cameras.npz``."""
+    photo = Photo(
+        id=f"{rendering.model}-{rendering.view:02d}",
+        category=rendering.category,
+        model=rendering.model,
+        source=rendering.source,
+        about={"caption": with_article(rendering.category), **read_viewpoint(rendering)},
+        mask=rendering.folder / "mask" / rendering.source.name,
+        split=rendering.split,
+        cad=rendering.cad,
+        whole=True,
+    )
+    if not photo.source.is_file():
+        raise InputError("the file is missing; unpack the data set again.")
+    return cut_out(photo, folder, stored_mask, look)
 
 
 def read_viewpoint(rendering: Rendering) -> dict[str, float]:
-    """Viewpoint of an image: ``world_mat_<view>`` takes the models' frame to OpenCV's camera axes.
-
-    Raises
-    ------
-    InputError
-        If the file or the matrix is missing or damaged, or the camera does not look at the origin.
-    """
+    """Viewpoint of an image: ``world_mat_<view>`` takes the models' frame to OpenCV's camera axes."""
     path = rendering.folder / "cameras.npz"
     try:
         with np.load(path) as cameras:
@@ -223,7 +189,7 @@ def prepare_drawings(options: argparse.Namespace, synsets: list[str]) -> None:
     names = read_taxonomy(options.source, synsets)
     wanted = chosen(options.categories, names.values())
     jobs: dict[str, list[Drawing]] = {}
-    rejected: list[tuple[object, str]] = []
+    rejected: Rejected = []
     for synset, name in names.items():
         if name in wanted:
             jobs |= list_drawings(options.source / synset, name, options.most, rejected)
@@ -237,9 +203,7 @@ def prepare_drawings(options: argparse.Namespace, synsets: list[str]) -> None:
     prepare_jobs(jobs, work, options, SHAPENET.info(kind="drawn", most=options.most), rejected)
 
 
-def list_drawings(
-    place: Path, category: str, most: int, rejected: list[tuple[object, str]]
-) -> dict[str, list[Drawing]]:
+def list_drawings(place: Path, category: str, most: int, rejected: Rejected) -> dict[str, list[Drawing]]:
     """The models of a category to draw: those that come first in a random order that does not change."""
     folders = sorted(_folders(place), key=lambda folder: generator(place.name, folder.name).random())
     rejected += [(folder, "it has no model.obj.") for folder in folders if not _model_file(folder)]
@@ -254,13 +218,7 @@ def list_drawings(
 
 
 def read_taxonomy(source: Path, synsets: list[str]) -> dict[str, str]:
-    """Name of each category: the first of ``taxonomy.json``, if it is there, else its number.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged.
-    """
+    """Name of each category: the first of ``taxonomy.json``, if it is there, else its number."""
     names = {}
     if (source / "taxonomy.json").is_file():
         try:

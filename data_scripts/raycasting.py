@@ -8,6 +8,7 @@ from embreex import rtcore_scene
 from embreex.mesh_construction import TriangleMesh
 from jaxtyping import Bool, Float, Int, UInt8
 
+from data_scripts.arrays import Faces, Normals, Points, Rgba, Vector, Vertices
 from data_scripts.sweethome import TexturedMesh
 from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers, project
 
@@ -15,17 +16,15 @@ from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers, project
 class Caster:
     """Nearest hits of rays with a mesh; built once a model, used for all its stretched variants."""
 
-    def __init__(self, vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]):
+    def __init__(self, vertices: Vertices, faces: Faces):
         self._scene = rtcore_scene.EmbreeScene()
         TriangleMesh(self._scene, np.ascontiguousarray(vertices[faces], dtype=np.float32))
 
-    def first(self, origins: Float[np.ndarray, "rays 3"], directions: Float[np.ndarray, "rays 3"]) -> dict:
+    def first(self, origins: Points, directions: Points) -> dict:
         """Embree's ``primID`` (-1 for no hit), barycentric ``u``, ``v`` and ``tfar``, arrays of shape (rays,)."""
         return self._scene.run(*_single(origins, directions), output=1)
 
-    def blocked(
-        self, origins: Float[np.ndarray, "rays 3"], directions: Float[np.ndarray, "rays 3"]
-    ) -> Bool[np.ndarray, " rays"]:
+    def blocked(self, origins: Points, directions: Points) -> Bool[np.ndarray, " rays"]:
         """Whether anything lies on the ray."""
         return self._scene.run(*_single(origins, directions), query="OCCLUDED") == 0
 
@@ -48,7 +47,7 @@ class Look:
 
     curve: Float[np.ndarray, "materials 256"]
     mix: Float[np.ndarray, "materials 3 3"]
-    light: Float[np.ndarray, "3"]
+    light: Vector
     ambient: float
     diffuse: float
 
@@ -80,7 +79,7 @@ class TexturedCaster:
 
 
 def crop_camera(
-    points: Float[np.ndarray, "points 3"], azimuth: float, elevation: float, tilt: float, distance: float, margin: float
+    points: Points, azimuth: float, elevation: float, tilt: float, distance: float, margin: float
 ) -> Viewpoint:
     """The perspective camera whose image is the square crop around the projected points.
 
@@ -98,13 +97,8 @@ def crop_camera(
 
 
 def render(
-    caster: TexturedCaster,
-    stretch: Float[np.ndarray, "3"],
-    viewpoint: Viewpoint,
-    look: Look,
-    size: int,
-    oversample: int,
-) -> tuple[UInt8[np.ndarray, "size size 4"], Float[np.ndarray, "size size 3"]]:
+    caster: TexturedCaster, stretch: Vector, viewpoint: Viewpoint, look: Look, size: int, oversample: int
+) -> tuple[Rgba, Normals]:
     """Render a stretched model with ``oversample ** 2`` rays a pixel.
 
     Returns
@@ -121,19 +115,27 @@ def render(
     hit = caster.caster.first(origins / stretch, directions / stretch)
     index = np.flatnonzero(hit["primID"] >= 0)
     face = hit["primID"][index]
-    normals = _facing(caster.face_normals[face] / stretch, directions[index])
+    normals = caster.face_normals[face] / stretch
+    # unit normals turned against the rays: open surfaces have no reliable outside
+    sign = np.where(np.einsum("ni,ni->n", normals, directions[index]) > 0, -1.0, 1.0)
+    normals = normals * (sign / np.maximum(np.linalg.norm(normals, axis=1), 1e-30))[:, None]
     colours = shade(caster.levels(face, hit["u"][index], hit["v"][index]), caster.mesh.material[face], normals, look)
     rotation = viewpoint.rotation()[0].numpy()
-    pixel = _pixel_of(index, size, oversample)
-    return _gather(pixel, colours, normals @ rotation.T, size, oversample)
+    # average the hits of each pixel
+    row, column = np.divmod(index, size * oversample)
+    pixel = row // oversample * size + column // oversample
+    count = np.bincount(pixel, minlength=size * size)
+    colour = _sum_by(pixel, colours, size) / np.maximum(count, 1)[:, None]
+    alpha = count / oversample**2
+    rgba = np.rint(np.concatenate([colour, alpha[:, None]], axis=1) * 255.0).astype(np.uint8)
+    normal = _sum_by(pixel, normals @ rotation.T, size)
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
+    return rgba.reshape(size, size, 4), normal.reshape(size, size, 3)
 
 
 def shade(
-    levels: UInt8[np.ndarray, "hits 3"],
-    material: Int[np.ndarray, " hits"],
-    normals: Float[np.ndarray, "hits 3"],
-    look: Look,
-) -> Float[np.ndarray, "hits 3"]:
+    levels: UInt8[np.ndarray, "hits 3"], material: Int[np.ndarray, " hits"], normals: Points, look: Look
+) -> Points:
     """Recolour and light surface points (Lambert); values in [0, 1]."""
     albedo = np.einsum("nij,nj->ni", look.mix[material], look.curve[material[:, None], levels])
     brightness = look.ambient + look.diffuse * np.maximum(normals @ look.light, 0.0)
@@ -144,28 +146,5 @@ def _single(origins, directions):
     return np.ascontiguousarray(origins, dtype=np.float32), np.ascontiguousarray(directions, dtype=np.float32)
 
 
-def _facing(normals: Float[np.ndarray, "hits 3"], directions: Float[np.ndarray, "hits 3"]) -> np.ndarray:
-    """Unit normals turned against the rays: open surfaces have no reliable outside."""
-    sign = np.where(np.einsum("ni,ni->n", normals, directions) > 0, -1.0, 1.0)
-    length = np.linalg.norm(normals, axis=1)
-    return normals * (sign / np.maximum(length, 1e-30))[:, None]
-
-
-def _pixel_of(index: Int[np.ndarray, " hits"], size: int, oversample: int) -> Int[np.ndarray, " hits"]:
-    row, column = np.divmod(index, size * oversample)
-    return row // oversample * size + column // oversample
-
-
-def _gather(pixel, colours, normals, size, oversample):
-    """Average the hits of each pixel."""
-    count = np.bincount(pixel, minlength=size * size)
-    colour = _sum_by(pixel, colours, size) / np.maximum(count, 1)[:, None]
-    alpha = count / oversample**2
-    rgba = np.rint(np.concatenate([colour, alpha[:, None]], axis=1) * 255.0).astype(np.uint8)
-    normal = _sum_by(pixel, normals, size)
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
-    return rgba.reshape(size, size, 4), normal.reshape(size, size, 3)
-
-
-def _sum_by(pixel, values, size):
+def _sum_by(pixel: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.bincount(pixel, weights=channel, minlength=size * size) for channel in values.T], axis=1)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import fast_simplification
 import numpy as np
 import trimesh
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from scipy import ndimage
 
+from data_scripts.arrays import Faces, Points, Vector, Vertices
 from data_scripts.raycasting import Caster
 
 FAR = 3.0  # rays start outside the unit cube
@@ -15,7 +16,7 @@ ATTEMPTS = ((1500, 4), (2500, 4), (4000, 4), (6000, 4), (4000, 2), (6000, 1))  #
 GRID = 128  # rays along each side of a square of parallel rays
 
 
-def sphere_directions(count: int) -> Float[np.ndarray, "count 3"]:
+def sphere_directions(count: int) -> Points:
     """Evenly spread unit vectors on a Fibonacci spiral, straight down and up excluded."""
     height = 1.0 - 2.0 * (np.arange(count) + 0.5) / count
     turn = np.pi * (3.0 - np.sqrt(5.0)) * np.arange(count)
@@ -23,7 +24,7 @@ def sphere_directions(count: int) -> Float[np.ndarray, "count 3"]:
     return np.stack([radius * np.cos(turn), radius * np.sin(turn), height], axis=1)
 
 
-def parallel_rays(direction: Float[np.ndarray, "3"], grid: int = GRID) -> tuple[np.ndarray, np.ndarray]:
+def parallel_rays(direction: Vector, grid: int = GRID) -> tuple[np.ndarray, np.ndarray]:
     """A square of parallel rays that covers the unit cube: origins and directions, (grid * grid, 3) each."""
     helper = np.eye(3)[np.argmin(np.abs(direction))]
     right = np.cross(direction, helper)
@@ -35,9 +36,7 @@ def parallel_rays(direction: Float[np.ndarray, "3"], grid: int = GRID) -> tuple[
     return origins, np.broadcast_to(direction, origins.shape)
 
 
-def visible_faces(
-    vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"], directions: int = 96
-) -> Bool[np.ndarray, " faces"]:
+def visible_faces(vertices: Vertices, faces: Faces, directions: int = 96) -> Bool[np.ndarray, " faces"]:
     """Which faces can be seen from outside, from around, above and below.
 
     A face counts as seen if a grid of parallel rays meets it, or if its centre sees the sky in one of the
@@ -57,9 +56,7 @@ def visible_faces(
     return seen
 
 
-def clean(
-    vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]
-) -> tuple[np.ndarray, np.ndarray]:
+def clean(vertices: Vertices, faces: Faces) -> tuple[np.ndarray, np.ndarray]:
     """Merge equal vertices and drop faces without area and faces given twice (whichever way they are wound)."""
     _, first, index = np.unique(np.round(vertices, 5), axis=0, return_index=True, return_inverse=True)
     faces = index.reshape(-1)[faces]
@@ -112,11 +109,7 @@ def likeness(original: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, n
     return Likeness(overlap / max(union, 1), lost / max(area, 1), float(gap.mean()) if len(gap) else 1.0)
 
 
-def outer_mesh(
-    vertices: Float[np.ndarray, "vertices 3"],
-    faces: Int[np.ndarray, "faces 3"],
-    attempts: tuple[tuple[int, int], ...] = ATTEMPTS,
-) -> trimesh.Trimesh:
+def outer_mesh(vertices: Vertices, faces: Faces, attempts: tuple[tuple[int, int], ...] = ATTEMPTS) -> trimesh.Trimesh:
     """The outer surface, decimated as far as it still looks the same.
 
     The first of the ``attempts`` (faces to reach, aggressiveness) that is a good likeness is taken, or else
@@ -134,12 +127,15 @@ def outer_mesh(
             best, best_score = candidate, like.overlap - like.lost
         if like.good:
             break
-    return trimesh.Trimesh(_fit_box(best[0], vertices[faces.ravel()]), best[1], process=False)
+    # scale and shift each axis by the hair that decimation took off the bounding box
+    low, high = best[0].min(axis=0), best[0].max(axis=0)
+    reference = vertices[faces.ravel()]
+    target = reference.min(axis=0)
+    scale = (reference.max(axis=0) - target) / np.where(high > low, high - low, 1.0)
+    return trimesh.Trimesh((best[0] - low) * scale + target, best[1], process=False)
 
 
-def decimate(
-    vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"], target: int, aggressiveness: int
-) -> tuple[np.ndarray, np.ndarray]:
+def decimate(vertices: Vertices, faces: Faces, target: int, aggressiveness: int) -> tuple[np.ndarray, np.ndarray]:
     """Quadric decimation that respects open borders: vertices and faces of the result."""
     points, triangles = fast_simplification.simplify(
         *_with_flaps(vertices, faces), target_count=target, agg=aggressiveness
@@ -163,11 +159,3 @@ def _with_flaps(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np
     tips = vertices[edges[open_edges]].mean(axis=1) + 0.002 * normals
     flaps = np.column_stack([edges[open_edges], len(vertices) + np.arange(len(tips))])
     return np.concatenate([vertices, tips]).astype(np.float32), np.concatenate([faces, flaps]).astype(np.int32)
-
-
-def _fit_box(points: Float[np.ndarray, "points 3"], reference: Float[np.ndarray, "reference 3"]) -> np.ndarray:
-    """Scale and shift each axis by the hair that decimation took off the bounding box."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    target_low, target_high = reference.min(axis=0), reference.max(axis=0)
-    scale = (target_high - target_low) / np.where(high > low, high - low, 1.0)
-    return (points - low) * scale + target_low

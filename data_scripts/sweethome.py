@@ -8,14 +8,16 @@ import csv
 import logging
 import re
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import trimesh
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from data_scripts.archives import extract
+from data_scripts.arrays import Faces, Points, Rgb, Vertices
 from lib.errors import InputError
 
 CATALOGUE = "PluginFurnitureCatalog.properties"
@@ -91,15 +93,17 @@ class TexturedMesh:
         One a material; a plain colour is a texture of one pixel.
     """
 
-    vertices: Float[np.ndarray, "vertices 3"]
-    faces: Int[np.ndarray, "faces 3"]
+    vertices: Vertices
+    faces: Faces
     uv: Float[np.ndarray, "faces 3 2"]
     material: Int[np.ndarray, " faces"]
-    textures: tuple[UInt8[np.ndarray, "height width 3"], ...]
+    textures: tuple[Rgb, ...]
 
 
 def read_catalogue(library: Path) -> dict[str, dict[str, str]]:
     """Properties of every piece of a library, by the id after the ``#``."""
+    if not library.is_file():
+        raise InputError(f"{library} is missing; --source must hold the .sh3f files of sweethome3d-furniture.")
     try:
         with zipfile.ZipFile(library) as archive:
             text = archive.read(CATALOGUE).decode("latin-1")
@@ -112,18 +116,12 @@ def read_catalogue(library: Path) -> dict[str, dict[str, str]]:
 
 
 def read_entries(source: Path, model_list: Path = MODEL_LIST) -> list[Entry]:
-    """The committed list of models joined with the catalogues of the libraries in ``source``.
-
-    Raises
-    ------
-    InputError
-        If a library or a listed piece is missing.
-    """
+    """The committed list of models joined with the catalogues of the libraries in ``source``."""
     if not model_list.is_file():
         raise InputError(f"There is no list of models {model_list}; --models takes a CSV file.")
     with model_list.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    catalogues = {pack: read_catalogue(_library(source, pack)) for pack in sorted({row["pack"] for row in rows})}
+    catalogues = {pack: read_catalogue(source / f"{pack}.sh3f") for pack in sorted({row["pack"] for row in rows})}
     return [_entry(row, catalogues[row["pack"]]) for row in rows]
 
 
@@ -131,26 +129,30 @@ def load_model(library: Path, entry: Entry, folder: Path) -> TexturedMesh:
     """Unpack one model into ``folder`` and load it in our frame, centred, longest side 1."""
     path = entry.path.lstrip("/")
     extract(library, folder, path.rsplit("/", 1)[0] + "/")
-    logging.getLogger("trimesh").setLevel(logging.ERROR)  # it warns of each missing texture file
-    scene = trimesh.load(folder / path, process=False, force="scene")
-    parts = [geometry for geometry in scene.geometry.values() if len(getattr(geometry, "faces", ()))]
+    parts = read_textured(folder / path)
     if not parts:
         raise InputError(f"The model {entry.pack}/{entry.key} has no faces; take it off {MODEL_LIST.name}.")
+    return textured_mesh(parts, lambda points, faces: _to_unit_cube(points, entry))
+
+
+def read_textured(path: Path) -> list[trimesh.Trimesh]:
+    """The parts of a model file that have faces, each with its material."""
+    logging.getLogger("trimesh").setLevel(logging.ERROR)  # it warns of each missing texture file
+    scene = trimesh.load(path, process=False, force="scene")
+    return [geometry for geometry in scene.geometry.values() if len(getattr(geometry, "faces", ()))]
+
+
+def textured_mesh(parts: list[trimesh.Trimesh], place: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> TexturedMesh:
+    """One mesh of several parts; ``place`` moves all vertices, given with the faces, to the world frame."""
     offsets = np.cumsum([0] + [len(part.vertices) for part in parts])
+    faces = np.concatenate([part.faces + offset for part, offset in zip(parts, offsets, strict=False)])
     return TexturedMesh(
-        _to_unit_cube(np.concatenate([part.vertices for part in parts]), entry),
-        np.concatenate([part.faces + offset for part, offset in zip(parts, offsets, strict=False)]),
+        place(np.concatenate([part.vertices for part in parts]), faces),
+        faces,
         np.concatenate([_corner_uv(part) for part in parts]),
         np.repeat(np.arange(len(parts)), [len(part.faces) for part in parts]),
         tuple(_texture(part) for part in parts),
     )
-
-
-def _library(source: Path, pack: str) -> Path:
-    path = source / f"{pack}.sh3f"
-    if not path.is_file():
-        raise InputError(f"{path} is missing; --source must hold the .sh3f files of sweethome3d-furniture.")
-    return path
 
 
 def _entry(row: dict[str, str], catalogue: dict[str, dict[str, str]]) -> Entry:
@@ -172,7 +174,7 @@ def _entry(row: dict[str, str], catalogue: dict[str, dict[str, str]]) -> Entry:
     return replace(entry, family=row.get("family") or entry.model)
 
 
-def _to_unit_cube(vertices: Float[np.ndarray, "vertices 3"], entry: Entry) -> Float[np.ndarray, "vertices 3"]:
+def _to_unit_cube(vertices: Vertices, entry: Entry) -> Vertices:
     """Apply the catalogue's rotation and size, our axes and turn, then centre and scale to longest side 1."""
     points = vertices @ np.reshape(entry.rotation, (3, 3)).T @ TO_WORLD.T
     points = centre(points)
@@ -183,7 +185,7 @@ def _to_unit_cube(vertices: Float[np.ndarray, "vertices 3"], entry: Entry) -> Fl
     return points / np.ptp(points, axis=0).max()
 
 
-def centre(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 3"]:
+def centre(points: Points) -> Points:
     """Move the centre of the bounding box to the origin."""
     return points - (points.min(axis=0) + points.max(axis=0)) / 2
 
@@ -195,7 +197,7 @@ def _corner_uv(part: trimesh.Trimesh) -> Float[np.ndarray, "faces 3 2"]:
     return np.nan_to_num(np.asarray(uv, dtype=np.float64))[part.faces]
 
 
-def _texture(part: trimesh.Trimesh) -> UInt8[np.ndarray, "height width 3"]:
+def _texture(part: trimesh.Trimesh) -> Rgb:
     """The material's image, or one pixel of its diffuse colour."""
     material = getattr(part.visual, "material", None)
     image = getattr(material, "image", None)

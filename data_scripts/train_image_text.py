@@ -8,11 +8,8 @@ draw depends on the seed and the step alone, so a run that was stopped goes on a
 """
 
 import argparse
-import json
 import math
 import sys
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +26,11 @@ from tqdm import tqdm
 
 from data_scripts.image_text_results import measure
 from data_scripts.phrases import ANYTHING, OPENINGS, vary
+from data_scripts.resumable import train_steps, write_log
 from lib.data.images import read_sample_images
 from lib.data.prepared import Prepared, read_prepared
 from lib.errors import InputError, exit_code
 from lib.evaluation.results import write_results
-from lib.files import read_json, write_atomically, write_json
 from lib.networks.image_text import (
     FIRST_WORD,
     FOLDER,
@@ -48,8 +45,6 @@ from lib.networks.image_text import (
 )
 from lib.paths import FURNITURE, RUNS
 from lib.training.batches import seeded
-from lib.training.state import load_training, save_training
-from lib.training.log import read_log
 
 WARMUP = 40  # steps
 RATES = {"backbone": 3e-4, "rest": 1e-3}
@@ -69,12 +64,6 @@ class Renders:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    options = parse(arguments)
-    return exit_code(lambda: run(options))
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path, help="prepared folder with captions, to learn from")
     parser.add_argument("--evaluate", type=Path, default=FURNITURE, help="prepared folder to measure on")
@@ -85,7 +74,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--backbone", choices=("imagenet", "random"), default="imagenet", help="first weights")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -95,26 +85,21 @@ def run(options: argparse.Namespace) -> None:
     data, held_out = read_prepared(options.data), read_prepared(options.evaluate)
     table = training_table(data, held_out, options.batch_size)
     config = ImageTextConfig(vocabulary(table), options.image_size)
-    plan = _plan(options, data, len(table))
-    network, seconds = train(config, table, data, options, plan)
-    log = read_log(options.run / "log.jsonl")
-    write_atomically(options.output / "train.jsonl", lambda p: p.write_text("".join(json.dumps(r) + "\n" for r in log)))
-    save_image_text(options.output, network, config, {"training": plan, "seconds": round(seconds)})
-    rows = measure(load_image_text(options.output), held_out, options.seed, options.steps)
-    write_results(options.output / "results.json", rows)
-    for row in rows:
+    settings = {name: getattr(options, name) for name in ("steps", "batch_size", "image_size", "backbone", "seed")}
+    source = {"dataset": data.info["name"], "metadata_sha256": data.info["metadata_sha256"], "images": len(table)}
+    plan = settings | source
+    network, rows = train(config, table, data, options, plan)
+    write_log(options.output / "train.jsonl", rows)
+    save_image_text(options.output, network, config, {"training": plan, "seconds": round(rows[-1]["seconds"])})
+    results = measure(load_image_text(options.output), held_out, options.seed, options.steps)
+    write_results(options.output / "results.json", results)
+    for row in results:
         if row["category"] == "all":
             print(f"{row['system']:24} {row['protocol']:14} {row['metric']:20} {row['value']:.3f}")
 
 
 def training_table(data: Prepared, held_out: Prepared, batch_size: int) -> pd.DataFrame:
-    """Rows to learn from; none of a model that is measured on.
-
-    Raises
-    ------
-    InputError
-        No captions, too few models for a batch, or a model on both sides.
-    """
+    """Rows to learn from; none of a model that is measured on."""
     table = data.metadata[data.metadata["split"] == "train"].reset_index(drop=True)
     if len(table) == 0 or table["caption"].isna().any():
         raise InputError(
@@ -138,23 +123,18 @@ def vocabulary(table: pd.DataFrame) -> tuple[str, ...]:
     return tuple(sorted(words))
 
 
-def train(config: ImageTextConfig, table: pd.DataFrame, data: Prepared, options, plan: dict) -> tuple[nn.Module, float]:
-    """The trained network and the seconds that it took, earlier parts of a stopped run included."""
+def train(config: ImageTextConfig, table: pd.DataFrame, data: Prepared, options, plan: dict) -> tuple[nn.Module, list]:
+    """The trained network and the rows of its log, earlier parts of a stopped run included."""
     torch.manual_seed(options.seed)
     network = build_network(config, options.backbone)
     optimizer = _optimizer(network)
-    first, log = _resume(options.run, network, optimizer, plan)
-    before, start = log[-1]["seconds"] if log else 0.0, time.perf_counter()
-    renders = (
-        Renders(read_images(data, table, round(config.image_size * 4 / 3)), table) if first < options.steps else None
-    )
-    for step in tqdm(range(first, options.steps), initial=first, total=options.steps, unit="step"):
-        loss = _step(network, optimizer, config, renders, step, options)
-        seconds = before + time.perf_counter() - start
-        log.append({"step": step + 1, "loss": round(loss, 5), "seconds": round(seconds, 1)})
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == options.steps:
-            _save(options.run, network, optimizer, log)
-    return network.eval(), log[-1]["seconds"]
+    renders = Renders(read_images(data, table, round(config.image_size * 4 / 3)), table)
+
+    def step(number: int) -> dict:
+        return {"loss": round(_step(network, optimizer, config, renders, number, options), 5)}
+
+    rows = train_steps(network, optimizer, step, options.steps, options.run, plan, save_every=SAVE_EVERY)
+    return network.eval(), rows
 
 
 def read_images(data: Prepared, table: pd.DataFrame, size: int) -> UInt8[Tensor, "images 3 size size"]:
@@ -203,12 +183,14 @@ def _step(network, optimizer, config: ImageTextConfig, renders: Renders, step: i
     rows, generator = draw(renders, options.batch_size, options.seed, step), seeded(options.seed, 1, step)
     grey = torch.rand(len(rows), generator=generator) < 0.15
     pixels = augment(renders.rgb[rows], grey, config.image_size, generator)
-    tokens = tokenize(_captions(renders.table.iloc[rows], grey, options.seed, step), config)
+    rng, table = np.random.default_rng((options.seed, step, 1)), renders.table.iloc[rows]
+    said = zip(table["caption"], table["category"], grey.tolist(), strict=True)
+    tokens = tokenize([vary(caption, category, rng, is_grey) for caption, category, is_grey in said], config)
     forgotten = torch.rand(tokens.shape, generator=generator) < FORGET
     tokens[forgotten & (tokens >= FIRST_WORD) & (tokens < config.end)] = UNKNOWN
+    rate = min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / options.steps))
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * rate_factor(step, options.steps)
-    network.train()
+        group["lr"] = group["initial_lr"] * rate
     image, text, scale = network(normalize_pixels(pixels).contiguous(memory_format=torch.channels_last), tokens)
     loss = open_clip.ClipLoss()(image, text, scale)
     optimizer.zero_grad(set_to_none=True)
@@ -217,17 +199,6 @@ def _step(network, optimizer, config: ImageTextConfig, renders: Renders, step: i
     with torch.no_grad():
         network.logit_scale.clamp_(0, LARGEST_SCALE)
     return loss.item()
-
-
-def rate_factor(step: int, steps: int) -> float:
-    """The learning rate over its largest value: a linear rise, then half a cosine to 0."""
-    return min((step + 1) / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
-
-
-def _captions(table: pd.DataFrame, grey: Tensor, seed: int, step: int) -> list[str]:
-    rng = np.random.default_rng((seed, step, 1))
-    rows = zip(table["caption"], table["category"], grey.tolist(), strict=True)
-    return [vary(caption, category, rng, is_grey) for caption, category, is_grey in rows]
 
 
 def _optimizer(network: nn.Module) -> torch.optim.AdamW:
@@ -242,29 +213,6 @@ def _optimizer(network: nn.Module) -> torch.optim.AdamW:
             for (part, decay), parameters in groups.items()
         ]
     )
-
-
-def _plan(options: argparse.Namespace, data: Prepared, images: int) -> dict:
-    settings = {name: getattr(options, name) for name in ("steps", "batch_size", "image_size", "backbone", "seed")}
-    return {**settings, "dataset": data.info["name"], "metadata_sha256": data.info["metadata_sha256"], "images": images}
-
-
-def _save(run: Path, network: nn.Module, optimizer, log: list[dict]) -> None:
-    write_atomically(run / "log.jsonl", lambda p: p.write_text("".join(json.dumps(row) + "\n" for row in log)))
-    save_training(run / "state.safetensors", network, optimizer, {"step": log[-1]["step"]})
-
-
-def _resume(run: Path, network: nn.Module, optimizer, plan: dict) -> tuple[int, list[dict]]:
-    """Step to go on with, and the log up to there."""
-    if not (run / "state.safetensors").is_file():
-        write_json(run / "plan.json", plan)
-        return 0, []
-    if read_json(run / "plan.json") != plan:
-        raise InputError(f"{run} holds a run with other settings or data; delete it or choose another --run")
-    step = load_training(run / "state.safetensors", network, optimizer)["step"]
-    with suppress(FileNotFoundError):
-        return step, [row for row in read_log(run / "log.jsonl") if row["step"] <= step]
-    raise InputError(f"{run} lacks log.jsonl; delete the folder and train again")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ end the errors on held-out models are measured, and the output folder appears.
 """
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -20,18 +19,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from tqdm import tqdm
 
 from data_scripts.normal_augment import augmented
 from data_scripts.normal_errors import measure_network
 from data_scripts.options import positive
+from data_scripts.resumable import train_steps, write_log
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError, exit_code
 from lib.evaluation import write_results
+from lib.files import write_atomically, write_json
 from lib.networks.normal_network import NormalNetwork, NormalNetworkConfig, describe
 from lib.paths import FURNITURE, WEIGHTS
-from lib.files import write_atomically, write_json
-from lib.training.state import load_training, read_about, save_training
 
 CLIP = 1.0  # largest norm of the gradient
 COSINE_LIMIT = 1 - 1e-5  # the slope of arccos is infinite at 1
@@ -58,16 +56,7 @@ class Settings:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    options = parse(arguments)
-    torch.manual_seed(options.seed)
-    torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
-    return exit_code(lambda: run(options))
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=FURNITURE, help="prepared folder (default: %(default)s)")
     parser.add_argument("--run", type=Path, required=True, help="folder for the state of the run")
@@ -79,17 +68,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--save-every", type=positive, default=100, help="steps between saved states")
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    return exit_code(lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, or go on training; then measure and write the result.
-
-    Raises
-    ------
-    InputError
-        The data has no normals or no training models, or the run folder belongs to other settings.
-    """
+    """Train, or go on training; then measure and write the result."""
     if options.image_size % 32:
         raise InputError(f"--image-size {options.image_size} is no multiple of 32; use 64, 96 or 128.")
     settings = Settings(options.steps, options.batch_size, seed=options.seed)
@@ -98,36 +85,15 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"{options.data} has images without normals; prepare them with prepare_furniture.py.")
     network = NormalNetwork(NormalNetworkConfig(options.image_size), options.backbone_weights)
     network = network.to(memory_format=torch.channels_last)
-    about = {"settings": vars(settings), "dataset": dataset.prepared.info["metadata_sha256"]}
-    rows = train(network, dataset, settings, options.run, about, options.save_every)
-    write_output(network, options, about, rows)
-
-
-def train(
-    network: NormalNetwork, dataset: PreparedDataset, settings: Settings, folder: Path, about: dict, save_every: int
-) -> list[dict]:
-    """Train from the saved state, if there is one, to the last step; gives the rows of the log."""
     optimizer = make_optimizer(network, settings)
-    state, rows, first = folder / "state.safetensors", [], 0
-    if state.is_file():
-        saved = read_about(state)
-        if saved["about"] != about:
-            raise InputError(f"{folder} holds a run with other settings or data; choose another --run.")
-        saved = load_training(state, network, optimizer)
-        rows, first = saved["rows"], saved["step"]
-    spent, start = rows[-1]["cpu_seconds"] if rows else 0.0, time.process_time()
-    network.train()
-    progress = tqdm(range(first, settings.steps), initial=first, total=settings.steps, desc="normals")
-    for step in progress:
-        loss = train_step(network, dataset, optimizer, settings, step)
-        done = step + 1
-        if done % 20 == 0 or done == settings.steps:
-            seconds = round(spent + time.process_time() - start, 1)
-            rows.append({"step": done, "degrees": round(math.degrees(loss), 3), "cpu_seconds": seconds})
-            progress.set_postfix(degrees=rows[-1]["degrees"])
-        if done % save_every == 0 or done == settings.steps:
-            save_training(state, network, optimizer, {"about": about, "rows": rows, "step": done})
-    return rows
+    about = {"settings": vars(settings), "dataset": dataset.prepared.info["metadata_sha256"]}
+
+    def step(number: int) -> dict:
+        return {"degrees": round(math.degrees(train_step(network, dataset, optimizer, settings, number)), 3)}
+
+    how = {"log_every": 20, "save_every": options.save_every, "clock": time.process_time, "seconds": "cpu_seconds"}
+    rows = train_steps(network, optimizer, step, settings.steps, options.run, about, **how)
+    write_output(network, options, about, rows)
 
 
 def train_step(
@@ -136,7 +102,11 @@ def train_step(
     """One step, whose random numbers depend on seed and step only; gives the mean angle in radians."""
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     batch = dataset.batch(torch.randint(len(dataset), (settings.batch_size,), generator=generator))
-    rgb, mask, normal = _resized(batch.rgb, batch.mask, batch.normal, network.config.image_size)
+    rgb, mask, normal, size = batch.rgb, batch.mask, batch.normal, network.config.image_size
+    if rgb.shape[1] != size:
+        maps = torch.cat([rgb, mask[..., None], normal], dim=-1).permute(0, 3, 1, 2)
+        maps = F.interpolate(maps, size=(size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+        rgb, mask, normal = maps[..., :3], maps[..., 3], F.normalize(maps[..., 4:], dim=-1)
     rgb, mask, normal = augmented(rgb, mask, normal, generator)
     for group, rate in zip(optimizer.param_groups, (settings.encoder_lr, settings.lr), strict=True):
         group["lr"] = rate * schedule(step, settings)
@@ -172,28 +142,16 @@ def make_optimizer(network: NormalNetwork, settings: Settings) -> torch.optim.Op
 
 def write_output(network: NormalNetwork, options: argparse.Namespace, about: dict, rows: list[dict]) -> None:
     """Weights as float16, settings, log, and errors on held-out models, measured with the weights as written."""
-    state = {name: _half(tensor.detach().contiguous()) for name, tensor in network.state_dict().items()}
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     write_atomically(options.output / "weights.safetensors", lambda path: save_file(state, path))
     seconds = rows[-1]["cpu_seconds"]
     write_json(options.output / "config.json", describe(network) | about | {"cpu_seconds": seconds})
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    write_atomically(options.output / "train.jsonl", lambda path: path.write_text(lines))
+    write_log(options.output / "train.jsonl", rows)
     source = {"seed": options.seed, "steps": options.steps, "seconds": seconds}
     datasets = list(dict.fromkeys([FURNITURE.resolve(), options.data.resolve()]))
     results = measure_network(options.output, datasets, options.data, source)
     write_results(options.output / "results.json", results)
-
-
-def _resized(rgb: torch.Tensor, mask: torch.Tensor, normal: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
-    if rgb.shape[1] == size:
-        return rgb, mask, normal
-    maps = torch.cat([rgb, mask[..., None], normal], dim=-1).permute(0, 3, 1, 2)
-    maps = F.interpolate(maps, size=(size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
-    return maps[..., :3], maps[..., 3], F.normalize(maps[..., 4:], dim=-1)
-
-
-def _half(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.half() if tensor.is_floating_point() else tensor
 
 
 if __name__ == "__main__":

@@ -11,22 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_scripts import (
-    prepare_3dfuture,
-    prepare_compcars,
-    prepare_openimages,
-    prepare_pascal3d,
-    prepare_pix3d,
-    prepare_shapenet,
-)
 from data_scripts.archives import Checksum, is_whole, refuse_archive
-from data_scripts.openimages_tables import OPENIMAGES
+from data_scripts.prepare_openimages import OPENIMAGES
 from data_scripts.prepare_pascal3d import PASCAL3D
 from data_scripts.prepare_pix3d import PIX3D
 from data_scripts.sources import check_source
 from lib.errors import InputError
 
-SCRIPTS = (prepare_3dfuture, prepare_compcars, prepare_openimages, prepare_pascal3d, prepare_pix3d, prepare_shapenet)
 MEMBERS = {f"data/{number}.bin": np.random.default_rng(number).bytes(700 + 300 * number) for number in range(4)}
 KINDS = ("a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.csv.gz")
 
@@ -58,7 +49,7 @@ def content_end(path: Path) -> int:
 @pytest.mark.parametrize("name", KINDS)
 def test_whole_archives_are_to_be_unpacked(tmp_path, name):
     with pytest.raises(InputError, match=r"is an archive; unpack it and give the folder\.$"):
-        refuse_archive(write_archive(tmp_path / name))
+        refuse_archive(write_archive(tmp_path / name), {})
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -71,7 +62,7 @@ def test_archives_cut_anywhere_are_half_downloaded(tmp_path, name):
         path.write_bytes(data[:size])
         assert not is_whole(path), size
     with pytest.raises(InputError, match="is an archive; it is damaged or half downloaded: fetch it again"):
-        refuse_archive(path)
+        refuse_archive(path, {})
 
 
 def test_a_tar_with_a_damaged_header_is_not_whole(tmp_path):
@@ -82,18 +73,6 @@ def test_a_tar_with_a_damaged_header_is_not_whole(tmp_path):
     data[second + 10] ^= 0xFF
     path.write_bytes(data)
     assert not is_whole(path)
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
-def test_every_script_says_so(tmp_path, capsys, script):
-    options = ["--output", str(tmp_path / "out")]
-    for cut, words in ((0, "unpack it and give the folder"), (7000, "half downloaded: fetch it again")):
-        path = write_archive(tmp_path / "data.tar")
-        path.write_bytes(path.read_bytes()[: path.stat().st_size - cut])
-        assert script.main([str(path), *options]) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1 and words in error
-        assert list(tmp_path.iterdir()) == [path]
 
 
 def test_checksums_are_compared(tmp_path):

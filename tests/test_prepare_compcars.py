@@ -1,13 +1,12 @@
 """The CompCars script, run on a tiny folder that has the official layout, with seeded defects."""
 
-import csv
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from scipy.io import savemat
+from tiny_downloads import download, rejected, runner
 
 from data_scripts import prepare_compcars
 from lib.data.images import read_sample_images
@@ -44,25 +43,8 @@ def write_compcars(folder: Path) -> Path:
     return folder
 
 
-def run(source: Path, output: Path, *more: str) -> int:
-    return prepare_compcars.main([str(source), "--output", str(output), "--image-size", "24", *more])
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_compcars(tmp_path_factory.mktemp("cars") / "CompCars")
-
-
-@pytest.fixture(scope="module")
-def folder(source, tmp_path_factory):
-    output = tmp_path_factory.mktemp("prepared") / "compcars"
-    assert run(source, output, "--boxes") == 0
-    return output
-
-
-def rejected(folder: Path) -> dict[str, str]:
-    rows = list(csv.reader((folder / "rejected.csv").open(encoding="utf-8")))
-    return {Path(file).name: reason for file, reason in rows[1:]}
+run = runner(prepare_compcars, "--image-size", "24")
+source, folder, damaged = download(write_compcars, run, "--boxes")
 
 
 def test_models_are_those_of_the_folders_whatever_the_year(folder):
@@ -145,9 +127,7 @@ DEFECTS = {
 }
 
 
-def test_bad_labels_are_listed_and_the_rest_goes_on(source, tmp_path):
-    damaged = tmp_path / "CompCars"
-    shutil.copytree(source, damaged)
+def test_bad_labels_are_listed_and_the_rest_goes_on(damaged, tmp_path):
     for name, (_, text) in DEFECTS.items():
         label = damaged / "data/label/1/7/2012" / f"{name}.txt"
         label.write_text(text) if text is not None else label.unlink()
@@ -166,35 +146,7 @@ def test_bad_labels_are_listed_and_the_rest_goes_on(source, tmp_path):
     assert "78-10-2009-full" in set(table["id"])  # a box as large as the photo still leaves some background
 
 
-def test_names_are_not_needed_but_must_be_readable(source, tmp_path, capsys):
-    bare = tmp_path / "CompCars"
-    shutil.copytree(source, bare)
-    (bare / "data/misc/make_model_name.mat").write_bytes(b"MATLAB")
-    assert run(bare, tmp_path / "out", "--boxes") == 2
-    assert "make_model_name.mat is damaged" in capsys.readouterr().err
-    (bare / "data/misc/make_model_name.mat").unlink()
-    assert run(bare, tmp_path / "out", "--boxes") == 0
+def test_names_are_not_needed(damaged, tmp_path):
+    (damaged / "data/misc/make_model_name.mat").unlink()
+    assert run(damaged, tmp_path / "out", "--boxes") == 0
     assert read_prepared(tmp_path / "out").metadata["caption"].iloc[0].startswith("a car")
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda place: None, "has no folder image"),
-        (lambda place: (place / "image").mkdir(parents=True), "has no folder label"),
-        (lambda place: [(place / name).mkdir(parents=True) for name in ("image", "label")], "is it CompCars?"),
-    ],
-)
-def test_unusable_folders_are_one_sentence(tmp_path, capsys, make, words):
-    make(tmp_path / "in")
-    assert run(tmp_path / "in", tmp_path / "out", "--boxes") == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert error.startswith("error: ")
-    assert words in error
-    assert not (tmp_path / "out").exists()
-
-
-def test_missing_folder_of_masks_is_one_sentence(source, tmp_path, capsys):
-    assert run(source, tmp_path / "out", "--masks", str(tmp_path / "none")) == 2
-    assert "--masks: there is no folder" in capsys.readouterr().err

@@ -1,14 +1,14 @@
 """The ETH-80 script, run on a tiny folder that has the official layout, with seeded defects."""
 
-import csv
 import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image, ImageDraw
+from tiny_downloads import check_rejected, contents, download, rejected, runner, stopped_after
 
 from data_scripts import photo_sets, prepare_eth80
+from data_scripts.jobs import split_of_models
 from lib.data.images import read_sample_images
 from lib.data.prepared import read_prepared
 
@@ -38,30 +38,8 @@ def write_eth80(folder: Path, instances: int = 10, flat: bool = False) -> Path:
     return folder
 
 
-def run(source: Path, output: Path, *more: str) -> int:
-    return prepare_eth80.main([str(source), "--output", str(output), "--image-size", "32", *more])
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_eth80(tmp_path_factory.mktemp("eth80") / "ETH-80")
-
-
-@pytest.fixture(scope="module")
-def folder(source, tmp_path_factory):
-    output = tmp_path_factory.mktemp("prepared") / "eth80"
-    assert run(source, output) == 0
-    return output
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def rejected(folder: Path) -> dict[str, str]:
-    rows = list(csv.reader((folder / "rejected.csv").open(encoding="utf-8")))
-    assert rows[0] == ["file", "reason"]
-    return {Path(file).name: reason for file, reason in rows[1:]}
+run = runner(prepare_eth80, "--image-size", "32")
+source, folder, damaged = download(write_eth80, run)
 
 
 def test_every_photo_has_its_row_and_instances_share_a_split(folder):
@@ -117,35 +95,30 @@ def test_masks_of_another_size_and_numbered_folders_are_read(tmp_path, folder):
     np.testing.assert_array_equal(*masks)
 
 
+def spoil_map(photo: Path, level: int) -> None:
+    Image.new("L", (40, 40), level).save(photo.parent / "maps" / f"{photo.stem}-map.png")
+
+
+def animate(photo: Path) -> None:
+    Image.new("RGB", (40, 40)).save(photo, save_all=True, append_images=[Image.new("RGB", (40, 40), "red")])
+
+
 DEFECTS = {
     "car1-090-000.png": ("is empty", lambda path: path.write_bytes(b"")),
     "car1-090-090.png": ("no image", lambda path: path.write_text("not an image")),
     "car1-090-180.png": ("damaged", lambda path: path.write_bytes(path.read_bytes()[:120])),
     "car1-000-000.png": ("1 x 1 pixels", lambda path: Image.new("RGB", (1, 1)).save(path)),
-    "car1-035-045.png": (
-        "animated",
-        lambda path: Image.new("RGB", (40, 40)).save(
-            path, save_all=True, append_images=[Image.new("RGB", (40, 40), "red")]
-        ),
-    ),
+    "car1-035-045.png": ("animated", animate),
     "car1-066-153.png": (
         "mask car1-066-153-map.png",
-        lambda path: (path.parent / "maps" / f"{path.stem}-map.png").unlink(),
+        lambda path: (path.parent / f"maps/{path.stem}-map.png").unlink(),
     ),
-    "car2-090-000.png": (
-        "empty",
-        lambda path: Image.new("L", (40, 40)).save(path.parent / "maps" / f"{path.stem}-map.png"),
-    ),
-    "car2-090-090.png": (
-        "all foreground",
-        lambda path: Image.new("L", (40, 40), 255).save(path.parent / "maps" / f"{path.stem}-map.png"),
-    ),
+    "car2-090-000.png": ("empty", lambda path: spoil_map(path, 0)),
+    "car2-090-090.png": ("all foreground", lambda path: spoil_map(path, 255)),
 }
 
 
-def test_bad_photos_are_listed_and_the_rest_goes_on(source, tmp_path, monkeypatch, capsys):
-    damaged = tmp_path / "ETH-80"
-    shutil.copytree(source, damaged)
+def test_bad_photos_are_listed_and_the_rest_goes_on(damaged, tmp_path, capsys):
     for name, (_, spoil) in DEFECTS.items():
         spoil(damaged / "car" / name.split("-")[0] / name)
     Image.new("L", (9000, 8000)).save(damaged / "apple/apple1/apple1-090-000.png")
@@ -153,13 +126,9 @@ def test_bad_photos_are_listed_and_the_rest_goes_on(source, tmp_path, monkeypatc
     shutil.copytree(damaged / "apple/apple2/maps", damaged / "apple/apple1/maps", dirs_exist_ok=True)
     Image.new("RGB", (40, 40)).save(damaged / "apple/holiday.png")
     assert run(damaged, tmp_path / "out") == 0
-    found = rejected(tmp_path / "out")
-    assert set(found) == {*DEFECTS, "apple1-090-000.png", "apple2-090-000.png", "holiday.png"}
-    for name, (words, _) in DEFECTS.items():
-        assert words in found[name]
-        assert "\n" not in found[name]
-    assert "megapixels" in found["apple1-090-000.png"]
-    assert "a second photo" in found["apple2-090-000.png"]
+    words = {name: part for name, (part, _) in DEFECTS.items()}
+    words |= {"apple1-090-000.png": "megapixels", "apple2-090-000.png": "a second photo", "holiday.png": "is not named"}
+    check_rejected(tmp_path / "out", words)
     table = read_prepared(tmp_path / "out").metadata
     assert len(table) == 2 * 10 * len(VIEWS) - len(DEFECTS) - 1
     assert "11 rejected, see rejected.csv" in capsys.readouterr().out
@@ -178,55 +147,23 @@ def test_photos_are_turned_upright_and_keep_their_size(tmp_path):
 
 
 def test_interrupted_run_goes_on_and_gives_the_same_bytes(source, folder, tmp_path, monkeypatch, capsys):
-    real, seen = photo_sets._cut_out_one, []
-
-    def interrupted(photo, *rest):
-        if len(seen) == 30:
-            raise KeyboardInterrupt
-        seen.append(photo.id)
-        return real(photo, *rest)
-
-    monkeypatch.setattr(photo_sets, "_cut_out_one", interrupted)
+    real = photo_sets.cut_out
+    monkeypatch.setattr(photo_sets, "cut_out", stopped_after(30, real))
     assert run(source, tmp_path / "out", "--workers", "1") == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    done = list((tmp_path / "out.partial" / "parts").glob("car*.json")) + list(
-        (tmp_path / "out.partial/parts").glob("apple*")
-    )
-    assert len(done) == 5
+    assert len(list((tmp_path / "out.partial/parts").glob("*.json"))) == 5
     again = []
-    monkeypatch.setattr(photo_sets, "_cut_out_one", lambda photo, *rest: again.append(photo.id) or real(photo, *rest))
+    monkeypatch.setattr(photo_sets, "cut_out", lambda photo, *a, **k: again.append(photo.id) or real(photo, *a, **k))
     assert run(source, tmp_path / "out", "--workers", "3") == 0
     assert len(again) == 15 * len(VIEWS)
     assert contents(tmp_path / "out") == contents(folder)
     assert not (tmp_path / "out.partial").exists()
 
 
-@pytest.mark.parametrize("what", ["missing", "empty", "other", "masks gone"])
-def test_unusable_folders_are_one_sentence(tmp_path, capsys, what):
-    place = tmp_path / "in"
-    if what != "missing":
-        place.mkdir()
-    if what == "other":
-        Image.new("RGB", (30, 30)).save(place / "holiday.jpg")
-    if what == "masks gone":
-        write_photo(place / "car1-090-000.png", tmp_path / "elsewhere.png")
-    words = {
-        "missing": "There is no folder",
-        "empty": "no photo with a name like car3-066-153.png",
-        "other": "no photo with a name like car3-066-153.png",
-        "masks gone": "None of the 1 photos can be used; the first: The mask car1-090-000-map.png",
-    }
-    assert run(place, tmp_path / "out") == 2
-    error = capsys.readouterr().err.strip().split("\n")[-1]
-    assert error.startswith("error: ")
-    assert words[what] in error
-    assert not (tmp_path / "out").exists()
-
-
 def test_splits_do_not_depend_on_the_order():
     models = [("car", f"car{i}") for i in range(10)] + [("cup", f"cup{i}") for i in range(4)]
-    splits = photo_sets.split_of_models(models)
-    assert splits == photo_sets.split_of_models(reversed(models))
+    splits = split_of_models(models)
+    assert splits == split_of_models(reversed(models))
     assert sorted(splits[f"car{i}"] for i in range(10)) == ["test"] * 2 + ["train"] * 7 + ["val"]
     assert sorted(splits[f"cup{i}"] for i in range(4)) == ["test"] + ["train"] * 3

@@ -1,7 +1,6 @@
 """The furniture script, run on a tiny library that has the layout of the real ones."""
 
 import csv
-import json
 import os
 import shutil
 import signal
@@ -13,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from tiny_library import MODELS, PACK, TRAIN_VARIANTS, write_library
+from tiny_downloads import contents, stopped_after
+from tiny_library import PACK, TRAIN_VARIANTS, write_library
 
 from data_scripts import prepare_furniture
 from data_scripts.sweethome import read_entries
@@ -41,10 +41,6 @@ def folder(library, tmp_path_factory) -> Path:
     return output
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 # ---------------------------------------------------------------- the folder
 
 
@@ -52,6 +48,7 @@ def test_folder_is_whole_and_says_whose_models_it_shows(folder):
     prepared = read_prepared(folder)
     assert prepared.info["licence"].startswith("CC0-1.0")
     assert prepared.info["image_size"] == 32
+    assert prepared.info["samples"] == len(prepared.metadata)
     counts = prepared.info["counts"]["chair"]
     assert counts == {"train": 3 * TRAIN_VARIANTS, "val": 2 * 2 * 3, "test": 2 * 2 * 3}
     makers = list(csv.DictReader((folder / "ATTRIBUTION.csv").open(encoding="utf-8")))
@@ -197,31 +194,8 @@ def test_killed_run_goes_on_and_two_workers_give_the_same_bytes(folder, library,
     assert contents(output) == contents(folder)
 
 
-def test_interrupted_run_keeps_what_is_done(folder, library, tmp_path, monkeypatch, capsys):
-    prepared, real = [], prepare_furniture.prepare_model
-
-    def interrupted(task, work):
-        if len(prepared) == 3:
-            raise KeyboardInterrupt
-        prepared.append(task.entry.model)
-        return real(task, work)
-
-    monkeypatch.setattr(prepare_furniture, "prepare_model", interrupted)
-    assert prepare_furniture.main(arguments(library, tmp_path / "tiny")) == 130
-    assert "the same command goes on" in capsys.readouterr().err
-    assert not (tmp_path / "tiny").exists()
-    again = []
-    monkeypatch.setattr(prepare_furniture, "prepare_model", lambda task, work: again.append(real(task, work)))
-    assert prepare_furniture.main(arguments(library, tmp_path / "tiny")) == 0
-    assert len(again) == MODELS - 3
-    assert contents(tmp_path / "tiny") == contents(folder)
-
-
 def test_other_settings_do_not_go_on_with_old_work(library, tmp_path, monkeypatch, capsys):
-    def stop(task, work):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(prepare_furniture, "prepare_model", stop)
+    monkeypatch.setattr(prepare_furniture, "prepare_model", stopped_after(0, prepare_furniture.prepare_model))
     command = arguments(library, tmp_path / "tiny")
     assert prepare_furniture.main(command) == 130
     before = contents(tmp_path / "tiny.partial")
@@ -231,24 +205,11 @@ def test_other_settings_do_not_go_on_with_old_work(library, tmp_path, monkeypatc
     assert prepare_furniture.main(command) == 130  # the old settings go on
 
 
-def test_full_disk_is_one_sentence_and_no_folder(library, tmp_path, monkeypatch, capsys):
-    def full(task, work):
-        Path("/dev/full").write_text("an error that names no file")
-
-    monkeypatch.setattr(prepare_furniture, "prepare_model", full)
-    assert prepare_furniture.main(arguments(library, tmp_path / "tiny")) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert f"{tmp_path / 'tiny'} cannot be made: No space left on device; " in error
-    assert "the same command goes on" in error
-    assert not (tmp_path / "tiny").exists()
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (["--source", "/nowhere"], "apt-get download sweethome3d-furniture"),
-        (["--categories", "chair,boat"], "There is no category 'boat'; --categories takes chair"),
+        (["--categories", "chair,boat"], "There is no category 'boat' here; --categories takes chair"),
         (["--models", "/nowhere.csv"], "There is no list of models /nowhere.csv"),
     ],
 )
@@ -272,16 +233,3 @@ def test_damaged_libraries_are_refused(library, tmp_path, capsys):
     pack.unlink()
     with pytest.raises(InputError, match="sh3f is missing"):
         read_entries(tmp_path / "tiny", library)
-
-
-def test_help_names_every_option(capsys):
-    with pytest.raises(SystemExit):
-        prepare_furniture.parse(["--help"])
-    shown = capsys.readouterr().out
-    for option in ("source", "output", "image-size", "views", "variants", "seed", "categories", "workers"):
-        assert f"--{option}" in shown
-
-
-def test_counts_are_written_as_json(folder):
-    info = json.loads((folder / "dataset.json").read_text())
-    assert info["samples"] == len(read_prepared(folder).metadata)

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import pytest
 from PIL import Image
 from test_prepare_eth80 import run as run_eth80
 from test_prepare_eth80 import write_eth80
-from tiny_cad import contents
+from tiny_downloads import contents
 
 from data_scripts import photo_sets
-from data_scripts.jobs import Work, count_notes, prepare_jobs, split_of_models, with_splits, write_rejected
+from data_scripts.jobs import Work, count_notes, prepare_jobs, split_of_models, with_splits, write_table
 from data_scripts.prepare_3dfuture import FUTURE
 from data_scripts.prepare_openimages import OPENIMAGES
 from data_scripts.prepare_pascal3d import PASCAL3D
@@ -34,21 +35,28 @@ def options(output: Path, workers: int = 1, size: int = 8) -> argparse.Namespace
     return argparse.Namespace(output=output, workers=workers, image_size=size)
 
 
-def make(job: list[str], folder: Path, colour: str = "red", dies: str = "") -> dict[str, list]:
-    """An image a name; names that begin with "bad" are rejected, and one may end its process."""
-    rows, rejected = [], []
-    for name in job:
-        if name == dies:
-            os._exit(9)
-        if name.startswith("bad"):
-            rejected.append([name, "it is bad."])
-            continue
-        Image.new("RGBA", (8, 8), colour).save(folder / f"{name}.png")
-        rows.append({"id": name, "category": "thing", "model": job[0], "image": f"{name}.png", "overlap": 0.5})
-    return {"rows": rows, "rejected": rejected}
+@dataclass(frozen=True)
+class Sample:
+    source: str
+    model: str
 
 
-JOBS = {"one": ["a", "b"], "two": ["c", "bad d"], "drei-ß": ["e"]}
+def make(sample: Sample, folder: Path, dies: str = "") -> list[dict]:
+    """An image; samples whose names begin with "bad" are refused, and one may end its process."""
+    name = sample.source
+    if name == dies:
+        os._exit(9)
+    if name.startswith("bad"):
+        raise InputError("it is bad.")
+    Image.new("RGBA", (8, 8), "red").save(folder / f"{name}.png")
+    return [{"id": name, "category": "thing", "model": sample.model, "image": f"{name}.png", "overlap": 0.5}]
+
+
+def jobs_of(**names: str) -> dict[str, list[Sample]]:
+    return {job: [Sample(name, some.split(",")[0]) for name in some.split(",")] for job, some in names.items()}
+
+
+JOBS = jobs_of(one="a,b", two="c,bad d", **{"drei-ß": "e"})
 
 
 def test_a_worker_that_dies_is_one_sentence_and_the_work_goes_on(tmp_path):
@@ -66,10 +74,10 @@ def test_a_worker_that_dies_is_one_sentence_and_the_work_goes_on(tmp_path):
 def test_other_settings_are_refused_and_no_work_is_lost(tmp_path):
     output, work = tmp_path / "out", tmp_path / "out.partial"
 
-    def stopped(job, folder):
-        if "e" in job:
+    def stopped(sample, folder):
+        if sample.source == "e":
             raise KeyboardInterrupt
-        return make(job, folder)
+        return make(sample, folder)
 
     def run(jobs=JOBS, size=8, info=INFO, key=None):
         prepare_jobs(jobs, Work(stopped), options(output, size=size), info, key=key)
@@ -82,7 +90,7 @@ def test_other_settings_are_refused_and_no_work_is_lost(tmp_path):
         ({"size": 16}, "with image_size 8 instead of 16"),
         ({"info": INFO | {"version": "2"}}, "with version '1' instead of '2'"),
         ({"info": INFO | {"masks": "other"}}, "with other settings"),
-        ({"jobs": JOBS | {"one": ["a"]}}, "with other photos"),
+        ({"jobs": JOBS | jobs_of(one="a")}, "with other photos"),
         ({"key": 3}, "with other photos"),
     ):
         with pytest.raises(InputError, match=words):
@@ -90,25 +98,31 @@ def test_other_settings_are_refused_and_no_work_is_lost(tmp_path):
         assert contents(work) == before != {}
 
 
-def test_a_full_disk_is_one_sentence_and_the_work_goes_on(tmp_path, monkeypatch, capsys):
-    source = write_eth80(tmp_path / "ETH-80", instances=2)
-    assert run_eth80(source, tmp_path / "whole") == 0
-    real, seen = photo_sets._cut_out_one, []
+def write_to_full_disk() -> None:
+    Path("/dev/full").write_text("an error that names no file")
 
-    def full(photo, *rest):
-        if len(seen) == 10:
-            Path("/dev/full").write_text("an error that names no file")
-        seen.append(photo.id)
-        return real(photo, *rest)
 
-    monkeypatch.setattr(photo_sets, "_cut_out_one", full)
-    assert run_eth80(source, tmp_path / "out", "--workers", "1") == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"error: {tmp_path / 'out'} cannot be made: No space left on device; ")
-    assert "the same command goes on" in said
-    monkeypatch.undo()
-    assert run_eth80(source, tmp_path / "out") == 0
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+def write_and_say_so() -> None:
+    try:
+        write_to_full_disk()
+    except OSError as error:
+        raise InputError("could not write a file") from error
+
+
+@pytest.mark.parametrize("write", [write_to_full_disk, write_and_say_so])
+def test_a_full_disk_is_one_sentence_and_the_work_goes_on(tmp_path, write):
+    def full(sample, folder):
+        if sample.source == "e":
+            write()
+        return make(sample, folder)
+
+    output = tmp_path / "out"
+    words = r"out cannot be made: No space left on device; .*the same command goes on"
+    with pytest.raises(InputError, match=words):
+        prepare_jobs(JOBS, Work(full), options(output), INFO)
+    assert {path.stem for path in (tmp_path / "out.partial/parts").glob("*.json")} == {"one", "two"}
+    prepare_jobs(JOBS, Work(make), options(output), INFO)
+    assert set(read_prepared(output).metadata["id"]) == {"a", "b", "c", "e"}
 
 
 def test_where_nothing_can_be_used_the_reasons_stay_and_a_mended_source_is_read_anew(tmp_path):
@@ -116,19 +130,12 @@ def test_where_nothing_can_be_used_the_reasons_stay_and_a_mended_source_is_read_
     with pytest.raises(
         InputError, match=r"None of the 1 photos .* the first: it is odd; .*out\.rejected\.csv has all\."
     ):
-        prepare_jobs({"one": ["bad d"]}, Work(make), options(output), INFO, [("x", "it is odd.")])
+        prepare_jobs(jobs_of(one="bad d"), Work(make), options(output), INFO, [("x", "it is odd.")])
     assert (tmp_path / "out.rejected.csv").read_text() == "file,reason\nbad d,it is bad.\nx,it is odd.\n"
     assert [path.name for path in tmp_path.iterdir()] == ["out.rejected.csv"]
-    mended = Work(lambda job, folder: make([name.removeprefix("bad ") for name in job], folder))
-    prepare_jobs({"one": ["bad d"]}, mended, options(output), INFO)
+    mended = Work(lambda sample, folder: make(Sample("d", "d"), folder))
+    prepare_jobs(jobs_of(one="bad d"), mended, options(output), INFO)
     assert read_prepared(output).metadata["id"].tolist() == ["d"]
-
-
-def test_no_script_sends_to_a_list_without_rows(tmp_path, capsys):
-    work = Work(make, notes=lambda rows: count_notes(rows, {("thing", "train"): 99}))
-    prepare_jobs({"one": ["a"]}, work, options(tmp_path / "out"), INFO)
-    said = capsys.readouterr().out
-    assert "1 samples; the paper has 99" in said and "rejected.csv" not in said
 
 
 def test_measures_and_notes_are_stored(tmp_path, capsys):
@@ -199,6 +206,6 @@ def test_names_are_made_safe_and_categories_checked():
 
 def test_names_that_are_no_text_are_listed_all_the_same(tmp_path):
     name = os.fsdecode(b"caf\xe9.jpg")  # Latin-1 in a UTF-8 world
-    write_rejected(tmp_path / "rejected.csv", [[name, "no image"], ["b.jpg", "empty"]])
+    write_table(tmp_path / "rejected.csv", ("file", "reason"), [["b.jpg", "empty"], [name, "no image"]])
     lines = (tmp_path / "rejected.csv").read_text(encoding="utf-8").splitlines()
     assert lines == ["file,reason", "b.jpg,empty", "caf\\udce9.jpg,no image"]

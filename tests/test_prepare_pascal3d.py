@@ -10,17 +10,16 @@ from scipy.io import savemat
 from tiny_cad import (
     box_of,
     chair,
-    contents,
     cropped,
     homography_error,
     mask_overlap,
     matched,
     photograph,
     projected,
-    rejected,
     resize,
     save,
 )
+from tiny_downloads import check_rejected, contents, download, rejected, runner
 
 from data_scripts import prepare_pascal3d
 from lib.data.images import read_sample_images
@@ -116,25 +115,8 @@ def write_pascal3d(folder: Path) -> Path:
     return folder
 
 
-def run(source: Path, output: Path, *more: str) -> int:
-    return prepare_pascal3d.main([str(source), "--output", str(output), "--image-size", "64", "--workers", "1", *more])
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_pascal3d(tmp_path_factory.mktemp("pascal") / "PASCAL3D+_release1.1")
-
-
-@pytest.fixture(scope="module")
-def folder(source, tmp_path_factory):
-    output = tmp_path_factory.mktemp("prepared") / "pascal3d"
-    assert run(source, output) == 0
-    return output
-
-
-@pytest.fixture
-def damaged(source, tmp_path):
-    return shutil.copytree(source, tmp_path / "in")
+run = runner(prepare_pascal3d, "--image-size", "64", "--workers", "1")
+source, folder, damaged = download(write_pascal3d, run)
 
 
 def test_every_object_of_the_category_has_its_row(folder):
@@ -237,21 +219,9 @@ def test_bad_samples_are_listed_and_the_rest_goes_on(damaged, tmp_path, defects)
     save(rgb, damaged / "Images/chair_imagenet/n01_ä.JPEG")
     write_mat(damaged, "n01_ä", [annotated(VIEWS["n01_1"], 1, box_of(mask))])
     assert run(damaged, tmp_path / "out") == 0
-    found = rejected(tmp_path / "out")
-    assert set(found) == {*(f"{name}.JPEG" for name in defects), "n01_9.JPEG", "Thumbs.db"}
-    for name, (words, _) in defects.items():
-        assert words in found[f"{name}.JPEG"]
+    words = {f"{name}.JPEG": part for name, (part, _) in defects.items()}
+    check_rejected(tmp_path / "out", words | {"n01_9.JPEG": "is missing", "Thumbs.db": "no list"})
     assert list(read_prepared(tmp_path / "out").metadata["id"]) == ["chair-n01_ä-0"]
-
-
-@pytest.mark.parametrize("content", [None, "OFF\n3 1 0\n0 0 0\n", "not a mesh"])
-def test_models_that_do_not_load_cost_their_photos_only(damaged, tmp_path, content):
-    path = damaged / "CAD/chair/01.off"
-    path.unlink() if content is None else path.write_text(content)
-    assert run(damaged, tmp_path / "out") == 0
-    found = rejected(tmp_path / "out")
-    assert set(found) == {"n01_1.JPEG", "n01_3.JPEG"}
-    assert all("01.off" in reason for reason in found.values())
 
 
 @pytest.mark.parametrize(
@@ -266,43 +236,15 @@ def test_models_in_other_units_than_their_cameras_are_refused_for_that(damaged, 
     assert all(reason.startswith("The CAD model 01.off ") and words in reason for reason in found.values())
 
 
-@pytest.mark.parametrize("scale", [2.5, 0.3])
-def test_models_of_another_size_than_their_boxes_are_noted(damaged, tmp_path, scale, capsys):
+def test_models_of_another_size_than_their_boxes_are_noted(damaged, folder, tmp_path, capsys):
     """An occluder can make a box small, so one sample says nothing, but the median of a model's does."""
-    resize(damaged / "CAD/chair/01.off", scale)
+    resize(damaged / "CAD/chair/01.off", 0.3)
     masks = tmp_path / "mask"
     for i, (name, view) in enumerate(VIEWS.items()):
         save(take_photo(1 + i % CADS, view)[1], masks / "chair" / f"{name}_1.png")
     assert run(damaged, tmp_path / "out", "--masks", str(masks)) == 0
     notes = [note for note in read_prepared(tmp_path / "out").info["notes"] if "units" in note]
     assert len(notes) == 1 and notes[0].startswith("1 of 2 CAD models, such as meshes/chair/")
-    assert float(notes[0].split("appear ")[1].split()[0]) == pytest.approx(scale, rel=0.15)  # cut off by the photo
+    assert float(notes[0].split("appear ")[1].split()[0]) == pytest.approx(0.3, rel=0.15)
     assert notes[0] in capsys.readouterr().out
-
-
-def test_models_of_the_right_size_are_not_noted(folder):
     assert not any("units" in note for note in read_prepared(folder).info["notes"])
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda d: shutil.rmtree(d / "CAD"), "has no CAD: not Pascal3D+"),
-        (lambda d: shutil.rmtree(d), "cvgl.stanford.edu/projects/pascal3d.html"),
-        (lambda d: (d / "Image_sets/chair_imagenet_val.txt").unlink(), "chair_imagenet_val.txt is missing"),
-        (lambda d: (d / "Image_sets/chair_imagenet_val.txt").write_text("n01_1\n"), "so does the list for train"),
-        (lambda d: shutil.rmtree(d / "Images/chair_imagenet"), "None of the"),
-    ],
-)
-def test_unusable_folders_are_one_sentence(damaged, tmp_path, capsys, change, words):
-    change(damaged)
-    assert run(damaged, tmp_path / "out") == 2
-    error = capsys.readouterr().err.strip().split("\n")
-    assert error[-1].startswith("error: ")
-    assert words in error[-1]
-    assert not (tmp_path / "out").exists()
-
-
-def test_missing_folder_of_masks_is_one_sentence(source, tmp_path, capsys):
-    assert run(source, tmp_path / "out", "--masks", str(tmp_path / "none")) == 2
-    assert "--masks: there is no folder" in capsys.readouterr().err

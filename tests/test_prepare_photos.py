@@ -1,13 +1,10 @@
 """A folder of photos, good and bad, becomes a prepared data set; every file here is a real one, made on the spot."""
 
-import csv
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +13,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load, save_file
+from tiny_downloads import check_rejected, contents, rejected
 
-from data_scripts import photo_folder, prepare_photos
+from data_scripts import prepare_photos
 from data_scripts.contact_sheet import PER_PAGE, write_contact_sheet
+from data_scripts.crops import reduced, straight
+from data_scripts.output import take_up
 from data_scripts.photo_copies import merge_copies, signature
-from data_scripts.photo_folder import assign_splits, reduced, straight
+from data_scripts.photo_folder import assign_splits
 from data_scripts.photo_names import list_items, unique_names
 from lib.data.images import check_normals, on_white, read_sample_images, write_png16
 from lib.data.loading import PreparedDataset
@@ -78,15 +78,6 @@ def arguments(folder: Path, output: Path, network: Path, *extra: str) -> list[st
     return [str(folder), "--output", str(output), *plain, "--split", "1,0,0", *extra]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def reasons(output: Path, name: str = "rejected.csv") -> dict[str, str]:
-    with (output / name).open(encoding="utf-8") as file:
-        return {row["file"]: row["reason"] for row in csv.DictReader(file)}
-
-
 # ---------------------------------------------------------------- good photos
 
 
@@ -107,7 +98,7 @@ def test_the_folder_is_a_data_set_to_train_on(prepared):
     for normal, mask in zip(dataset.normal.float().numpy(), dataset.mask.numpy(), strict=True):
         check_normals(normal, mask, "test")
     assert not (prepared / "parts").exists()
-    assert reasons(prepared) == {}
+    assert rejected(prepared) == {}
     assert {path.name for path in prepared.parent.iterdir()} == {"in", "out"}
 
 
@@ -191,8 +182,7 @@ def test_many_samples_take_several_pages(prepared, tmp_path):
 
 @pytest.mark.slow
 def test_same_photos_same_bytes_whatever_the_workers(prepared, network, tmp_path, monkeypatch):
-    monkeypatch.setattr(photo_folder, "CHUNK", 2)
-    monkeypatch.setattr(prepare_photos.chunks, "__defaults__", (2,))
+    monkeypatch.setattr(prepare_photos, "CHUNK", 2)
     output = tmp_path / "out"
     assert prepare_photos.main(arguments(prepared.parent / "in", output, network, "--workers", "2")) == 0
     found, expected = contents(output), contents(prepared)
@@ -201,49 +191,21 @@ def test_same_photos_same_bytes_whatever_the_workers(prepared, network, tmp_path
     torch.testing.assert_close(*vectors, rtol=0, atol=0)  # the order of the file's header is safetensors' own
 
 
-@pytest.mark.slow
-def test_a_killed_run_goes_on(prepared, network, tmp_path):
-    script = REPOSITORY / "data_scripts" / "prepare_photos.py"
-    folder, output = tmp_path / "in", tmp_path / "out"
-    for copy in range(6):  # two chunks
-        shutil.copytree(prepared.parent / "in", folder / f"set{copy}")
-    command = [sys.executable, str(script), *arguments(folder, output, network, "--embedding", "none")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
-    first = tmp_path / "out.partial" / "parts" / "000000.json"
-    deadline = time.monotonic() + 120
-    while not first.is_file() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert first.is_file()
-    assert not output.exists()
-    stamp = first.stat().st_mtime_ns
-    options = prepare_photos.parse(command[2:])
-    settings, items = prepare_photos.plan(options)
-    prepare_photos._open_work(tmp_path / "out.partial", settings, items)
-    assert first.stat().st_mtime_ns == stamp  # the same command takes it up
-    assert prepare_photos.main(command[2:]) == 0
-    assert prepare_photos.main([*command[2:4], str(tmp_path / "whole"), *command[5:]]) == 0
-    resumed, whole = contents(output), contents(tmp_path / "whole")
-    assert len(read_prepared(output).metadata) == 36
-    changed = {name for name in whole if whole[name] != resumed.get(name)}
-    assert changed <= {"dataset.json", "README.md"}  # which hold the name of the output
-    assert resumed.keys() == whole.keys()
-
-
-def test_a_changed_photo_is_refused_and_no_work_lost(network, tmp_path):
+def test_a_changed_photo_is_refused(network, tmp_path):
     write_good(tmp_path / "in", 2)
-    options = prepare_photos.parse(arguments(tmp_path / "in", tmp_path / "out", network))
-    settings, items = prepare_photos.plan(options)
-    note = tmp_path / "out.partial" / "parts" / "000000.json"
-    prepare_photos._open_work(tmp_path / "out.partial", settings, items)
-    note.write_text("{}")
-    prepare_photos._open_work(tmp_path / "out.partial", settings, items)
-    assert note.is_file()
-    rgba(box=(5, 5, 40, 40)).save(tmp_path / "in" / items[0].file)
+    settings, items = prepare_photos.plan(prepare_photos.parse(arguments(tmp_path / "in", tmp_path / "out", network)))
+    take_up(tmp_path / "out.partial", prepare_photos.work_note(settings, items))
+    take_up(tmp_path / "out.partial", prepare_photos.work_note(settings, items))
+    rgba(box=(5, 5, 40, 40)).save(tmp_path / "in" / items[0].source)
     with pytest.raises(InputError, match=r"out\.partial holds unfinished work with other photos: .* remove"):
-        prepare_photos._open_work(tmp_path / "out.partial", settings, items)
-    assert note.is_file()
+        take_up(tmp_path / "out.partial", prepare_photos.work_note(settings, items))
+
+
+def test_checks_can_be_allowed(network, tmp_path):
+    (tmp_path / "in").mkdir()
+    rgba(box=(-10, 10, 40, 50)).save(tmp_path / "in" / "cut.png")
+    assert prepare_photos.main(arguments(tmp_path / "in", tmp_path / "no", network)) == 2
+    assert prepare_photos.main(arguments(tmp_path / "in", tmp_path / "out", network, "--allow", "truncated")) == 0
 
 
 # ---------------------------------------------------------------- names, splits, masks
@@ -276,8 +238,8 @@ def test_what_lies_beside_a_photo_does_not_take_its_name(network, tmp_path):
     frames[0].save(tmp_path / "in" / "anim.gif", save_all=True, append_images=frames[1:])
     assert prepare_photos.main(arguments(tmp_path / "in", tmp_path / "out", network)) == 0
     assert read_prepared(tmp_path / "out").metadata["id"].tolist() == ["IMG_0", "IMG_1", "IMG_2", "anim.webp"]
-    assert reasons(tmp_path / "out").keys() == {"IMG_0.AAE", "IMG_1.AAE", "IMG_2.AAE", "anim.gif"}
-    listed = reasons(tmp_path / "out", "duplicates.csv")
+    assert rejected(tmp_path / "out").keys() == {"IMG_0.AAE", "IMG_1.AAE", "IMG_2.AAE", "anim.gif"}
+    listed = rejected(tmp_path / "out", "duplicates.csv")
     assert listed.keys() == {"anim.webp"}
     assert "duplicate name: anim.gif is called alike" in listed["anim.webp"]
 
@@ -299,6 +261,10 @@ def test_splits_keep_models_together_and_shares(tmp_path):
     assert table.groupby("split")["model"].nunique().to_dict() == {"train": 14, "val": 2, "test": 4}
     assert assign_splits(rows[::-1], {"train": 0.7, "val": 0.1, "test": 0.2}, 0)[::-1] == split
     assert assign_splits(rows, {"train": 0.7, "val": 0.1, "test": 0.2}, 1) != split
+    both = [{"category": kind, "model": f"m{n}"} for n in range(40) for kind in ("b", "a")]
+    table = pd.DataFrame(assign_splits(both, {"train": 0.5, "val": 0.2, "test": 0.3}, 0))
+    assert (table.groupby("model")["split"].nunique() == 1).all()
+    assert table.groupby("split")["model"].nunique().to_dict() == {"train": 20, "val": 8, "test": 12}
 
 
 def landscape(seed: int) -> np.ndarray:
@@ -356,14 +322,7 @@ def test_copies_share_a_split_and_are_no_neighbours(network, tmp_path):
         pair = table.loc[[f"{index:02d}", f"copy{index:02d}"]]
         assert pair["split"].nunique() == pair["model"].nunique() == 1
     assert not (table.loc[near["id"], "model"].to_numpy() == table.loc[near["neighbor"], "model"].to_numpy()).any()
-    assert reasons(tmp_path / "out", "duplicates.csv").keys() >= {f"copy{index:02d}.webp" for index in range(12)}
-
-
-def test_models_of_several_categories_have_one_split():
-    rows = [{"category": kind, "model": f"m{n}"} for n in range(40) for kind in ("b", "a")]
-    table = pd.DataFrame(assign_splits(rows, {"train": 0.5, "val": 0.2, "test": 0.3}, 0))
-    assert (table.groupby("model")["split"].nunique() == 1).all()
-    assert table.groupby("split")["model"].nunique().to_dict() == {"train": 20, "val": 8, "test": 12}
+    assert rejected(tmp_path / "out", "duplicates.csv").keys() >= {f"copy{index:02d}.webp" for index in range(12)}
 
 
 def test_masks_from_a_folder(network, tmp_path):
@@ -380,16 +339,9 @@ def test_masks_from_a_folder(network, tmp_path):
     assert table["id"].tolist() == ["a"]
     _, mask, _ = read_sample_images(tmp_path / "out" / table["image"][0])
     assert (mask / 255).mean() == pytest.approx(np.pi / 4 / 1.44, abs=0.02)  # a disc in a square with the margin
-    why = reasons(tmp_path / "out")
+    why = rejected(tmp_path / "out")
     assert "80 x 59 pixels but the photo 80 x 60" in why["b.png"]
     assert "holds no file c.png" in why["c.png"]
-
-
-def test_checks_can_be_allowed(network, tmp_path):
-    (tmp_path / "in").mkdir()
-    rgba(box=(-10, 10, 40, 50)).save(tmp_path / "in" / "cut.png")
-    assert prepare_photos.main(arguments(tmp_path / "in", tmp_path / "no", network)) == 2
-    assert prepare_photos.main(arguments(tmp_path / "in", tmp_path / "out", network, "--allow", "truncated")) == 0
 
 
 # ---------------------------------------------------------------- bad photos
@@ -457,11 +409,7 @@ def test_bad_photos_are_listed_and_the_rest_goes_on(network, tmp_path):
     expected = write_bad(folder)
     upright_photo(folder)
     assert prepare_photos.main(arguments(folder, tmp_path / "out", network)) == 0
-    why = reasons(tmp_path / "out")
-    assert why.keys() == expected.keys()
-    for file, words in expected.items():
-        assert words in why[file], f"{file}: {why[file]}"
-        assert "\n" not in why[file]
+    check_rejected(tmp_path / "out", expected)
     assert read_prepared(tmp_path / "out").metadata["id"].tolist() == ["a", "turned"]
     assert "Rejected files" in (tmp_path / "out" / "contact_sheet" / "index.html").read_text()
 
@@ -575,11 +523,8 @@ def test_a_folder_that_cannot_be_listed_is_rejected_and_the_rest_goes_on(network
     (tmp_path / "in" / "cups" / "secret").mkdir()
     assert prepare_photos.main(arguments(tmp_path / "in", tmp_path / "out", network)) == 0
     why = "the folder cannot be read (Permission denied); change its permissions"
-    assert reasons(tmp_path / "out") == {"cups/secret/": why}
+    assert rejected(tmp_path / "out") == {"secret": why}
     assert len(read_prepared(tmp_path / "out").metadata) == 4
-
-
-def test_the_folder_itself_must_be_readable(tmp_path, secret):
     (tmp_path / "secret").mkdir()
     with pytest.raises(InputError, match=r"secret cannot be read \(Permission denied\)"):
         list_items(tmp_path / "secret")

@@ -10,19 +10,18 @@ import trimesh
 from PIL import Image
 from tiny_cad import (
     chair,
-    contents,
     mask_overlap,
     matched,
     photograph,
     projected,
-    rejected,
-    resize,
     save,
     view_of,
     write_obj,
 )
+from tiny_downloads import check_rejected, download, rejected, runner
 
 from data_scripts import prepare_shapenet
+from data_scripts.cad_sizes import unit_cube_notes
 from data_scripts.jobs import count_notes
 from lib.data.images import read_sample_images
 from lib.data.prepared import load_mesh, read_prepared
@@ -80,13 +79,8 @@ def write_cores(folder: Path, turn: np.ndarray, file: str, synset: str = CHAIR, 
     return folder
 
 
-def run(source: Path, output: Path, *more: str) -> int:
-    return prepare_shapenet.main([str(source), "--output", str(output), "--workers", "1", *more])
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_renderings(tmp_path_factory.mktemp("nmr") / "NMR_Dataset")
+run = runner(prepare_shapenet, "--workers", "1")
+source, _, damaged = download(write_renderings, run)
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +93,6 @@ def folder(source, cores, tmp_path_factory):
     output = tmp_path_factory.mktemp("prepared") / "shapenet"
     assert run(source, output, "--views", "3", "--models", str(cores)) == 0
     return output
-
-
-@pytest.fixture
-def damaged(source, tmp_path):
-    return shutil.copytree(source, tmp_path / "in")
 
 
 def test_lists_decide_on_the_split_and_views_are_drawn(folder, source, tmp_path):
@@ -165,7 +154,6 @@ def test_bad_samples_are_listed_and_the_rest_goes_on(damaged, tmp_path):
     (damaged / "readme.txt").write_text("x")
     (place / "softras_val.lst").write_text("cc\nee\n")
     assert run(damaged, tmp_path / "out", "--views", "1") == 0
-    found = rejected(tmp_path / "out")
     words = {
         ids["aa"]: "is missing, damaged, or lacks view",
         ids["bb"]: "mask",
@@ -174,9 +162,7 @@ def test_bad_samples_are_listed_and_the_rest_goes_on(damaged, tmp_path):
         "zz": "the folder is missing",
         "été": "no list names it.",
     }
-    for name, part in words.items():
-        assert part in found[name]
-    assert len(found) == len(words)
+    check_rejected(tmp_path / "out", words)
     assert list(read_prepared(tmp_path / "out").metadata["model"]) == [f"{CHAIR}-ee"]
 
 
@@ -190,51 +176,19 @@ def test_models_that_do_not_load_cost_their_images_only(source, cores, tmp_path)
     assert len(read_prepared(tmp_path / "out").metadata) == 2
 
 
-def cube_notes(folder: Path) -> list[str]:
-    return [note for note in read_prepared(folder).info.get("notes", []) if "unit cube" in note]
-
-
-def fit_cubes(cores: Path, goal: Path, file: str, shift: float = 0.0) -> Path:
-    """The models centred, longest side 0.8, as a source promises, and then shifted."""
-    shutil.copytree(cores, goal)
-    for path in goal.rglob(file):
-        mesh = trimesh.load(path, process=False)
-        low, high = mesh.bounds
-        resize(path, 0.8 / (high - low).max())
-        mesh = trimesh.load(path, process=False)
-        mesh.vertices += shift - mesh.bounds.mean(axis=0)
-        write_obj(mesh, path, np.eye(3))
-    return goal
-
-
-def test_models_out_of_the_unit_cube_are_noted(source, cores, tmp_path, capsys):
-    models = fit_cubes(cores, tmp_path / "cores", "model.obj")
-    assert run(source, tmp_path / "fine", "--views", "1", "--models", str(models)) == 0
-    assert run(models, tmp_path / "drawn", "--image-size", "16") == 0
-    assert cube_notes(tmp_path / "fine") == cube_notes(tmp_path / "drawn") == []
-    resize(models / CHAIR / "aa/model.obj", 3, 0.2)
-    resize(models / CHAIR / "bb/model.obj", 1, 0.2)  # right in size, but not about the origin
-    assert run(source, tmp_path / "large", "--views", "1", "--models", str(models)) == 0
-    assert run(models, tmp_path / "large drawn", "--image-size", "16") == 0
-    words = (
-        f"2 of 4 CAD models, such as {CHAIR}-aa, do not fit the unit cube about the origin that their source promises"
+def test_models_out_of_the_unit_cube_are_noted(folder):
+    (note,) = (note for note in read_prepared(folder).info["notes"] if "unit cube" in note)
+    start = (
+        f"4 of 4 CAD models, such as {CHAIR}-cc, do not fit the unit cube about the origin that their source promises"
     )
-    out = capsys.readouterr().out
-    for name in ("large", "large drawn"):
-        (note,) = cube_notes(tmp_path / name)
-        assert note.startswith(f"{words}, but one of 2.8: ") and note in out
-
-
-def test_of_version_2_only_the_size_is_promised(tmp_path):
-    cores = write_cores(tmp_path / "cores", V2, "models/model_normalized.obj")
-    models = fit_cubes(cores, tmp_path / "fit", "model_normalized.obj", shift=0.4)
-    assert run(models, tmp_path / "out", "--image-size", "16") == 0
-    assert cube_notes(tmp_path / "out") == []
-    resize(models / CHAIR / "aa/models/model_normalized.obj", 3)
-    assert run(models, tmp_path / "large", "--image-size", "16") == 0
-    (note,) = cube_notes(tmp_path / "large")
+    assert note.startswith(f"{start}, but one of 3.65: ")
+    fits = {"model": "a", "reach": 0.8, "longest": 0.8}
+    aside = {"model": "b", "reach": 1.6, "longest": 0.8}  # right in size, but not about the origin
+    assert unit_cube_notes([fits], centred=True) == unit_cube_notes([fits, aside], centred=False) == []
+    assert unit_cube_notes([fits, aside], centred=True)[0].startswith("1 of 2 CAD models, such as b, do not fit")
+    (note,) = unit_cube_notes([fits, {"model": "c", "reach": 9.0, "longest": 3.0}], centred=False)
     assert note.startswith(
-        f"1 of 4 CAD models, such as {CHAIR}-aa, do not fit the unit cube that their source promises"
+        "1 of 2 CAD models, such as c, do not fit the unit cube that their source promises, but one of 3:"
     )
 
 
@@ -270,51 +224,3 @@ def test_cad_models_are_drawn_in_the_right_frame(tmp_path, turn, file):
         assert inside[:, 2].mean() < -0.3  # towards the camera
         in_world = inside @ view_of(row).rotation()[0].numpy()
         assert (np.abs(in_world).max(axis=1) > 0.99).mean() > 0.8  # boxes have six directions
-
-
-def test_categories_are_chosen_by_name(tmp_path, source, capsys):
-    assert run(source, tmp_path / "out", "--categories", "lamp") == 2
-    assert "--categories takes chair" in capsys.readouterr().err
-
-
-def test_interrupted_drawing_gives_the_same_bytes(cores, tmp_path, monkeypatch):
-    assert run(cores, tmp_path / "whole", "--image-size", "32") == 0
-    from data_scripts import drawings
-
-    real, seen = drawings._draw_model, []
-
-    def interrupted(drawing, *rest):
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        seen.append(drawing.model)
-        return real(drawing, *rest)
-
-    monkeypatch.setattr(drawings, "_draw_model", interrupted)
-    assert run(cores, tmp_path / "out", "--image-size", "32") == 130
-    monkeypatch.undo()
-    assert run(cores, tmp_path / "out", "--image-size", "32") == 0
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda d: shutil.rmtree(d), "33 GB"),
-        (lambda d: [shutil.rmtree(d), (d / "Annotations").mkdir(parents=True)], "not ShapeNet, or unpacked in part"),
-        (lambda d: (d / CHAIR / "softras_val.lst").unlink(), "softras_val.lst is missing"),
-    ],
-)
-def test_unusable_folders_are_one_sentence(damaged, tmp_path, capsys, change, words):
-    change(damaged)
-    assert run(damaged, tmp_path / "out") == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert words in error
-    assert not (tmp_path / "out").exists()
-
-
-def test_damaged_taxonomy_is_one_sentence(cores, tmp_path, capsys):
-    shutil.copytree(cores, tmp_path / "in")
-    (tmp_path / "in/taxonomy.json").write_text("[{")
-    assert run(tmp_path / "in", tmp_path / "out") == 2
-    assert "taxonomy.json is damaged" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """A chair that is not symmetric, and its photographs by a camera that is given as a data set gives it."""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,18 +74,6 @@ def box_of(mask: np.ndarray) -> list[int]:
     """Left, top, right, bottom of a mask, the last two exclusive."""
     rows, columns = np.nonzero(mask)
     return [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
-
-
-def rejected(folder: Path) -> dict[str, str]:
-    """Reason by name of file."""
-    rows = list(csv.reader((folder / "rejected.csv").open(encoding="utf-8")))
-    assert rows[0] == ["file", "reason"]
-    return {Path(file).name: reason for file, reason in rows[1:]}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def view_of(row) -> Viewpoint:
