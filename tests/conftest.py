@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 # Every function of lib checks its argument types and shapes while the tests run.
-jaxtyping.install_import_hook("lib", "checking.check")
+jaxtyping.install_import_hook(["lib", "support"], "checking.check")
 
 hypothesis.settings.register_profile("course", deadline=None, derandomize=True, max_examples=50, print_blob=True)
 hypothesis.settings.load_profile("course")

@@ -27,9 +27,9 @@ from lib.evaluation import evaluate_instances, read_instances, read_results, ref
 from lib.evaluation.comparison import compare_rows, comparison_table
 from lib.files import write_json
 from lib.systems import make_system
+from lib.systems.checkpoints import load_system, save_weights
 from lib.systems.sdf_srn import SDFSRNConfig
 from lib.training.__main__ import choose_device
-from lib.systems.checkpoints import load_system, save_weights
 from lib.training.log import read_log
 from lib.training.loop import TrainingConfig, train
 

@@ -72,9 +72,7 @@ def test_what_does_not_fit_is_one_sentence_and_changes_nothing(shapes, tmp_path)
         begin_with(wide, shapes)
     assert all(torch.equal(tensor, before[name]) for name, tensor in wide.state_dict().items())
     other = make_any(replace(SDF_SRN, backbone="test_resnet", backbone_weights="random"))
-    with pytest.raises(
-        InputError, match="start: .* of system 'shapeclipper_small', not of 'sdf_srn_small'"
-    ):
+    with pytest.raises(InputError, match="start: .* of system 'shapeclipper_small', not of 'sdf_srn_small'"):
         begin_with(other, shapes)
     with pytest.raises(InputError, match="nowhere"):
         begin_with(wide, tmp_path / "nowhere")

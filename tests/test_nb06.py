@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.nb06 import TERMS, objective_table
 from tiny import EVERYTHING, TINY, make_batch, make_system
 
 from lib.systems.shapeclipper import ABLATIONS, IN_THE_PAPER
 from lib.training.recipes import RECIPES
+from support.nb06 import TERMS, objective_table
 
 
 @pytest.mark.parametrize(

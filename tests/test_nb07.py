@@ -8,7 +8,6 @@ import pytest
 import torch
 import trimesh
 from scipy.stats import entropy
-from support import nb07
 from tiny import TINY, make_system
 from tiny_dataset import write_tiny_dataset
 
@@ -19,6 +18,7 @@ from lib.geometry.alignment import PROTOCOLS, Clouds
 from lib.geometry.meshes import marching_cubes, sample_surface
 from lib.losses.semantic import neighbor_probabilities, unaligned_overlap
 from lib.networks.backbones import Backbone
+from support import nb07
 
 
 @pytest.fixture(scope="module")

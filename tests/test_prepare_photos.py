@@ -28,9 +28,9 @@ from lib.data.neighbors import read_neighbors
 from lib.data.photos_reading import read_photo_file
 from lib.data.prepared import read_prepared
 from lib.errors import InputError
+from lib.files import write_json
 from lib.networks.normal_network import NormalNetwork, NormalNetworkConfig, describe
 from lib.paths import REPOSITORY
-from lib.files import write_json
 
 ORIENTATION = 0x0112
 

@@ -99,7 +99,7 @@ def ball(few_strides) -> SDFSRN:
 def march_to_it(system: SDFSRN, batch) -> SDFSRN:
     optimizer = torch.optim.Adam(system.marcher.parameters(), 1e-2)
     code = torch.randn(4, 8, generator=generator(7))
-    for step in range(150):
+    for step in range(220):
         optimizer.zero_grad()
         losses = system.losses_of(code, batch, generator(step))
         (losses["ray_last"] + losses["ray_free"]).backward()

@@ -13,11 +13,11 @@ import pytest
 import trimesh
 from matplotlib.colors import to_hex
 from PIL import Image
-from support import nb01
 from tiny_dataset import AZIMUTHS, MODELS, write_tiny_dataset
 
 from lib.data.embeddings import Embedder, embed_dataset
 from lib.errors import InputError
+from support import nb01
 
 
 @pytest.fixture(scope="module")

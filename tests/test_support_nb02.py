@@ -10,12 +10,12 @@ import torch
 import trimesh
 from matplotlib.figure import Figure
 from PIL import Image
-from support import nb02
 
 from lib.data.photos import SUFFIXES
 from lib.errors import InputError
 from lib.figures import viewer
 from lib.geometry.cameras import project
+from support import nb02
 
 
 @pytest.fixture(autouse=True)

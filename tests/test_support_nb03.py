@@ -8,10 +8,10 @@ import pytest
 import torch
 import trimesh
 from scipy.integrate import quad
-from support import nb03
 
 from lib.figures.shapes import viewpoint_at
 from lib.rendering.volume import RenderedMaps
+from support import nb03
 
 
 @pytest.fixture(autouse=True)

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from support import nb04
 
 from lib.data.loading import Batch
 from lib.figures.shapes import viewpoint_at
 from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers
 from lib.geometry.distance_grid import DistanceGrid, distance_grid
-from lib.rendering.surface import as_image, cast_rays
+from support import nb04
+from support.nb03 import as_image, cast_rays
 
 
 @pytest.fixture(autouse=True)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from support import nb05
 
 from lib.data.loading import Batch
 from lib.geometry.cameras import Viewpoint
 from lib.rendering.volume import RenderedMaps
 from lib.systems.base import Reconstruction
+from support import nb05
 
 RADII = torch.tensor([0.25, 0.35, 0.45])
 

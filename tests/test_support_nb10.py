@@ -9,11 +9,11 @@ import pytest
 import torch
 import trimesh
 from scipy.spatial import cKDTree
-from support import nb10
 from tiny import disc, make_batch
 
 from lib.geometry.cameras import points_along
 from lib.geometry.meshes import first_hits, ray_scene, sample_surface
+from support import nb10
 
 RAYS = nb10.random_rays(300, torch.Generator().manual_seed(3))
 MESHES = {

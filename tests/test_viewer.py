@@ -11,7 +11,6 @@ import torch
 import trimesh
 from matplotlib.figure import Figure
 from PIL import Image
-from support import nb00
 from tiny import TINY, make_batch, make_system, write_prepared
 from tiny_dataset import write_tiny_dataset
 
@@ -22,6 +21,7 @@ from lib.figures import upload, viewer
 from lib.figures.upload import shape_of_uploads
 from lib.figures.viewer import LiveBoard, Snapshots, controlled, drawn_once, reconstructed, slider, turned_views
 from lib.training.listeners import TensorBoard
+from support import nb00
 
 
 class Shown(list):

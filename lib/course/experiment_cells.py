@@ -11,8 +11,8 @@ from lib.errors import InputError
 from lib.files import read_json
 from lib.paths import FURNITURE
 from lib.systems import make_system
-from lib.training.__main__ import only_category
 from lib.systems.checkpoints import begin_with
+from lib.training.__main__ import only_category
 from lib.training.state import first_difference, with_new_settings
 
 ABOUT = "cell.json"

@@ -13,10 +13,12 @@ from lib.systems.base import System
 
 # Settings that older checkpoints name and that are constants or gone now.
 RETIRED = set(
-    "code_size projection distance distance_range focal width sdf_layers texture_layers frequencies "
-    "sphere_radius depth_range image_layout render_path skip_weight skip_beta beta_min beta_from beta_until "
-    "normal_l1_weight quarters_from quarter_margin quarter_rays quarter_samples "
-    "layers steps bisections state_size bound refine_steps refine_rate viewpoint".split()
+    """
+    code_size projection distance distance_range focal width sdf_layers texture_layers frequencies sphere_radius
+    depth_range image_layout render_path skip_weight skip_beta beta_min beta_from beta_until normal_l1_weight
+    quarters_from quarter_margin quarter_rays quarter_samples layers steps bisections state_size bound refine_steps
+    refine_rate viewpoint
+    """.split()  # noqa: SIM905
 )
 
 

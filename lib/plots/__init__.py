@@ -1,1 +1,0 @@
-"""Figures for reading: functions that return a matplotlib or plotly figure."""

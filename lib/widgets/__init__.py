@@ -1,1 +1,0 @@
-"""Controls for playing: ipywidgets around the functions that draw."""
