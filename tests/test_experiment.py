@@ -39,11 +39,6 @@ TINY = {
     "image_size": 32,
     "freeze_batchnorm": False,
     "latent_size": 16,
-    "code_size": 8,
-    "width": 16,
-    "sdf_layers": 3,
-    "texture_layers": 2,
-    "frequencies": 2,
     "rays": 16,
     "samples": 8,
     "pretrain_points": 50,
@@ -188,7 +183,7 @@ def test_ctrl_c_stops_the_cell_and_leaves_no_process(settings, tmp_path):
 # --- a row that trains nothing --------------------------------------------------------------------------------------
 
 SDF_SRN = {name: TINY[name] for name in TINY if name in {f.name for f in fields(SDFSRNConfig) + fields(TrainingConfig)}}
-SDF_SRN |= {"width": 8, "hyper_width": 8, "layers": 2, "hyper_layers": 1, "refine_steps": 2}
+SDF_SRN |= {"width": 8, "hyper_width": 8, "frequencies": 2, "hyper_layers": 1, "refine_steps": 2}
 REFINES = Grid("Another", "sdf-srn-quick", "raw", {FULL: {}, REFINED: {}}, REFINED)
 
 
@@ -278,7 +273,7 @@ def test_settings_and_start_reach_every_cell_and_make_it(settings, tmp_path, che
 @pytest.mark.parametrize("wrong", ["nowhere", "another"])
 def test_start_is_checked_before_anything_runs(settings, tmp_path, checkpoint, capsys, wrong):
     start = tmp_path / "start" if wrong == "another" else tmp_path / wrong
-    more = ["--set", "width=24"] if wrong == "another" else []
+    more = ["--set", "latent_size=24"] if wrong == "another" else []
     given = replace(settings, output=tmp_path / "out")
     assert main(options(given, "--start", str(start), *more)) == 2
     said = capsys.readouterr().err

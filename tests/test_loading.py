@@ -64,11 +64,12 @@ def tensors(batch: Batch) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("free", "fits"), [(10**9, True), (1000, False)])
 def test_images_become_floats_on_the_accelerator(data, monkeypatch, free, fits):
     monkeypatch.setattr(loading, "free_memory", lambda device: free)
-    expected = Batches(make_system(EVERYTHING), CONFIG, data, on(torch.device("cpu"))).draw(2, True)
+    ((expected, generator),) = Batches(make_system(EVERYTHING), CONFIG, data, on(torch.device("cpu"))).draw(2, True)
     batches = Batches(make_system(EVERYTHING), CONFIG, data, on(META))
     with Watch() as watch:
-        draw = batches.draw(2, True)
-    for ours, theirs in ((draw.batch, expected.batch), (draw.batch.neighbor, expected.batch.neighbor)):
+        ((batch, there),) = batches.draw(2, True)
+    assert torch.equal(there.get_state(), generator.get_state())
+    for ours, theirs in ((batch, expected), (batch.neighbor, expected.neighbor)):
         assert tensors(ours).keys() == tensors(theirs).keys() >= {"rgb", "mask", "normal", "ray_weights"}
         for name, value in tensors(ours).items():
             there = tensors(theirs)[name]
@@ -77,7 +78,6 @@ def test_images_become_floats_on_the_accelerator(data, monkeypatch, free, fits):
     assert watch.images() == (set() if fits else {torch.uint8, torch.float16})
     assert (batches.near.rgb.device == META) == fits and batches.near.rgb.dtype == torch.uint8
     assert data.rgb.device.type == "cpu"  # others go on with it: validation, guesses, figures
-    assert torch.equal(draw.generator.get_state(), expected.generator.get_state())
 
 
 def test_watching_sees_floats_that_are_made_here(data):
@@ -99,7 +99,7 @@ def test_same_images_and_neighbours_are_drawn_for_every_device(data, monkeypatch
         batches = Batches(make_system(EVERYTHING), CONFIG, data, on(device))
         batches.near = Mock(batch=catch)
         for step in range(4):
-            batches.draw(step, True)
+            list(batches.draw(step, True))
     ours, theirs = (torch.stack(rows) for rows in drawn.values())
     assert torch.equal(ours, theirs) and len(ours) == 4 and ours.device.type == "cpu"
 

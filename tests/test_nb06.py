@@ -23,7 +23,7 @@ from support.nb06 import TERMS, objective_table
 )
 def test_the_table_lists_the_terms_that_training_sums(config):
     system = make_system(config)
-    system.progress.fill_(0.5)
+    system.begin_step(0.5)
     given = set(system.losses(make_batch(4), torch.Generator().manual_seed(0)))
     table = objective_table(config)
     assert given == set(table[table["weight"] > 0].index) - {"shape"}
@@ -35,7 +35,7 @@ def test_a_term_is_proportional_to_its_setting(term):
     for factor in (1, 3):
         config = replace(EVERYTHING, **{term.weight: factor * getattr(EVERYTHING, term.weight)})
         system = make_system(config, shake=0.05)
-        system.progress.fill_(0.5)
+        system.begin_step(0.5)
         values.append(system.losses(batch, torch.Generator().manual_seed(0))[term.name].detach())
     assert float(values[1]) == pytest.approx(3 * float(values[0]), rel=1e-5)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from tiny import TINY, make_system, write_prepared
+from tiny import EVERYTHING, TINY, make_system, write_prepared
 
 import data_scripts.shard_dataset as script
 from lib.data.loading import PreparedDataset
@@ -76,7 +76,7 @@ def test_training_gives_the_same_losses(prepared, sharded, tmp_path, weighting):
 
 
 def test_command_line_trains_on_shards(sharded, tmp_path):
-    sizes = ["width=8", "latent_size=8", "code_size=4", "rays=8", "neighbor_rays=8", "samples=4", "pretrain_points=8"]
+    sizes = ["latent_size=8", "rays=8", "neighbor_rays=8", "samples=4", "pretrain_points=8"]
     steps = ["pretrain_steps=1", "steps=1", "batch_size=2", "semantic_weight=0.0"]
     command = ["small-given", "--dataset", str(sharded), "--run", str(tmp_path), "--device", "cpu"]
     assert main([*command, "--set", *sizes, *steps]) == 0
@@ -199,7 +199,7 @@ def test_what_needs_all_images_is_refused(sharded, tmp_path):
 def test_guesses_are_those_of_the_set_in_memory(prepared, sharded):
     guesses = []
     for data in (PreparedDataset(prepared, "train"), ShardedDataset(sharded, "train")):
-        system = make_system(replace(TINY, guess_weight=0.1))
+        system = make_system(EVERYTHING)
         system.prepare(data)
         guesses.append(system.guesses)
     assert guesses[0].shape == (len(data), 2) and torch.equal(*guesses)

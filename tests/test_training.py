@@ -1,6 +1,7 @@
 """Training: repeatable, resumable bit for bit after any kind of stop, and choosing its weights by images."""
 
 import errno
+import functools
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import signal
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny import EVERYTHING, TINY, make_system, write_prepared
 from tiny_dataset import write_tiny_dataset
 
+import lib.training.loop
 import lib.training.state
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
@@ -46,6 +48,14 @@ CONFIG = TrainingConfig(
 )
 TOTAL = CONFIG.steps + CONFIG.pretrain_steps
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process of its own to kill")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_pictures():
+    """Validation renders small pictures in these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lib.training.loop, "validate", functools.partial(validate, image_size=6))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -409,7 +419,7 @@ def test_a_better_first_score_is_kept_though_later_ones_are_worse(go, validation
     best = min(scores, key=scores.get)
     assert len(set(scores.values())) > 1
     assert json.loads((tmp_path / "config.json").read_text())["step"] == best
-    assert validate(system, validation)["image_loss"] == pytest.approx(scores[best], abs=1e-5)
+    assert validate(system, validation, image_size=6)["image_loss"] == pytest.approx(scores[best], abs=1e-5)
 
 
 def test_best_shapes_decide_where_that_is_asked(go, tmp_path):
@@ -437,8 +447,8 @@ def test_last_weights_stay_where_that_is_asked(go, tmp_path):
 def test_validation_scores_add_up_and_change_nothing(validation):
     system = make_system(SYSTEM).train()
     before, random = {n: t.clone() for n, t in system.state_dict().items()}, torch.get_rng_state()
-    scores = validate(system, validation)
-    assert scores == validate(system, validation)
+    scores = validate(system, validation, image_size=6)
+    assert scores == validate(system, validation, image_size=6)
     assert scores["image_loss"] == pytest.approx(scores["image_rgb"] + 0.5 * scores["image_mask"], abs=2e-6)
     assert 0 <= scores["azimuth_entropy"] <= 1 and 0 <= scores["azimuth_error"] <= 180
     assert system.training and torch.equal(torch.get_rng_state(), random)
@@ -489,7 +499,7 @@ def test_parts_and_processes_divide_the_batch(data):
     whole = images_of(Batches(make_system(SYSTEM), config, data, Accelerator(cpu=True)), 3)
     parts, draws = [], []
     for process in range(2):
-        one = SimpleNamespace(num_processes=2, process_index=process, device=torch.device("cpu"))
+        one = Mock(spec=Accelerator, num_processes=2, process_index=process, device=torch.device("cpu"))
         for batch, generator in Batches(make_system(SYSTEM), replace(config, accumulate=2), data, one).draw(3, False):
             assert len(batch.index) == 2
             parts.append(batch.index)
@@ -518,7 +528,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(data, monkeypatch):
 
 
 def test_neighbours_in_training_are_of_other_models(data):
-    batches = Batches(make_system(SYSTEM), CONFIG, data, Accelerator(cpu=True))
+    batches = Batches(make_system(replace(SYSTEM, neighbor_weighting="uniform")), CONFIG, data, Accelerator(cpu=True))
     models, seen = data.metadata["model"], set()
     for step in range(60):
         ((batch, _),) = batches.draw(step, True)
@@ -546,6 +556,6 @@ def test_listeners_hear_every_row_that_is_logged(go, tmp_path):
 
 
 def test_training_lowers_the_loss(go, tmp_path):
-    go(tmp_path, steps=40, pretrain_steps=10, validation=None, log_every=5)
+    go(tmp_path, steps=20, pretrain_steps=5, validation=None, log_every=5)
     losses = [row["rgb"] + row["mask"] for row in rows(tmp_path) if row["phase"] == "training"]
     assert losses[-1] < 0.9 * losses[0]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tiny import TINY, make_batch, make_system, write_prepared
 from tiny_dataset import write_tiny_dataset
+from torch import nn
 
 from lib.data.loading import PreparedDataset
 from lib.data.photos import read_photo, save_upload, write_glb
@@ -112,7 +113,7 @@ def test_one_reconstruction_serves_all_views_of_a_sample(tmp_path, monkeypatch):
     shape = SimpleNamespace(mesh=lambda resolution: "mesh")
     monkeypatch.setattr(nb00, "reconstructed", lambda system, batch: read.append(batch.index.tolist()) or shape)
     monkeypatch.setattr(nb00, "turned_views", lambda shape, mesh, *view, size: view)
-    draw = nb00.prediction_viewer(None, data)
+    draw = nb00.prediction_viewer(nn.Identity(), data)
     assert [draw(1, 0, 10), draw(1, 90, 10), draw(2, 0, 10)] == [(0, 10), (90, 10), (0, 10)]
     assert read == [[1], [2]]
 

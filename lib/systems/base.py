@@ -49,7 +49,9 @@ class System(nn.Module):
     fresh_parts : tuple of str
         Modules that begin with new weights in a run that starts from a checkpoint.
     counts : dict
-        Numbers of the last training step that belong in the log beside the losses, such as the width of the surface.
+        What was counted in the last training step, for the log; the parts of a batch are added up.
+    status : dict
+        Numbers that describe the system now, for the log, such as the width of its surface.
     """
 
     name = ""
@@ -60,7 +62,12 @@ class System(nn.Module):
     fresh_parts: tuple[str, ...] = ()
 
     @property
-    def counts(self) -> dict[str, float]:
+    def counts(self) -> dict[str, int]:
+        """Default: nothing."""
+        return {}
+
+    @property
+    def status(self) -> dict[str, float]:
         """Default: nothing."""
         return {}
 

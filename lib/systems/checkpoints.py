@@ -16,7 +16,7 @@ RETIRED = set(
     """
     code_size projection distance distance_range focal width sdf_layers texture_layers frequencies sphere_radius
     depth_range image_layout render_path skip_weight skip_beta beta_min beta_from beta_until normal_l1_weight
-    quarters_from quarter_margin quarter_rays quarter_samples layers steps bisections state_size bound refine_steps
+    quarters_from quarter_margin quarter_rays quarter_samples layers steps bisections state_size bound
     refine_rate viewpoint
     """.split()  # noqa: SIM905
 )

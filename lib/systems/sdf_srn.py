@@ -30,7 +30,7 @@ from lib.systems.base import Reconstruction, System, SystemConfig, require_viewp
 
 STRIDES = 10  # N of Eq. 6
 LAYERS = 4  # of the written fields
-REFINE_STEPS, REFINE_RATE = 500, 1e-2  # of Adam on a code at test time
+REFINE_RATE = 1e-2  # of Adam on a code at test time
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class SDFSRNConfig(SystemConfig):
     # augmentation of the training images
     jitter: float = 0.0  # colours
     rescale: float = 0.0  # sizes, by 1 +- rescale
+    refine_steps: int = 500  # of Adam on the code of an image at test time
 
     def __post_init__(self):
         if self.field not in ("distance", "occupancy"):
@@ -158,7 +159,7 @@ class SDFSRN(System):
         self.silhouettes: dict[str, int] = {}
 
     @property
-    def counts(self) -> dict[str, float]:
+    def counts(self) -> dict[str, int]:
         """``rays_none``, ``silhouettes_empty`` and so on."""
         kinds = {"rays": self.crossings, "silhouettes": self.silhouettes}
         return {f"{what}_{name}": count for what, found in kinds.items() for name, count in found.items()}
@@ -318,14 +319,14 @@ class SDFSRN(System):
         batch : Batch
             Images with masks and viewpoints.
         steps : int, optional
-            Of Adam; 500 without it.
+            Of Adam; the configuration's `refine_steps` without it.
         """
         batch = self.with_projection(batch)
         with torch.no_grad():
             code = self.encode(batch.rgb)
         code = code.detach().requires_grad_()
         optimizer = torch.optim.Adam([code], REFINE_RATE)
-        for _ in range(REFINE_STEPS if steps is None else steps):
+        for _ in range(self.config.refine_steps if steps is None else steps):
             loss = sum(self.losses_of(code, batch, generator).values())
             (code.grad,) = torch.autograd.grad(loss, code)
             optimizer.step()

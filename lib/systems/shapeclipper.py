@@ -146,9 +146,9 @@ class ShapeClipper(System):
         return self.raw_beta.abs() + LEAST_BETA
 
     @property
-    def counts(self) -> dict[str, float]:
+    def status(self) -> dict[str, float]:
         """The width of the surface."""
-        return {"beta": float(self.beta())}
+        return {"beta": round(float(self.beta().detach()), 6)}
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Every weighted term of Eq. 7 and of Sec. 3.4; training minimises their sum.

@@ -160,7 +160,7 @@ def train(
             losses, counts = train_step(system, model, optimizer, config, batches, accelerator, step)
             done = step + 1
             if done % config.log_every == 0 or done == config.total:
-                log.write(system, log_row(losses, counts, step, config))
+                log.write(system, log_row(losses, step, config) | counts | system.status)
                 bar.set_postfix(loss=f"{log.last['loss']:.3f}")
             bar.update()
             if validation is not None and validation_due(step, config):
@@ -255,11 +255,11 @@ def make_optimizer(system: System, config: TrainingConfig) -> torch.optim.Adam:
     return torch.optim.Adam(groups, fused=True)
 
 
-def log_row(losses: dict[str, float], counts: Counter, step: int, config: TrainingConfig) -> dict:
-    """A row of the log: every weighted term, their sum, and what the system counted."""
+def log_row(losses: dict[str, float], step: int, config: TrainingConfig) -> dict:
+    """A row of the log: every weighted term, and their sum."""
     terms = {name: round(value, 6) for name, value in losses.items()}
     phase = "pretraining" if step < config.pretrain_steps else "training"
-    return {"step": step + 1, "phase": phase, "loss": round(sum(terms.values()), 6), **terms, **counts}
+    return {"step": step + 1, "phase": phase, "loss": round(sum(terms.values()), 6), **terms}
 
 
 def validation_due(step: int, config: TrainingConfig) -> bool:
