@@ -150,7 +150,7 @@ class BallSystem(torch.nn.Module):
 
 @pytest.mark.parametrize("viewpoint", ["predicted", "given"])
 def test_a_system_is_measured_with_its_own_or_the_given_viewpoint(test_split, viewpoint):
-    rows = evaluate(BallSystem(viewpoint), test_split, resolution=30, **QUICK)
+    rows = evaluate(evaluation.system_predictor(BallSystem(viewpoint), 30, colored=False), test_split, **QUICK)
     assert value_of(rows, "f_score@0.01", "raw") < 0.05
     measured = [row["metric"] for row in rows if row["protocol"] == "none" and row["category"] == "all"]
     if viewpoint == "given":  # nothing was predicted
@@ -237,7 +237,6 @@ def test_broken_files_are_refused(tmp_path, name, content, message):
         (None, {"protocols": ("sideways",)}, "sideways"),
         (None, {"thresholds": (0.0,)}, "positive"),
         (None, {"points": 0}, "positive"),
-        (None, {"resolution": 1}, "at least 2"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(test_split, tmp_path, lacks, settings, message):
@@ -328,10 +327,11 @@ def test_command_line_measures_a_checkpoint_by_rotation_search_and_with_refined_
     assert code == 0, printed.err
     rows, system = evaluation.read_results(output), load_system(sdf_srn)
     refined = evaluation.refined_predictor(system, 16, 2, colored=False)
-    names = {"sdf_srn (true view)": system, "sdf_srn (true view), 2 steps of test-time optimization": refined}
+    measured = evaluation.system_predictor(system, 16, colored=False)
+    names = {"sdf_srn (true view)": measured, "sdf_srn (true view), 2 steps of test-time optimization": refined}
     assert [row["system"] for row in rows if row["metric"] == "empty_meshes" and row["category"] == "all"] == [*names]
     for name, predictor in names.items():
-        options = {"protocols": ("raw", "rotation"), "resolution": 16, "points": 200, "rows": [0], "progress": False}
+        options = {"protocols": ("raw", "rotation"), "points": 200, "rows": [0], "progress": False}
         expected = evaluate(predictor, test_split, **options)
         ours = [row for row in rows if row["system"] == name]
         for protocol in ("raw", "rotation"):

@@ -22,7 +22,7 @@ import lib.training.loop
 import lib.training.state
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
-from lib.evaluation import evaluate_instances
+from lib.evaluation import evaluate_instances, system_predictor
 from lib.systems.checkpoints import load_system
 from lib.training.__main__ import main
 from lib.training.batches import Batches, seeded
@@ -430,7 +430,7 @@ def test_best_shapes_decide_where_that_is_asked(go, tmp_path):
     best = json.loads((tmp_path / "run/config.json").read_text())["best"]
     assert best == {"score": min(distances.values()), "step": min(distances, key=distances.get)}
     # the score is what evaluation gives for the same weights and samples, up to the points drawn
-    measured = evaluate_instances(trained, shapes, protocols=["view"], resolution=64, points=10_000)
+    measured = evaluate_instances(system_predictor(trained, 64), shapes, protocols=["view"], points=10_000)
     value = measured.loc[measured["metric"] == "chamfer_distance", "value"].mean()
     assert best["score"] == pytest.approx(value, rel=0.02)
 

@@ -10,7 +10,7 @@ from lib.course.experiment_cells import Cell, Settings
 from lib.course.grids import FULL, Grid, find_recipe, size_of
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
-from lib.evaluation import read_instances, read_results, refined_predictor, write_results
+from lib.evaluation import read_instances, read_results, refined_predictor, system_predictor, write_results
 from lib.evaluation.comparison import compare_rows, comparison_table, markdown_table
 from lib.evaluation.results import kept_name
 from lib.figures.experiments import instance_rows, side_by_side
@@ -66,14 +66,15 @@ def _heading(grid: Grid, settings: Settings, cells: str) -> str:
 
 def _draw(settings: Settings, cells: dict[str, Cell]) -> None:
     """The same held-out images for every row, from the first seed that it has."""
-    systems = {}
+    predictors = {}
     for row, cell in cells.items():
         other = cell.parameters.get("refine_from")  # its networks are another cell's
-        systems[row] = load_system(other or cell.folder)
+        system = load_system(other or cell.folder)
+        predictors[row] = system_predictor(system, 80)
         if other:
-            systems[row] = refined_predictor(systems[row], 80, cell.about["system"]["refine_steps"], cell.seed)
+            predictors[row] = refined_predictor(system, 80, cell.about["system"]["refine_steps"], cell.seed)
     test = PreparedDataset(settings.dataset, "test", [settings.category] if settings.category else None)
-    figure = side_by_side(systems, test, instance_rows(len(test)))
+    figure = side_by_side(predictors, test, instance_rows(len(test)))
     write_atomically(settings.output / "instances.png", lambda path: figure.savefig(path, dpi=110, format="png"))
 
 

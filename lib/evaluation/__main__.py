@@ -14,7 +14,7 @@ from lib.data.loading import PreparedDataset
 from lib.errors import InputError, exit_code
 from lib.evaluation.baselines import make_baselines
 from lib.evaluation.instances import DEFAULT_PROTOCOLS, DEFAULT_THRESHOLDS, evaluate_instances
-from lib.evaluation.predictors import refined_predictor
+from lib.evaluation.predictors import refined_predictor, system_predictor
 from lib.evaluation.results import results_table, write_instances, write_results
 from lib.evaluation.summary import Run, summarize
 from lib.files import read_json
@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace) -> None:
     size, chosen = len(dataset), None
     if options.limit is not None:
         chosen = torch.linspace(0, size - 1, min(options.limit, size)).round().long().tolist()
-    settings = {name: getattr(options, name) for name in ("protocols", "thresholds", "resolution", "points", "seed")}
+    settings = {name: getattr(options, name) for name in ("protocols", "thresholds", "points", "seed")}
     rows, tables = [], []
     for run, predictor in jobs:
         print(f"{run.system}: {size} samples of {dataset.name}, split {options.split}", flush=True)
@@ -96,16 +96,17 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _checkpoint_jobs(folder: Path, options: argparse.Namespace) -> list:
-    """The system, and where it is asked for the system that optimises its codes."""
+    """The system's predictor, and where it is asked for that of the system that optimises its codes."""
     system, about = load_system(folder, options.device), read_json(folder / "config.json")
     # what the course adds to a paper's system goes by the paper's name; the profile tells them apart
     name = about["system"].removesuffix("_small") + (" (true view)" if system.needs_viewpoint else "")
     run = Run(name, about.get("profile", options.profile), about.get("step"), (about.get("training") or {}).get("seed"))
+    measured = system_predictor(system, options.resolution, colored=False)
     if options.refine is None:
-        return [(run, system)]
+        return [(run, measured)]
     refined = replace(run, system=f"{name}, {options.refine} steps of test-time optimization")
     return [
-        (run, system),
+        (run, measured),
         (refined, refined_predictor(system, options.resolution, options.refine, options.seed, colored=False)),
     ]
 

@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import nn
 from tqdm.auto import tqdm
 
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
-from lib.evaluation.predictors import Prediction, Predictor, system_predictor
+from lib.evaluation.predictors import Prediction, Predictor
 from lib.geometry import metrics
 from lib.geometry.alignment import PROTOCOLS, Clouds
 from lib.geometry.meshes import is_empty, sample_surface
@@ -23,12 +22,11 @@ HALF_TURN = np.diag([-1.0, -1.0, 1.0])  # about the world's z: it keeps the mirr
 
 
 def evaluate_instances(
-    predictor: Predictor | nn.Module,
+    predictor: Predictor,
     dataset: PreparedDataset,
     *,
     protocols: Sequence[str] = DEFAULT_PROTOCOLS,
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
-    resolution: int = 100,
     points: int = 100_000,
     seed: int = 0,
     rows: Sequence[int] | None = None,
@@ -39,14 +37,12 @@ def evaluate_instances(
 
     Parameters
     ----------
-    predictor : callable or Module
-        Gives a `Prediction` for each image of a batch; a system is wrapped by `system_predictor`.
+    predictor : callable
+        Gives a `Prediction` for each image of a batch; `system_predictor` makes one of a system.
     dataset : PreparedDataset
         With meshes, and viewpoints for any protocol but ``raw``.
     protocols, thresholds
         Keys of `lib.geometry.alignment.PROTOCOLS`, which explains them; distances of the F-scores, in their units.
-    resolution : int
-        Of marching cubes, where `predictor` is a system.
     points, rows
         How many are drawn from each surface, by `seed` and the sample's id alone; the samples to measure (all).
 
@@ -57,9 +53,7 @@ def evaluate_instances(
         viewpoint's) have protocol ``none``. An empty mesh is measured as a point at the origin, as in the released
         code, and marked by ``empty`` = 1.
     """
-    _check(dataset, protocols, thresholds, points, resolution)
-    if isinstance(predictor, nn.Module):
-        predictor = system_predictor(predictor, resolution, colored=False)
+    _check(dataset, protocols, thresholds, points)
     rows = range(len(dataset)) if rows is None else rows
     bar = tqdm(total=len(rows), desc="evaluate", unit="image", **({} if progress else {"disable": True}))
     records = []
@@ -135,12 +129,10 @@ def measure_viewpoint(predicted: Float[np.ndarray, "3 3"], target: Float[np.ndar
     }
 
 
-def _check(dataset: PreparedDataset, protocols, thresholds, points: int, resolution: int) -> None:
+def _check(dataset: PreparedDataset, protocols, thresholds, points: int) -> None:
     unknown = [protocol for protocol in protocols if protocol not in PROTOCOLS]
     if unknown:
         raise InputError(f"Unknown protocol {unknown[0]!r}: choose from {', '.join(PROTOCOLS)}.")
-    if resolution < 2:
-        raise InputError(f"The resolution of marching cubes must be at least 2 samples an axis, not {resolution}.")
     if points < 1 or any(threshold <= 0 for threshold in thresholds):
         raise InputError("The number of points and the thresholds of the F-score must be positive.")
     without = dataset.metadata[dataset.metadata["mesh"].isna()]

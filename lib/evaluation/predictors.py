@@ -7,10 +7,10 @@ import numpy as np
 import torch
 import trimesh
 from jaxtyping import Float
-from torch import nn
 
 from lib.data.loading import Batch
 from lib.errors import InputError
+from lib.systems.base import System
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class Prediction:
 Predictor = Callable[[Batch], list[Prediction]]
 
 
-def system_predictor(system: nn.Module, resolution: int = 100, colored: bool = True) -> Predictor:
+def system_predictor(system: System, resolution: int = 100, colored: bool = True) -> Predictor:
     """A system of `lib.systems` as a predictor. One that needs viewpoints gets those of the batch.
 
     `resolution` are samples along each axis of marching cubes. Meshes are `colored` to be looked at; measuring needs no
     texture.
     """
+    if resolution < 2:
+        raise InputError(f"The resolution of marching cubes must be at least 2 samples an axis, not {resolution}.")
     given = system.needs_viewpoint
 
     def predict(batch: Batch) -> list[Prediction]:
@@ -48,7 +50,7 @@ def system_predictor(system: nn.Module, resolution: int = 100, colored: bool = T
 
 
 def refined_predictor(
-    system: nn.Module, resolution: int = 100, steps: int | None = None, seed: int = 0, colored: bool = True
+    system: System, resolution: int = 100, steps: int | None = None, seed: int = 0, colored: bool = True
 ) -> Predictor:
     """A system that optimises its codes on each image first (SDF-SRN, Table 3: "w/ test-time optimization").
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from torch import nn
 
 from lib.data.loading import PreparedDataset
 from lib.evaluation.instances import evaluate_instances
@@ -38,7 +37,7 @@ class Run:
 
 
 def evaluate(
-    predictor: Predictor | nn.Module, dataset: PreparedDataset, *, seed: int = 0, run: Run | None = None, **settings
+    predictor: Predictor, dataset: PreparedDataset, *, seed: int = 0, run: Run | None = None, **settings
 ) -> list[dict]:
     """Measure a predictor on a dataset: `evaluate_instances` with its settings, then `summarize`.
 

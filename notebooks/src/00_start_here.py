@@ -59,7 +59,7 @@ row = len(chairs) // 2
 begin = time.perf_counter()
 system = load_system(source, place)
 batch = chairs.batch(torch.tensor([row])).to(place)
-given = batch.viewpoint if system.config.viewpoint == "given" else None
+given = batch.viewpoint if system.needs_viewpoint else None
 shape = system.reconstruct(batch.rgb, given)
 mesh = shape.mesh(resolution=100)
 seconds = time.perf_counter() - begin
@@ -129,14 +129,16 @@ from lib.evaluation import (
     read_results,
     results_table,
     summarize,
+    system_predictor,
     write_results,
 )
 
 count, resolution = (12, 48) if profile == "quick" else (len(chairs), 100)
 rows = torch.linspace(0, len(chairs) - 1, count).round().long().tolist()
 begin = time.perf_counter()
-options = {"protocols": ("view",), "points": 10_000, "seed": seed, "progress": False, "resolution": resolution}
-instances = evaluate_instances(system, chairs, rows=rows, **options)
+options = {"protocols": ("view",), "points": 10_000, "seed": seed, "progress": False}
+predict = system_predictor(system, resolution, colored=False)
+instances = evaluate_instances(predict, chairs, rows=rows, **options)
 about = Run("shapeclipper" + (" (true view)" if given is not None else ""), profile)
 results = summarize(instances, chairs, about, seed=seed, seconds=time.perf_counter() - begin)
 write_results(run / "results.json", results)

@@ -206,7 +206,7 @@ from lib.figures.maps import reconstruction_sheet
 
 rows = torch.linspace(0, len(test) - 1, 6).long()[1:5]
 held_out = test.batch(rows).to(accelerator.device)
-given = held_out.viewpoint if chosen.system.viewpoint == "given" else None
+given = held_out.viewpoint if system.needs_viewpoint else None
 shapes = system.reconstruct(held_out.rgb, given)
 meshes = [shapes.mesh(resolution=64, index=i) for i in range(len(rows))]
 figure = reconstruction_sheet(held_out, shapes.render(samples=32), shapes.viewpoint.rotation(), meshes)
@@ -247,16 +247,18 @@ redraw = controlled(
 # them.
 
 # %% tags=["results"]
-from lib.evaluation import Run, evaluate, read_results, results_table, write_results
+from lib.evaluation import Run, evaluate, read_results, results_table, system_predictor, write_results
 
 quick = profile == "quick"
 few = torch.linspace(0, len(test) - 1, 12 if quick else len(test)).long().tolist()
-coarse = {"resolution": 40, "points": 5_000} if quick else {}
-settings = {"protocols": ("view",), "rows": few, "progress": False, **coarse}
+resolution, points = (40, 5_000) if quick else (100, 100_000)
+settings = {"protocols": ("view",), "rows": few, "progress": False, "points": points}
 torch.manual_seed(seed)
 untrained = make_system(chosen.system).to(accelerator.device).eval()
-measured = evaluate(untrained, test, run=Run("before", profile, 0, seed), **settings)
-measured += evaluate(system, test, run=Run("after", profile, total, seed), **settings)
+measured = []
+for name, one, steps_done in (("before", untrained, 0), ("after", system, total)):
+    predict = system_predictor(one, resolution, colored=False)
+    measured += evaluate(predict, test, run=Run(name, profile, steps_done, seed), **settings)
 write_results(run / "results.json", measured)
 shipped = [row for path in sorted(WEIGHTS.glob("shapeclipper-*/results.json")) for row in read_results(path)]
 table = results_table(measured + [row for row in shipped if row["system"].startswith("shapeclipper")])

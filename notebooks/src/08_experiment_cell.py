@@ -89,15 +89,17 @@ figure = loss_figure(log)
 # %% tags=["measure"]
 import time
 
-from lib.evaluation import Run, evaluate_instances, refined_predictor, results_table, summarize
+from lib.evaluation import Run, evaluate_instances, refined_predictor, results_table, summarize, system_predictor
 from lib.evaluation import write_instances, write_results
 
 quick = profile == "quick"
 count, resolution, points = (12, 48, 5_000) if quick else (len(test), 100, 100_000)
 rows = torch.linspace(0, len(test) - 1, min(count, len(test))).round().long().tolist()
-options = {"protocols": ("raw", "view"), "resolution": resolution, "points": points, "rows": rows}
+options = {"protocols": ("raw", "view"), "points": points, "rows": rows}
 steps = chosen.system.refine_steps if refine_from else None
-measured = refined_predictor(system, resolution, steps, seed, colored=False) if refine_from else system
+measured = system_predictor(system, resolution, colored=False)
+if refine_from:
+    measured = refined_predictor(system, resolution, steps, seed, colored=False)
 start = time.perf_counter()
 instances = evaluate_instances(measured, test, progress=False, **options)
 about = Run(f"{recipe}: {row}", size_of(recipe, profile), chosen.training.pretrain_steps + chosen.training.steps, seed)
@@ -110,7 +112,6 @@ write_instances(run / "instances.parquet", instances.assign(row=row, seed=seed))
 # The same few images for every row and every seed: to choose them afterwards would be to choose the story.
 
 # %% tags=["key-figure"] alt="The same four held-out objects in every cell: photo, prediction and truth from two sides"
-from lib.evaluation import system_predictor
 from lib.figures.experiments import instance_rows
 from lib.figures.results import case_sheet
 from support.nb08 import cases_of

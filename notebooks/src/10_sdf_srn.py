@@ -224,16 +224,19 @@ figure = reconstruction_sheet(held_out, shapes.render(), shapes.viewpoint.rotati
 # and renders volumes; SDF-SRN sees silhouettes and colours.
 
 # %% tags=["results"]
-from lib.evaluation import Run, evaluate, read_results, results_table, write_results
+from lib.evaluation import Run, evaluate, read_results, results_table, system_predictor, write_results
 
 few = torch.linspace(0, len(test) - 1, 10 if quick else len(test)).round().long().tolist()
-settings = {"resolution": 48 if quick else 100, "points": 5_000 if quick else 100_000, "rows": few, "seed": seed}
+resolution, points = (48, 5_000) if quick else (100, 100_000)
+settings = {"points": points, "rows": few, "seed": seed}
 settings |= {"protocols": ("raw", "view"), "progress": False}
-measured = evaluate(system, test, run=Run("sdf_srn, trained here", profile, total, seed), **settings)
+predict = system_predictor(system, resolution, colored=False)
+measured = evaluate(predict, test, run=Run("sdf_srn, trained here", profile, total, seed), **settings)
 for name in (shipped.name, f"shapeclipper-{dataset}-{category}-given"):
     if (WEIGHTS / name).is_dir():
         other = load_system(WEIGHTS / name, accelerator.device)
-        measured += evaluate(other, test, run=Run(name, "small", None, 0), **settings)
+        predict = system_predictor(other, resolution, colored=False)
+        measured += evaluate(predict, test, run=Run(name, "small", None, 0), **settings)
 write_results(run / "results.json", measured)
 print(f"{len(few)} held-out images, protocol view; 10 x Chamfer distance: less is better")
 print(results_table(measured).round(3).to_string())
