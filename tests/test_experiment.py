@@ -23,7 +23,14 @@ from lib.course.run import Job, Result, papermill_command
 from lib.data.loading import PreparedDataset
 from lib.data.prepared import write_metadata
 from lib.errors import InputError
-from lib.evaluation import evaluate_instances, read_instances, read_results, refined_predictor, write_results
+from lib.evaluation import (
+    evaluate_instances,
+    read_instances,
+    read_results,
+    refined_predictor,
+    system_predictor,
+    write_results,
+)
 from lib.evaluation.comparison import compare_rows, comparison_table
 from lib.files import write_json
 from lib.systems import make_system
@@ -200,10 +207,12 @@ def test_refined_row_measures_the_full_methods_networks(refining):
     assert run_cells([full, refined], say=lambda line: None) == []
     assert not (refined.folder / "weights.safetensors").exists()
     test, about = PreparedDataset(refining.dataset, "test", ["box"]), {"protocols": ("raw",), "progress": False}
-    about |= {"resolution": 48, "points": 5_000}
+    about |= {"points": 5_000}
     system, values = load_system(full.folder), {}
     for steps in (None, 1, 2):
-        predictor = system if steps is None else refined_predictor(system, 48, steps, refined.seed, colored=False)
+        predictor = system_predictor(system, 48, colored=False)
+        if steps is not None:
+            predictor = refined_predictor(system, 48, steps, refined.seed, colored=False)
         values[steps] = evaluate_instances(predictor, test, **about)["value"].tolist()
     measured = read_instances(refined.folder / "instances.parquet")
     assert set(measured["row"]) == {REFINED}

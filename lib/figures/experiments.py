@@ -32,7 +32,9 @@ def side_by_side(
     rows: Sequence[int],
     turn: float = 60.0,
 ):
-    """The same samples for every system: a row for each sample, a column for each system, `turn` degrees beside the photo.
+    """The same samples for every system: a row for each sample, a column for each system.
+
+    Shapes are seen from `turn` degrees beside the photo.
 
     Returns the matplotlib figure.
     """
