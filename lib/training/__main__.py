@@ -57,7 +57,7 @@ def train_recipe(
     Parameters
     ----------
     dataset : Path
-        A prepared folder, or one in shards.
+        A prepared folder, or one that `data_scripts/shard_dataset.py` wrote, whose images stay on disk.
     categories : list of str, optional
         Default: all.
     views : int, optional
@@ -150,7 +150,7 @@ def read_settings(pairs: list[str]) -> dict:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lib.training", description=__doc__)
     parser.add_argument("recipe", choices=sorted(ALL_RECIPES))
-    parser.add_argument("--dataset", type=Path, default=FURNITURE, help="a prepared folder, or one in shards")
+    parser.add_argument("--dataset", type=Path, default=FURNITURE, help="a prepared folder")
     parser.add_argument("--categories", nargs="+", help="default: all")
     parser.add_argument("--views", type=int, help="train on so many images of each model; default: the recipe's")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run; a stopped run goes on")

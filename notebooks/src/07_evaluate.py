@@ -306,7 +306,7 @@ for name, grid in GRIDS.items():
 # %% [markdown]
 # ## The ledger of claims
 #
-# Every number in the tables of the five papers, and every number that they claim elsewhere, is in `lib/claims.yaml`. Our
+# Every number in the tables of the five papers, and every number that they claim elsewhere, is in `lib/evaluation/claims.yaml`. Our
 # numbers are to the right of the bar, for the quick, the small and the paper's size. They come from files of results;
 # where there is no file, there is no number. *Quick* and *small* are measured on the course's furniture, ShapeClipper's
 # with given viewpoints. They show that the code works and in which order the rows come, and cannot be compared with the
