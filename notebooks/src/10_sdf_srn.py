@@ -37,6 +37,7 @@ from lib.data.loading import PreparedDataset
 from lib.paths import WEIGHTS, prepared_folder, run_folder
 from lib.figures.source import show_source
 from lib.training.recipes import SDF_SRN_RECIPES
+from lib.systems import make_system
 from lib.systems.sdf_srn import SDFSRN
 from lib.training.__main__ import choose_device
 from support import nb10
