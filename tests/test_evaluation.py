@@ -20,6 +20,7 @@ from lib.evaluation.__main__ import main
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.meshes import marching_cubes
 from lib.systems import make_system
+from lib.systems.base import System
 from lib.systems.checkpoints import load_system, save_weights
 from lib.systems.sdf_srn import SDFSRN, SDFSRNConfig
 from lib.training.recipes import RECIPES
@@ -127,7 +128,7 @@ def test_two_runs_are_identical_and_a_part_measures_as_the_whole(test_split):
     assert not np.array_equal(first["value"], other["value"])
 
 
-class BallSystem(torch.nn.Module):
+class BallSystem(System):
     """The face of a system: a ball of radius 0.3 seen from azimuth 40, or from where it is told."""
 
     def __init__(self, viewpoint):

@@ -157,7 +157,7 @@ figure = nb02.gap_figure({"perspective": scene, "parallel rays": parallel}, 40)
 # outside the hull, but it is not the distance to the hull: that is larger, because the nearest place of the hull may be
 # one that no single view's ball touches.
 
-# %% tags=["carving"] alt="What 1, 2, 4 and 8 views leave of space, the true chair, and mean bounds over the number of views"
+# %% slug="one-view-two-four-eight-measured"
 from scipy.ndimage import distance_transform_edt
 
 from lib.geometry.distance_grid import distance_grid
@@ -179,6 +179,7 @@ for side in sides:
     proved.append(bound.reshape(truth.shape))
     inside.append(seen_inside.reshape(truth.shape))
 
+# %% tags=["carving"] alt="What 1, 2, 4 and 8 views leave of space, the true chair, and mean bounds over the number of views"
 outside, carved, volumes = truth >= 0, [], []
 for count in (1, 2, 4, 8):
     bound = torch.stack(proved[:count]).amax(0)
@@ -230,7 +231,7 @@ figure = nb02.gradient_maps(scene, (now < 0).any(-1).float(), pulls)
 # which a probability cannot have, and the paper's Table 3 compares the two after far longer training. Neither field is
 # the true distance: the bound is only from below, and one view leaves the depth open. From beside, both are guesses.
 
-# %% tags=["fit"] alt="Overlap of the silhouettes while fitting, and the two fitted shapes from the camera and from beside"
+# %% slug="fit-measured"
 from lib.fields.sdf import SDFField
 from lib.geometry.meshes import marching_cubes
 from lib.losses.field import eikonal_loss
@@ -251,6 +252,7 @@ def overlap(field):
     return float((hit & target).sum() / (hit | target).sum())
 
 
+# %% slug="fit-one-field"
 def fit(kind, rays=256, samples=6):
     """A fitted field, and its overlap at every 25th step."""
     torch.manual_seed(seed)
@@ -281,6 +283,7 @@ def fit(kind, rays=256, samples=6):
     return field, overlaps
 
 
+# %% tags=["fit"] alt="Overlap of the silhouettes while fitting, and the two fitted shapes from the camera and from beside"
 def shape(field):
     """Its surface as a mesh."""
     return marching_cubes(lambda points: values(field, torch.from_numpy(points)).numpy(), resolution=44)
@@ -306,7 +309,7 @@ figures = nb02.fit_figures(shapes, overlaps, every=25)
 #   repair is `beyond="unknown"`: no distance is larger than that to the border.
 
 
-# %% tags=["failures"] alt="Worst broken bounds over the resolution, and what dust, holes, tight outlines and crops do"
+# %% slug="what-goes-wrong-measured"
 def verdict(scene):
     """How often and by how much b is larger than f, over free pixels and depths; and mean b over mean f."""
     depths, free = scene.depths(24), ~scene.mask
@@ -325,6 +328,7 @@ def cropped(columns, beyond):
     return replace(scene, distance=distance)
 
 
+# %% tags=["failures"] alt="Worst broken bounds over the resolution, and what dust, holes, tight outlines and crops do"
 solid, view, mask = scene.solid, scene.viewpoint, scene.mask
 draw = torch.rand(mask.shape, generator=torch.Generator().manual_seed(seed))
 depth_inside = distance_transform(~mask)  # pixels from the outline
