@@ -75,7 +75,7 @@ class System(nn.Module):
         """Look at the whole training set once, before training. Default: nothing."""
 
     def begin_step(self, done: float) -> None:
-        """Hear what share of the training is done, in [0, 1). Default: nothing."""
+        """Be told what share of the training is done, in [0, 1). Default: nothing."""
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Every weighted term of the objective by name; training minimises their sum."""

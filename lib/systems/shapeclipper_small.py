@@ -5,7 +5,7 @@
   the guess, and the shape decides which quarter turn of it is right.
 - The estimator keeps where things are in the image, sees mirrored images in other colours and sizes, and may predict
   the principal point.
-- The texture code also hears the image's mean colour, and a second training can give colours to finished shapes.
+- The texture code also gets the image's mean colour, and a second training can give colours to finished shapes.
 """
 
 import math
@@ -51,7 +51,7 @@ class ShapeClipperSmallConfig(ShapeClipperConfig):
     latent_size: int = 256
     start_elevation: float = 0.0  # degrees, where the estimator begins
     center_range: float = 0.0  # image widths; above 0 the principal point is predicted too
-    mean_color: bool = False  # the texture code also hears the image's mean colour
+    mean_color: bool = False  # the texture code also gets the image's mean colour
     learn: Literal["all", "texture"] = "all"  # "texture": shapes and viewpoints stay as they are
     rays: int = 128
     neighbor_rays: int = 64
@@ -127,7 +127,7 @@ class ShapeClipperSmall(ShapeClipper):
     def encode(
         self, images: Float[Tensor, "batch height width 3"]
     ) -> tuple[Float[Tensor, "batch code"], Float[Tensor, "batch code"], Viewpoint | None]:
-        """As in the paper; the texture code may also hear the mean colour."""
+        """As in the paper; the texture code may also get the mean colour."""
         shape_code, texture_code, viewpoint = super().encode(images)
         if self.color_code is not None:
             texture_code = texture_code + self.color_code(images)

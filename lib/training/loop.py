@@ -263,7 +263,7 @@ def log_row(losses: dict[str, float], step: int, config: TrainingConfig) -> dict
 
 
 def validation_due(step: int, config: TrainingConfig) -> bool:
-    """Every so many steps of training, and after the last."""
+    """Every `validate_every` steps of training, and after the last."""
     trained = step + 1 - config.pretrain_steps
     return trained > 0 and (trained % config.validate_every == 0 or trained == config.steps)
 
