@@ -520,9 +520,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(data, monkeypatch):
         config = replace(CONFIG, batch_size=8, accumulate=parts, pretrain_steps=0, clip=None)
         batches = Batches(system, config, data, accelerator)
         losses, _ = train_step(system, system, optimizer, config, batches, accelerator, 0)
-        found.append(
-            [torch.tensor(losses["code"]), *(p.grad.clone() for p in system.codes.shape_projection.parameters())]
-        )
+        found.append([losses["code"], *(p.grad.clone() for p in system.codes.shape_projection.parameters())])
     for whole, divided in zip(*found, strict=True):
         torch.testing.assert_close(divided, whole, rtol=1e-4, atol=1e-7)  # sums in another order, in single precision
 

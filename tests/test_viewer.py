@@ -16,7 +16,6 @@ from tiny_dataset import write_tiny_dataset
 from torch import nn
 
 from lib.data.loading import PreparedDataset
-from lib.data.photos import read_photo, save_upload, write_glb
 from lib.errors import InputError
 from lib.figures import upload, viewer
 from lib.figures.upload import shape_of_uploads
@@ -177,26 +176,6 @@ def test_tensorboard_gets_every_number_and_hides_what_a_killed_run_left(tmp_path
 # a reader's own photo
 
 
-def test_a_photo_becomes_a_square_crop_on_white(tmp_path):
-    path = tmp_path / "photo.png"
-    path.write_bytes(png(cut_out()))
-    images = read_photo(path, size=24)
-    assert images.shape == (1, 24, 24, 3)
-    object_ = (images[0] < 0.9).any(-1)
-    rows, columns = object_.any(1).nonzero(), object_.any(0).nonzero()
-    assert rows.max() - rows.min() + 1 == 20  # 1.2 times the mask's 20 rows fill the 24
-    assert columns.max() - columns.min() + 1 == 10
-    assert (images[0, 0] == 1).all()
-
-
-def test_a_photo_with_a_mask_equals_its_cut_out(tmp_path):
-    rgba = cut_out()
-    for name, array in (("both", rgba), ("photo", rgba[..., :3]), ("mask", rgba[..., 3])):
-        (tmp_path / f"{name}.png").write_bytes(png(array))
-    together = read_photo(tmp_path / "both.png")
-    assert torch.equal(together, read_photo(tmp_path / "photo.png", tmp_path / "mask.png"))
-
-
 def test_uploads_become_a_mesh(tmp_path, monkeypatch):
     system = make_system().eval()
     monkeypatch.setattr(upload, "shape_figure", lambda images, mesh, viewpoint, title: (images.shape, title))
@@ -223,29 +202,6 @@ def test_bad_uploads_get_one_sentence(tmp_path, photo, mask, said):
     assert figure is None
     assert said in sentence
     assert not (tmp_path / "photo.glb").exists()
-
-
-def test_an_upload_stays_in_its_folder_and_is_turned_upright(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # held upright: to be turned by 90 degrees
-    image = png(np.zeros((10, 30, 3), np.uint8), format="JPEG", exif=exif)
-    path = save_upload(uploaded("../../evil.jpg", image), folder, "photo")
-    assert path == folder / "photo.png"
-    assert Image.open(path).size == (10, 30)
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["photo.png", "run"]
-
-
-def test_glb_stands_upright(tmp_path):
-    mesh = trimesh.creation.box((0.2, 0.4, 1.0))  # z is up
-    mesh.visual.vertex_colors = np.tile(np.uint8([10, 200, 30, 255]), (len(mesh.vertices), 1))
-    loaded = trimesh.load(write_glb(mesh, tmp_path / "box.glb"), force="mesh")
-    assert loaded.extents == pytest.approx([0.2, 1.0, 0.4])  # y is up in GLB
-    assert loaded.volume == pytest.approx(mesh.volume)  # not turned inside out
-    assert np.asarray(loaded.visual.vertex_colors)[0].tolist() == [10, 200, 30, 255]
-    with pytest.raises(InputError, match="no surface"):
-        write_glb(trimesh.Trimesh(), tmp_path / "none.glb")
 
 
 def test_the_upload_button_shows_figure_and_sentence(shown, tmp_path):

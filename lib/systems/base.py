@@ -96,8 +96,8 @@ class System(nn.Module):
         raise NotImplementedError
 
     def refine(self, batch: Batch, generator: torch.Generator, steps: int | None = None) -> "Reconstruction":
-        """Shapes that are optimised for the images themselves. Default: the system cannot."""
-        raise InputError(f"{self.name} has no test-time optimisation; use sdf_srn")
+        """Shapes that are optimised for the images themselves; only where `can_refine`."""
+        raise NotImplementedError
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """The image networks' parameters that learn, which training may move more slowly than the rest."""

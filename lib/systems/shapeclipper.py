@@ -163,37 +163,57 @@ class ShapeClipper(System):
         config = self.config
         self.check(batch)
         # Encode the query: codes s and t (B, 64) and viewpoint v (Sec. 3.1).
-        shape_code, texture_code, viewpoint = self.encode(batch.rgb)
-        if self.needs_viewpoint:
-            viewpoint = require_viewpoint(batch, "viewpoint='given'")
+        shape_code, texture_code, viewpoint = self.read(batch)
 
         # Render some of its rays from its own codes and viewpoint, and compare (Eq. 5).
         losses = self.compare(batch, shape_code, texture_code, viewpoint, config.rays, generator)
 
-        # The field is a signed distance (Sec. 3.4). Its code is detached: the term shapes the field, not the encoder.
-        points = eikonal_points(len(batch.rgb), config.rays, shape_code, generator)  # (B, 2 rays, 3)
-        _, _, gradient = self.sdf_field.with_gradient(points, shape_code.detach())  # (B, 2 rays, 3)
-        losses["eikonal"] = config.eikonal_weight * eikonal_loss(gradient)
+        # The field is a signed distance (Sec. 3.4).
+        losses["eikonal"] = config.eikonal_weight * self.eikonal(shape_code, generator)
 
         # SSC (Eq. 3): the query's shape explains its semantic neighbour, with the neighbour's texture and viewpoint.
-        azimuths = viewpoint.azimuth  # (B, 2)
+        neighbor_viewpoint = None
         if config.semantic_weight > 0:
-            _, neighbor_texture, neighbor_viewpoint = self.encode(batch.neighbor.rgb)
-            if self.needs_viewpoint:
-                neighbor_viewpoint = batch.neighbor.viewpoint
+            _, neighbor_texture, neighbor_viewpoint = self.read(batch.neighbor)
             rays = config.neighbor_rays
             terms = self.compare(batch.neighbor, shape_code, neighbor_texture, neighbor_viewpoint, rays, generator)
             losses |= {f"neighbor_{name}": config.semantic_weight * term for name, term in terms.items()}
-            azimuths = torch.cat([azimuths, neighbor_viewpoint.azimuth])  # (2 B, 2)
 
-        # Priors on predicted viewpoints: azimuths spread evenly (Sec. 3.4); the rest is the released code's.
+        # Priors on predicted viewpoints (Sec. 3.4); the released code also looks at the query in the mirror.
         if not self.needs_viewpoint:
-            losses["azimuth_prior"] = config.azimuth_prior_weight * azimuth_prior_loss(azimuths)
-            if config.camera_margin_weight > 0:
-                losses["camera_margin"] = config.camera_margin_weight * camera_margin_loss(viewpoint)
-            if config.mirror_weight > 0:
-                mirrored = self.estimate(batch.rgb.flip(2))
-                losses["mirror"] = config.mirror_weight * mirror_loss(viewpoint, mirrored)
+            mirrored = self.estimate(batch.rgb.flip(2)) if config.mirror_weight > 0 else None
+            losses |= self.viewpoint_priors(viewpoint, neighbor_viewpoint, mirrored)
+        return losses
+
+    def read(self, target: Batch) -> tuple[Float[Tensor, "batch code"], Float[Tensor, "batch code"], Viewpoint]:
+        """Codes s and t of a batch's images, and their viewpoints: predicted, or given with them."""
+        shape_code, texture_code, viewpoint = self.encode(target.rgb)
+        return shape_code, texture_code, viewpoint or require_viewpoint(target, "viewpoint='given'")
+
+    def eikonal(self, shape_code: Float[Tensor, "batch code"], generator: torch.Generator) -> Float[Tensor, ""]:
+        """The length of the gradient of f_S is 1, at points anywhere in [-1, 1]^3 and as many in the unit cube.
+
+        The code is detached: the term shapes the field, not the encoder.
+        """
+        rays = self.config.rays
+        points = uniform((len(shape_code), 2 * rays, 3), shape_code, generator)  # (B, 2 rays, 3)
+        points = torch.cat([points[:, :rays], points[:, rays:] * 0.5], dim=1)
+        _, _, gradient = self.sdf_field.with_gradient(points, shape_code.detach())
+        return eikonal_loss(gradient)
+
+    def viewpoint_priors(
+        self, viewpoint: Viewpoint, neighbor_viewpoint: Viewpoint | None, mirrored: Viewpoint | None
+    ) -> dict[str, Tensor]:
+        """Azimuths of queries and neighbours spread evenly (Sec. 3.4); margin and mirror are the released code's."""
+        config, losses = self.config, {}
+        azimuths = viewpoint.azimuth  # (B, 2)
+        if neighbor_viewpoint:
+            azimuths = torch.cat([azimuths, neighbor_viewpoint.azimuth])  # (2 B, 2)
+        losses["azimuth_prior"] = config.azimuth_prior_weight * azimuth_prior_loss(azimuths)
+        if config.camera_margin_weight > 0:
+            losses["camera_margin"] = config.camera_margin_weight * camera_margin_loss(viewpoint)
+        if mirrored:
+            losses["mirror"] = config.mirror_weight * mirror_loss(viewpoint, mirrored)
         return losses
 
     def compare(
@@ -291,9 +311,3 @@ class ShapeClipper(System):
             raise InputError("normal_weight > 0 needs a dataset whose samples have normals; or set it to 0")
         if self.config.semantic_weight > 0 and batch.neighbor is None:
             raise InputError("semantic_weight > 0 needs neighbours: give the dataset's neighbour file, or set it to 0")
-
-
-def eikonal_points(count: int, rays: int, like: Tensor, generator: torch.Generator) -> Float[Tensor, "batch points 3"]:
-    """Half of the points anywhere in [-1, 1]^3, half in the unit cube."""
-    points = uniform((count, 2 * rays, 3), like, generator)
-    return torch.cat([points[:, :rays], points[:, rays:] * 0.5], dim=1)

@@ -20,15 +20,13 @@ from lib.data.augment import augmented
 from lib.data.loading import Batch, PreparedDataset
 from lib.errors import InputError
 from lib.geometry.cameras import Viewpoint, unit_pair
-from lib.losses.camera import azimuth_prior_loss, camera_margin_loss, mirror_loss, viewpoint_distance
-from lib.losses.field import eikonal_loss
+from lib.losses.camera import viewpoint_distance
 from lib.losses.normal import to_canonical
 from lib.losses.reprojection import soft_iou
 from lib.networks.heads import ColorCode, ViewpointHead
 from lib.rendering.sampling import sample_pixels, values_at
-from lib.systems.base import require_viewpoint
 from lib.systems.guesses import guess_viewpoints
-from lib.systems.shapeclipper import CAMERA, CODE_SIZE, ShapeClipper, ShapeClipperConfig, eikonal_points
+from lib.systems.shapeclipper import CAMERA, CODE_SIZE, ShapeClipper, ShapeClipperConfig
 
 BETA_UNTIL = 0.7  # share of the training after which the width of the surface stays
 QUARTERS_FROM = 0.1  # share of the training after which the shape decides between quarter turns of a guess
@@ -139,20 +137,16 @@ class ShapeClipperSmall(ShapeClipper):
         self.check(batch)
         with_neighbor = config.semantic_weight > 0
         # Encode the query and its neighbour, and look at the query in the mirror.
-        shape_code, texture_code, viewpoint = self.encode(batch.rgb)
-        if self.needs_viewpoint:
-            viewpoint = require_viewpoint(batch, "viewpoint='given'")
+        shape_code, texture_code, viewpoint = self.read(batch)
+        neighbor_viewpoint = mirrored = None
         if with_neighbor:
-            neighbor_shape, neighbor_texture, neighbor_viewpoint = self.encode(batch.neighbor.rgb)
-            if self.needs_viewpoint:
-                neighbor_viewpoint = batch.neighbor.viewpoint
-        mirrored = None
+            neighbor_shape, neighbor_texture, neighbor_viewpoint = self.read(batch.neighbor)
         if not self.needs_viewpoint and config.mirror_weight > 0:
             mirrored = self.estimate(self.mirror(batch.rgb, generator))
 
         # Choose the viewpoints to render from: the estimator's, or guesses that pull the estimator.
         losses = {}
-        from_view, neighbor_from_view = viewpoint, neighbor_viewpoint if with_neighbor else None
+        from_view, neighbor_from_view = viewpoint, neighbor_viewpoint
         if len(self.guesses) and self.progress < config.guesses_until:
             from_view = self.guessed(batch, viewpoint, shape_code, generator)
             pulls = [viewpoint_distance(viewpoint, from_view)]
@@ -165,22 +159,13 @@ class ShapeClipperSmall(ShapeClipper):
 
         # Render and compare, as in the paper.
         losses |= self.compare(batch, shape_code, texture_code, from_view, config.rays, generator)
-        points = eikonal_points(len(batch.rgb), config.rays, shape_code, generator)
-        _, _, gradient = self.sdf_field.with_gradient(points, shape_code.detach())
-        losses["eikonal"] = config.eikonal_weight * eikonal_loss(gradient)
+        losses["eikonal"] = config.eikonal_weight * self.eikonal(shape_code, generator)
         if with_neighbor:
             rays = config.neighbor_rays
             terms = self.compare(batch.neighbor, shape_code, neighbor_texture, neighbor_from_view, rays, generator)
             losses |= {f"neighbor_{name}": config.semantic_weight * term for name, term in terms.items()}
-
-        # Priors on predicted viewpoints, as in the released code.
         if not self.needs_viewpoint:
-            azimuths = torch.cat([viewpoint.azimuth] + ([neighbor_viewpoint.azimuth] if with_neighbor else []))
-            losses["azimuth_prior"] = config.azimuth_prior_weight * azimuth_prior_loss(azimuths)
-            if config.camera_margin_weight > 0:
-                losses["camera_margin"] = config.camera_margin_weight * camera_margin_loss(viewpoint)
-            if mirrored:
-                losses["mirror"] = config.mirror_weight * mirror_loss(viewpoint, mirrored)
+            losses |= self.viewpoint_priors(viewpoint, neighbor_viewpoint, mirrored)
         return losses
 
     def mirror(self, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -43,7 +43,7 @@ class Batches:
         if self.weighting is not None:
             self.neighbors = read_neighbors(data.prepared.folder, data.metadata, config.neighbors)
             if data.in_memory:
-                masks = data.mask.float() / 255
+                masks = data.masks(torch.arange(len(data)))
                 rows = zip(masks.split(64), self.neighbors.split(64), strict=True)
                 self.probabilities = torch.cat([neighbor_probabilities(m, masks[n], self.weighting) for m, n in rows])
             elif self.weighting == "released":

@@ -201,7 +201,7 @@ def train_step(
     batches: Batches,
     accelerator: Accelerator,
     step: int,
-) -> tuple[dict[str, float], Counter]:
+) -> tuple[dict[str, Tensor], Counter]:
     """One update; gives the losses before it, and what the system counted.
 
     `model` is the system as Accelerate wraps it.
@@ -219,7 +219,7 @@ def train_step(
             losses = model(batch, generator, pretraining)
             check_finite(losses, step)
             accelerator.backward(sum(losses.values()) / config.accumulate)
-        totals.update({name: float(value.detach()) / config.accumulate for name, value in losses.items()})
+        totals.update({name: value.detach() / config.accumulate for name, value in losses.items()})
         counts.update(system.counts)
     if config.clip is not None:
         accelerator.clip_grad_norm_(model.parameters(), config.clip)
@@ -255,9 +255,9 @@ def make_optimizer(system: System, config: TrainingConfig) -> torch.optim.Adam:
     return torch.optim.Adam(groups, fused=True)
 
 
-def log_row(losses: dict[str, float], step: int, config: TrainingConfig) -> dict:
+def log_row(losses: dict[str, Tensor], step: int, config: TrainingConfig) -> dict:
     """A row of the log: every weighted term, and their sum."""
-    terms = {name: round(value, 6) for name, value in losses.items()}
+    terms = {name: round(float(value), 6) for name, value in losses.items()}
     phase = "pretraining" if step < config.pretrain_steps else "training"
     return {"step": step + 1, "phase": phase, "loss": round(sum(terms.values()), 6), **terms}
 
