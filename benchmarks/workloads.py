@@ -124,7 +124,7 @@ def evaluation(name: str, device: str) -> Workload:
     """
     system, dataset = load_system(WEIGHTS / CHECKPOINTS[name], device), PreparedDataset(FURNITURE, "test", ["chair"])
     batch = dataset.batch(torch.tensor([0])).to(device)
-    shape = system.reconstruct(batch.rgb, batch.viewpoint if system.needs_viewpoint else None)
+    shape = system.reconstruct_batch(batch)
     rotations = [view.rotation()[0].detach().double().cpu().numpy() for view in (shape.viewpoint, batch.viewpoint)]
 
     def whole_grid():

@@ -1,6 +1,5 @@
 """A training that goes on where a stopped one was, for the small networks of these scripts."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from torch import nn
 from tqdm import tqdm
 
 from lib.errors import InputError
-from lib.files import read_json, write_atomically, write_json
+from lib.files import read_json, write_json
 from lib.training.state import load_training, save_training
 
 
@@ -55,8 +54,3 @@ def train_steps(
         if done % save_every == 0 or done == steps:
             save_training(state, network, optimizer, {"rows": rows, "step": done})
     return rows
-
-
-def write_log(path: Path, rows: list[dict]) -> None:
-    """A row a line, as JSON."""
-    write_atomically(path, lambda temporary: temporary.write_text("".join(json.dumps(row) + "\n" for row in rows)))

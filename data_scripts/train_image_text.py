@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from data_scripts.image_text_results import measure
 from data_scripts.phrases import ANYTHING, OPENINGS, vary
-from data_scripts.resumable import train_steps, write_log
+from data_scripts.resumable import train_steps
 from lib.data.images import read_sample_images
 from lib.data.prepared import Prepared, read_prepared
 from lib.errors import InputError, exit_code
@@ -45,6 +45,7 @@ from lib.networks.image_text import (
 )
 from lib.paths import FURNITURE, RUNS
 from lib.training.batches import seeded
+from lib.training.log import write_log
 
 WARMUP = 40  # steps
 RATES = {"backbone": 3e-4, "rest": 1e-3}

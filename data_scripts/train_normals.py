@@ -23,13 +23,14 @@ from safetensors.torch import save_file
 from data_scripts.normal_augment import augmented
 from data_scripts.normal_errors import measure_network
 from data_scripts.options import positive
-from data_scripts.resumable import train_steps, write_log
+from data_scripts.resumable import train_steps
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError, exit_code
 from lib.evaluation import write_results
 from lib.files import write_atomically, write_json
 from lib.networks.normal_network import NormalNetwork, NormalNetworkConfig, describe
 from lib.paths import FURNITURE, WEIGHTS
+from lib.training.log import write_log
 
 CLIP = 1.0  # largest norm of the gradient
 COSINE_LIMIT = 1 - 1e-5  # the slope of arccos is infinite at 1

@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tiny import TINY, make_batch, make_system, write_prepared
 from tiny_dataset import write_tiny_dataset
-from torch import nn
 
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.figures import upload, viewer
 from lib.figures.upload import shape_of_uploads
-from lib.figures.viewer import LiveBoard, Snapshots, controlled, drawn_once, reconstructed, slider, turned_views
+from lib.figures.viewer import LiveBoard, Snapshots, controlled, drawn_once, slider, turned_views
 from lib.training.listeners import TensorBoard
 from support import nb00
 
@@ -110,15 +109,16 @@ def test_a_page_of_samples_names_their_makers(tmp_path):
 def test_one_reconstruction_serves_all_views_of_a_sample(tmp_path, monkeypatch):
     data, read = PreparedDataset(write_prepared(tmp_path / "discs"), "val"), []
     shape = SimpleNamespace(mesh=lambda resolution: "mesh")
-    monkeypatch.setattr(nb00, "reconstructed", lambda system, batch: read.append(batch.index.tolist()) or shape)
+    system = make_system()
+    monkeypatch.setattr(system, "reconstruct_batch", lambda batch: read.append(batch.index.tolist()) or shape)
     monkeypatch.setattr(nb00, "turned_views", lambda shape, mesh, *view, size: view)
-    draw = nb00.prediction_viewer(nn.Identity(), data)
+    draw = nb00.prediction_viewer(system, data)
     assert [draw(1, 0, 10), draw(1, 90, 10), draw(2, 0, 10)] == [(0, 10), (90, 10), (0, 10)]
     assert read == [[1], [2]]
 
 
 def test_turned_views_show_the_asked_side():
-    shape = reconstructed(make_system().eval(), make_batch(1))
+    shape = make_system().eval().reconstruct_batch(make_batch(1))
     figure = turned_views(shape, trimesh.creation.box((0.2, 0.2, 0.2)), 30, 20, size=16)
     assert figure.get_suptitle() == "azimuth 30°, elevation 20°"
     assert len(figure.axes) == 3

@@ -42,9 +42,7 @@ def system_predictor(system: System, resolution: int = 100, colored: bool = True
     def predict(batch: Batch) -> list[Prediction]:
         if given and batch.viewpoint is None:
             raise InputError("This system was trained with given viewpoints, and the dataset has none.")
-        batch = batch.to(next(system.parameters()).device)
-        shapes = system.reconstruct(batch.rgb, batch.viewpoint if given else None)
-        return _predictions(shapes, len(batch.rgb), resolution, colored, given)
+        return _predictions(system.reconstruct_batch(batch), len(batch.rgb), resolution, colored, given)
 
     return predict
 

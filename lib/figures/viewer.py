@@ -103,12 +103,6 @@ def dropdown(label: str, options: list, value: Any = None) -> ipywidgets.Dropdow
     return control
 
 
-def reconstructed(system: nn.Module, batch: Batch) -> Reconstruction:
-    """The shapes of a batch; a system that does not find viewpoints is told them."""
-    batch = batch.to(next(system.parameters()).device)
-    return system.reconstruct(batch.rgb, batch.viewpoint if system.needs_viewpoint else None)
-
-
 def turned_views(shape: Reconstruction, mesh: trimesh.Trimesh, azimuth: float, elevation: float, size: int = 96):
     """What a system predicts from a side that nobody saw: volume-rendered colours and normals, and the mesh.
 
@@ -164,7 +158,7 @@ class Snapshots:
         """Colours and normals of the sample as the system sees it now; the system is left as it was."""
         was_training = system.training
         system.eval()
-        shape = reconstructed(system, self.batch)
+        shape = system.reconstruct_batch(self.batch)
         maps = shape.render(image_size=self.image_size, samples=self.samples)
         system.train(was_training)
         return [maps.rgb[0].clamp(0, 1).cpu().numpy(), on_white_normals(maps, shape.viewpoint.rotation())[0]]

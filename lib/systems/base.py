@@ -95,6 +95,11 @@ class System(nn.Module):
         """Shapes of segmented images on white, in [0, 1]; `viewpoint` where it is known."""
         raise NotImplementedError
 
+    def reconstruct_batch(self, batch: Batch) -> "Reconstruction":
+        """Shapes of a batch, wherever it is stored; a system that does not find viewpoints is given the batch's."""
+        batch = batch.to(next(self.parameters()).device)
+        return self.reconstruct(batch.rgb, batch.viewpoint if self.needs_viewpoint else None)
+
     def refine(self, batch: Batch, generator: torch.Generator, steps: int | None = None) -> "Reconstruction":
         """Shapes that are optimised for the images themselves; only where `can_refine`."""
         raise NotImplementedError

@@ -13,12 +13,11 @@ from lib.data.loading import PreparedDataset
 from lib.data.prepared import METADATA
 from lib.data.shards import open_dataset
 from lib.errors import InputError, exit_code
-from lib.files import write_atomically
 from lib.paths import FURNITURE
 from lib.systems import System, make_system
 from lib.systems.checkpoints import save_weights
 from lib.training.listeners import TensorBoard
-from lib.training.log import read_log
+from lib.training.log import read_log, write_log
 from lib.training.loop import train
 from lib.training.recipes import ALL_RECIPES, COLOR_RECIPES, Recipe
 
@@ -126,7 +125,7 @@ def export(system: System, run: Path, folder: Path) -> None:
         rows = earlier + [row | (phase if "loss" in row else {}) | {"step": row["step"] + before} for row in rows]
         about |= {"step": about["step"] + before, "best": _later(about["best"], before)}
     save_weights(folder, system, about, half=True)
-    write_atomically(folder / "train.jsonl", lambda p: p.write_text("".join(json.dumps(row) + "\n" for row in rows)))
+    write_log(folder / "train.jsonl", rows)
 
 
 def _later(best: dict | None, steps: int) -> dict | None:

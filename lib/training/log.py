@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
+from lib.files import write_atomically
 from lib.systems.base import System
 
 Listener = Callable[[System, dict], None]
@@ -26,7 +27,7 @@ class RunLog:
         if enabled and self.path.is_file():
             kept = [row for row in read_log(self.path) if row["step"] <= first]
             self.before = kept[-1]["seconds"] if kept else 0.0
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            write_log(self.path, kept)
 
     def __enter__(self):
         self.start = time.perf_counter()
@@ -48,6 +49,11 @@ class RunLog:
             self.file.flush()
             for listener in self.listeners:
                 listener(system, row)
+
+
+def write_log(path: Path, rows: list[dict]) -> None:
+    """A row a line as JSON, whole or not at all."""
+    write_atomically(path, lambda temporary: temporary.write_text("".join(json.dumps(row) + "\n" for row in rows)))
 
 
 def read_log(path: Path | str) -> list[dict]:

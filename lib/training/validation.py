@@ -30,10 +30,8 @@ def validate(
     was_training = system.training
     system.eval()
     rows = torch.linspace(0, len(data) - 1, min(limit, len(data))).round().long().unique()
-    device = next(system.parameters()).device
-    batch = data.batch(rows).to(device)
-    given = batch.viewpoint if system.needs_viewpoint else None
-    shape = system.reconstruct(batch.rgb, given)
+    batch = data.batch(rows).to(next(system.parameters()).device)
+    shape = system.reconstruct_batch(batch)
     maps = shape.render(image_size=image_size, samples=32)
     mask, rgb = _resized(batch.mask[..., None], image_size)[..., 0], _resized(batch.rgb, image_size)
     scores = {
@@ -41,7 +39,7 @@ def validate(
         "image_mask": float(mask_loss(maps.mask.flatten(1), mask.flatten(1))),
     }
     scores["image_loss"] = scores["image_rgb"] + 0.5 * scores["image_mask"]
-    if given is None and batch.viewpoint is not None:
+    if not system.needs_viewpoint and batch.viewpoint is not None:
         predicted, true = (v.angles()[0].rad2deg().cpu().numpy() for v in (shape.viewpoint, batch.viewpoint))
         scores["azimuth_entropy"] = azimuth_entropy(predicted)
         scores["azimuth_error"] = float(min(np.median(azimuth_error(predicted, true, turn)) for turn in (0, 180)))

@@ -11,7 +11,7 @@ from torch import nn
 from lib.data.loading import PreparedDataset
 from lib.figures.maps import normal_colors
 from lib.figures.style import BLUE, plain, styled
-from lib.figures.viewer import reconstructed, turned_views
+from lib.figures.viewer import turned_views
 from lib.systems.base import Reconstruction
 
 # --- Look around it ---------------------------------------------------------------------------------------------------
@@ -24,7 +24,7 @@ def prediction_viewer(system: nn.Module, dataset: PreparedDataset) -> Callable[.
     def draw(row: int, azimuth: float, elevation: float):
         if row not in last:
             last.clear()
-            shape = reconstructed(system, dataset.batch(torch.tensor([row])))
+            shape = system.reconstruct_batch(dataset.batch(torch.tensor([row])))
             last[row] = shape, shape.mesh(resolution=64)
         return turned_views(*last[row], azimuth, elevation, size=64)
 

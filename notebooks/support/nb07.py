@@ -14,7 +14,6 @@ from lib.evaluation import Prediction, evaluate_instances, measure_shape
 from lib.evaluation.comparison import compare_rows
 from lib.evaluation.studies import study_row
 from lib.figures.style import BLUE, GREEN, GREY, ORANGE, RED, plain, styled
-from lib.figures.viewer import reconstructed
 from lib.geometry.alignment import PROTOCOLS, Clouds
 from lib.geometry.cameras import camera_rays, pixel_centers, points_along
 from lib.geometry.meshes import marching_cubes, sample_surface
@@ -295,7 +294,7 @@ def last_interval_effect(
         ``difference`` (mean of |a - b| over pixels), ``zero_iou`` and ``infinite_iou`` (with the true masks).
     """
     batch = dataset.batch(torch.as_tensor(list(rows)))
-    shape = reconstructed(system, batch)
+    shape = system.reconstruct_batch(batch)
     pixels = pixel_centers(image_size, shape.viewpoint.distance.device)[None].expand(len(rows), -1, -1)
     near, far = shape.viewpoint.distance - shape.depth_range, shape.viewpoint.distance + shape.depth_range
     depths = sample_depths(near, far, image_size**2, samples)  # (batch, pixels, samples)
