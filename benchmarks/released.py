@@ -15,22 +15,18 @@ from torch import Tensor
 from lib.fields.encoding import encode
 from lib.fields.sdf import SHARPNESS, SDFField, mirror
 from lib.fields.texture import TextureField
-from lib.geometry.cameras import Rays, camera_rays, index_to_pixel, points_along
-from lib.rendering.volume import LastInterval, RenderedMaps, compositing_weights, laplace_density, sample_depths
+from lib.geometry.cameras import Rays, points_along
+from lib.rendering.volume import LastInterval, RenderedMaps, compositing_weights, laplace_density
 from lib.systems.base import System
-from lib.systems.shapeclipper import DEPTH_RANGE
 
 
 def compute_as_released(system: System) -> None:
     """Let a ShapeClipper render its training images so; quarter turns, which are ours, stay as they are."""
     ours = system.render
 
-    def render(shape_code, texture_code, viewpoint, index, image_size, generator, *only_ours) -> RenderedMaps:
+    def render(shape_code, texture_code, rays, depths, *only_ours) -> RenderedMaps:
         if texture_code is None:
-            return ours(shape_code, texture_code, viewpoint, index, image_size, generator, *only_ours)
-        rays = camera_rays(viewpoint, index_to_pixel(index, image_size))
-        near, far = viewpoint.distance - DEPTH_RANGE, viewpoint.distance + DEPTH_RANGE
-        depths = sample_depths(near, far, index.shape[1], system.config.samples, generator)
+            return ours(shape_code, texture_code, rays, depths, *only_ours)
         fields, codes = (system.sdf_field, system.texture_field), (shape_code, texture_code)
         return render_rays_released(*fields, *codes, rays, depths, system.beta(), system.config.last_interval)
 

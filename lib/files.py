@@ -1,4 +1,4 @@
-"""Files of JSON, tensors and weights: written whole or not at all, and read with one sentence where that fails."""
+"""Files: written whole or not at all, and read with one sentence where that fails."""
 
 import hashlib
 import json
@@ -6,10 +6,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
 
 from lib.errors import InputError
 
@@ -47,18 +44,6 @@ def read_json(path: Path):
         raise InputError(f"{path} is not valid JSON ({error}); restore or delete it") from error
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file; one sentence if it is missing or cut off."""
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; give the folder of a checkpoint") from error
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}); restore it or train again") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error})") from error
-
-
 def sha256(path: Path) -> str:
     """Checksum of a file as hexadecimal digits."""
     with Path(path).open("rb") as file:
@@ -80,14 +65,3 @@ def check_sha256(path: Path) -> str:
             what = f"{path} has the checksum {found[:12]}..., not {digits[:12]}..."
             raise InputError(f"{what}: it is damaged or another file; fetch it again")
     return found
-
-
-def load_state(system: nn.Module, state: dict[str, Tensor], source: Path) -> None:
-    """Copy tensors into a system; refuse those of another configuration."""
-    ours = system.state_dict()
-    odd = sorted(set(ours) ^ set(state)) or [name for name in ours if ours[name].shape != state[name].shape]
-    if odd:
-        raise InputError(f"{source} holds a checkpoint of another configuration (tensor {odd[0]!r} does not fit)")
-    with torch.no_grad():
-        for name, tensor in state.items():
-            ours[name].copy_(tensor)

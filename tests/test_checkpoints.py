@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny import TINY, make_batch, make_system
 
 from lib.errors import InputError
-from lib.files import read_json, read_tensors, write_atomically, write_json
+from lib.files import read_json, write_atomically, write_json
+from lib.networks.weights import read_tensors
 from lib.paths import WEIGHTS
 from lib.systems.checkpoints import load_system, save_weights, translated
 from lib.systems.shapeclipper import PAPER

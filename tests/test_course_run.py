@@ -170,16 +170,31 @@ def test_another_run_keeps_the_cards_of_the_rest(ran, course):
 
 
 def test_execute_stores_outputs_that_nbval_then_checks(course):
-    """A stored text that the code does not print is found; the same text passes."""
-    runs = course.parent / "build-runs"
+    """A stored text that the executed copy does not show is found; the same text passes."""
+    runs, path = course.parent / "build-runs", course / "00_good.ipynb"
     assert command(course, "build", "00", "--execute", runs=runs)[0] == 0
-    path = course / "00_good.ipynb"
     assert "steps 10 quick float" in path.read_text()
     assert build.differences(course, ["00"]) == []
-    assert command(course, "check-outputs", "00", runs=runs)[0] == 0
+    check = ["check-outputs", "00", "--executed", str(runs / "quick")]
+    code, printed, _ = command(course, *check)
+    assert code == 0 and "6 passed" in printed
     path.write_text(path.read_text().replace("steps 10 quick", "steps 11 quick"))
-    code, printed, _ = command(course, "check-outputs", "00", runs=runs)
-    assert code == 1 and "steps 11 quick" in printed
+    code, printed, _ = command(course, *check)
+    assert code == 1 and "steps 11 quick" in printed and "1 failed" in printed
+
+
+def test_nbval_finds_cells_that_failed_or_are_not_the_stored_ones(course, ran):
+    """The copy of 01 ended with an error; that of 00 is older than the notebook."""
+    target, _, _ = ran
+    code, printed, _ = command(course, "check-outputs", "01", "--executed", str(target))
+    assert code == 1 and "KeyError" in printed
+    copy = target / "stale" / "00_good.ipynb"
+    copy.parent.mkdir()
+    copy.write_text((target / copy.name).read_text().replace("range", "rank").replace("figsize", "dpi"))
+    code, printed, _ = command(course, "check-outputs", "00", "--executed", str(copy.parent))
+    assert code == 1 and "is not the stored one" in printed
+    code, printed, errors = command(course, "check-outputs", "--executed", str(course.parent / "nowhere"))
+    assert (code, printed) == (2, "") and "holds no executed copy of 00_good: 'make run' writes them" in errors
 
 
 @pytest.mark.parametrize(

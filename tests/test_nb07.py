@@ -185,5 +185,5 @@ def test_all_effects_make_a_table(data, given, monkeypatch):
     table = nb07.differences_table(rows)
     assert set(table.columns) == {"right", "released", "paper", "VolSDF"}
     assert {row["profile"] for row in rows} == {"quick"} and np.isfinite([row["value"] for row in rows]).all()
-    sphere = table.loc["marching cubes, a sphere, N = 100"]
+    sphere = table.loc["marching cubes, a sphere, N = 101"]
     assert sphere["released"].iloc[0] > 2 * sphere["right"].iloc[0]

@@ -116,7 +116,7 @@ def test_the_papers_recipe_trains_on_it_from_the_command_line(folder, tmp_path):
     assert train_main([*command, "--set", *TINY, "--set", *STEPS]) == 0
     about = json.loads((run / "config.json").read_text())
     paper = RECIPES["paper"].system
-    assert about["config"]["backbone"] == paper.backbone == "resnet34"
+    assert about["config"]["backbone"] == paper.backbone == "resnet34.tv_in1k"
     assert about["config"]["semantic_weight"] == paper.semantic_weight > 0  # the neighbours are used
     assert about["step"] == 3
     losses = [row for row in read_log(run / "log.jsonl") if row["phase"] == "training"]

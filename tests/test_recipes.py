@@ -158,7 +158,7 @@ def terms_in(config: SDFSRNConfig, scale: float) -> dict[str, float]:
             system.marcher.to_stride.weight *= scale
             system.marcher.to_stride.bias *= scale
     system.hypernetwork.forward = lambda _: field
-    losses = system.losses_of(code, batch, torch.Generator().manual_seed(0))
+    losses = system.losses_of(code, batch, system.config.rays, torch.Generator().manual_seed(0))
     return {name: float(value.detach()) for name, value in losses.items()}
 
 

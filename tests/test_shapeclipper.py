@@ -40,23 +40,26 @@ def terms_of(config: ShapeClipperConfig, batch=None, state=None, **kwargs) -> di
 
 # value in the paper's setting, or what the released Pix3D configuration has where the paper is silent
 PAPER_VALUES = {
-    "backbone": "resnet34",
-    "viewpoint_backbone": "resnet18",
+    "backbone": "resnet34.tv_in1k",
+    "viewpoint_backbone": "resnet18.tv_in1k",
     "image_size": 224,
     "image_mean": 0.0,
     "image_std": 1.0,
     "latent_size": 512,
     "viewpoint": "predicted",
+    "hard_masks": True,
     "symmetric": True,
     "rays": 512,
     "neighbor_rays": 512,
     "samples": 64,
+    "depth_bins": "released",
     "last_interval": "zero",
     "beta": 0.1,
     "rgb_weight": 1.0,
     "mask_weight": 0.5,
     "normal_weight": 0.01,
     "normal_keep": 0.8,
+    "normal_rank": "loss",
     "semantic_weight": 1.0,
     "neighbor_weighting": "uniform",
     "eikonal_weight": 0.03,
@@ -67,7 +70,12 @@ PAPER_VALUES = {
     "head_batchnorm": True,
     "freeze_batchnorm": False,
 }
-RELEASED_DIFFERENCES = {"neighbor_weighting": "released", "camera_margin_weight": 0.01, "mirror_weight": 0.1}
+RELEASED_DIFFERENCES = {
+    "neighbor_weighting": "released",
+    "normal_rank": "angle",
+    "camera_margin_weight": 0.01,
+    "mirror_weight": 0.1,
+}
 
 
 def test_paper_and_released_values_are_those_of_the_table():
@@ -81,9 +89,10 @@ def test_paper_and_released_values_are_those_of_the_table():
     assert (shapeclipper.CODE_SIZE, shapeclipper.SPHERE_RADIUS, shapeclipper.LEAST_BETA) == (64, 0.5, 1e-4)
 
 
-def test_small_configuration_keeps_the_released_objective():
-    objective = [f.name for f in fields(RELEASED) if f.name.endswith("_weight") or f.name.startswith("normal_")]
-    assert [getattr(SMALL, name) for name in objective] == [getattr(RELEASED, name) for name in objective]
+def test_small_configuration_keeps_the_released_objective_but_for_two_weights():
+    objective = {f.name for f in fields(RELEASED) if f.name.endswith("_weight") or f.name.startswith("normal_")}
+    differences = {name for name in objective if getattr(SMALL, name) != getattr(RELEASED, name)}
+    assert differences == {"camera_margin_weight", "mirror_weight"}
     assert SMALL.backbone == "tf_efficientnet_lite0" and SMALL.guess_weight == 0
 
 

@@ -53,9 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("target", type=Path, nargs="?", default=RUNS / "quick")
     show.set_defaults(command=_gallery)
 
-    check = commands.add_parser("check-outputs", help="execute the notebooks and compare stored outputs (nbval)")
+    check = commands.add_parser("check-outputs", help="compare stored outputs with an execution's (nbval)")
     check.add_argument("names", nargs="*")
-    check.add_argument("--jobs", type=int, default=1)
+    check.add_argument("--executed", type=Path, required=True, help="folder of the executed copies, e.g. runs/quick")
     check.set_defaults(command=_check_outputs)
 
     test = commands.add_parser("test", help="unit tests, every notebook by papermill, stored outputs by nbval")
@@ -125,15 +125,17 @@ def _build_one(source: Path, target: Path, outputs: Path | None) -> None:
 
 
 def _check_outputs(options: argparse.Namespace) -> bool:
-    """Run nbval in the notebooks' folder; a cell tagged nbval-check-output must show what is stored."""
+    """Have nbval compare; a cell tagged nbval-check-output must show in its executed copy what is stored."""
     paths = builder.choose(sorted(options.folder.glob("[0-9][0-9]_*.ipynb")), options.names, options.folder)
     if not paths:
         raise InputError(f"there are no notebooks in {options.folder}: 'make notebooks' builds them")
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", f"--nbval-sanitize-with={SANITIZE}", "-q"]
-    command += [f"--nbval-cell-timeout={TEST_SECONDS_PER_NOTEBOOK}", "-p", "no:cacheprovider", "--rootdir", "."]
-    command += ["-c", os.devnull, *_parallel(options.jobs), *(path.name for path in paths)]
-    environment = runner.notebook_environment(1) | {"COURSE_RUNS": str(RUNS / "test" / "nbval")}
-    return subprocess.run(command, cwd=options.folder, env=environment, check=False).returncode != 0
+    missing = [path.stem for path in paths if not (options.executed / path.name).is_file()]
+    if missing:
+        raise InputError(f"{options.executed} holds no executed copy of {missing[0]}: 'make run' writes them")
+    command = [sys.executable, "-m", "pytest", "-p", "lib.course.executed", f"--nbval-sanitize-with={SANITIZE}", "-q"]
+    command += ["-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(options.folder), *map(str, paths)]
+    environment = runner.notebook_environment(1) | {"COURSE_EXECUTED": str(options.executed)}
+    return subprocess.run(command, env=environment, check=False).returncode != 0
 
 
 def _parallel(jobs: int) -> list[str]:
@@ -145,10 +147,11 @@ def _test(options: argparse.Namespace) -> bool:
     shutil.rmtree(RUNS / "test", ignore_errors=True)
     jobs, itself = str(options.jobs), [sys.executable, "-m", "lib.course", "--folder", str(options.folder)]
     limits = ["--threads", "1", "--jobs", jobs, "--timeout", str(TEST_SECONDS_PER_NOTEBOOK)]
+    executed = RUNS / "test" / "papermill"
     stages = {
         "unit tests": [sys.executable, "-m", "pytest", "-q", *_parallel(options.jobs)],
-        "notebooks by papermill": [*itself, "run", "--runs", str(RUNS / "test" / "papermill"), *limits],
-        "stored outputs by nbval": [*itself, "check-outputs", "--jobs", jobs],
+        "notebooks by papermill": [*itself, "run", "--runs", str(executed), *limits],
+        "stored outputs by nbval": [*itself, "check-outputs", "--executed", str(executed / "quick")],
     }
     lines, failed = [], False
     for title, command in stages.items():

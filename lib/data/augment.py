@@ -1,9 +1,40 @@
-"""Images changed in ways that leave the direction of view as it is."""
+"""Images changed in ways that leave the direction of view as it is: as in SDF-SRN's released code, and ours."""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from lib.networks.compat import import_torchvision
+
+HUE = 0.5  # of the colour circle: any hue
+
+
+def color_jitter(
+    images: Float[Tensor, "batch height width 3"],
+    mask: Float[Tensor, "batch height width"],
+    strength: float,
+    generator: torch.Generator,
+) -> Float[Tensor, "batch height width 3"]:
+    """Brightness, contrast and saturation times 1 +- strength, and any hue, in random order: torchvision's ColorJitter.
+
+    The object's colours change, each image's by its own draw; the background stays white.
+    """
+    import_torchvision()
+    from torchvision.transforms import functional
+
+    operations = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
+    changed = []
+    for image in images.permute(0, 3, 1, 2):
+        noise = (2 * torch.rand(4, generator=generator, device=generator.device) - 1).tolist()
+        for number in torch.randperm(4, generator=generator, device=generator.device).tolist():
+            if number == 3:
+                image = functional.adjust_hue(image, HUE * noise[3])
+            else:
+                image = operations[number](image, 1 + strength * noise[number])
+        changed.append(image)
+    opacity = mask[..., None]
+    return torch.stack(changed).permute(0, 2, 3, 1) * opacity + 1 - opacity
 
 
 def augmented(

@@ -25,7 +25,8 @@ from lib.data.embedders import NAMES, Embedder, make_embedder
 from lib.data.loading import read_row_images
 from lib.data.prepared import METADATA, Prepared, read_prepared
 from lib.errors import InputError, exit_code
-from lib.files import read_tensors, sha256, write_atomically
+from lib.files import sha256, write_atomically
+from lib.networks.weights import read_tensors
 
 __all__ = ["Embedder", "Embeddings", "embed_dataset", "embed_images", "make_embedder", "read_embeddings"]
 PART = 256  # samples a part: what a kill can cost

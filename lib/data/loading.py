@@ -43,6 +43,17 @@ class Batch:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: value.to(device) for name, value in moved.items() if value is not None})
 
+    def with_hard_masks(self) -> "Batch":
+        """The batch with masks of 0 and 1, and its images composited on white with these.
+
+        Images with soft masks are mixed with white at the silhouette; there the object's own colour is put back.
+        """
+        hard = (self.mask > 0.5).to(self.mask)
+        opacity, inside = self.mask.clamp(min=0.5)[..., None], hard[..., None]
+        rgb = (1 - (1 - self.rgb) / opacity * inside).clamp(0, 1)
+        neighbor = None if self.neighbor is None else self.neighbor.with_hard_masks()
+        return replace(self, rgb=rgb, mask=hard, neighbor=neighbor)
+
 
 class PreparedDataset:
     """A part of a prepared folder, decoded once.

@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--instances", type=Path, help="also write the numbers of every sample, as parquet")
     add("--protocols", nargs="+", default=list(DEFAULT_PROTOCOLS), choices=list(PROTOCOLS))
     add("--thresholds", nargs="+", type=float, default=list(DEFAULT_THRESHOLDS), help="of the F-score")
-    add("--resolution", type=int, default=100, help="samples along each axis of marching cubes")
+    add("--resolution", type=int, help="samples along each axis of marching cubes; default: the system's own")
     add("--points", type=int, default=100_000, help="drawn from each surface")
     add("--profile", default="custom", help="written to each row of a checkpoint: quick, small, full ...")
     add("--refine", type=int, metavar="STEPS", help="also measure with each code optimised so long (sdf_srn)")

@@ -189,6 +189,13 @@ def summary_table(folder: Path = RESULTS.parent) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
+def purposeful_differences() -> pd.DataFrame:
+    """What the recipes `paper` and `released` do on purpose otherwise than the released codes."""
+    ledger = read_ledger()
+    table = pd.DataFrame(ledger["differences"])
+    return table.assign(paper=[ledger["papers"][paper]["short"] for paper in table["paper"]])
+
+
 def paper_table(table: int, paper: str = "shapeclipper") -> pd.DataFrame:
     """A table of a paper as it is printed: methods down, metrics across; ``.attrs["source"]`` says what it is."""
     claims = [claim for claim in all_claims() if (claim.paper, claim.where) == (paper, f"Table {table}")]

@@ -29,13 +29,13 @@ class Prediction:
 Predictor = Callable[[Batch], list[Prediction]]
 
 
-def system_predictor(system: System, resolution: int = 100, colored: bool = True) -> Predictor:
+def system_predictor(system: System, resolution: int | None = None, colored: bool = True) -> Predictor:
     """A system of `lib.systems` as a predictor. One that needs viewpoints gets those of the batch.
 
-    `resolution` are samples along each axis of marching cubes. Meshes are `colored` to be looked at; measuring needs no
-    texture.
+    `resolution` are samples along each axis of marching cubes; the system's own number without it. Meshes are `colored`
+    to be looked at; measuring needs no texture.
     """
-    if resolution < 2:
+    if resolution is not None and resolution < 2:
         raise InputError(f"The resolution of marching cubes must be at least 2 samples an axis, not {resolution}.")
     given = system.needs_viewpoint
 
@@ -48,7 +48,7 @@ def system_predictor(system: System, resolution: int = 100, colored: bool = True
 
 
 def refined_predictor(
-    system: System, resolution: int = 100, steps: int | None = None, seed: int = 0, colored: bool = True
+    system: System, resolution: int | None = None, steps: int | None = None, seed: int = 0, colored: bool = True
 ) -> Predictor:
     """A system that optimises its codes on each image first (SDF-SRN, Table 3: "w/ test-time optimization").
 
@@ -70,7 +70,7 @@ def refined_predictor(
     return predict
 
 
-def _predictions(shapes, count: int, resolution: int, colored: bool, given: bool) -> list[Prediction]:
+def _predictions(shapes, count: int, resolution: int | None, colored: bool, given: bool) -> list[Prediction]:
     """Meshes and viewpoints of a `lib.systems.base.Reconstruction`."""
     rotations = shapes.viewpoint.rotation().detach().double().cpu().numpy()
     meshes = [shapes.mesh(resolution, i, colored=colored) for i in range(count)]

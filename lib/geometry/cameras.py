@@ -128,7 +128,8 @@ class Rays:
     Attributes
     ----------
     origins, directions : Tensor, shape (B, N, 3)
-        Directions have unit length, so depth is the distance from the origin in world units.
+        Directions have unit length, so that depth is the distance from the origin in world units; or, of
+        `projective_rays`, a step of 1 along the viewing axis, so that depth is measured along that.
     """
 
     origins: Float[Tensor, "batch rays 3"]
@@ -195,12 +196,20 @@ def camera_rays(viewpoint: Viewpoint, pixels: Float[Tensor, "batch rays 2"]) -> 
     Perspective rays start at the camera centre; weak-perspective rays start on the plane through the camera centre
     parallel to the image, so depths mean the same in both.
     """
+    rays = projective_rays(viewpoint, pixels)
+    if viewpoint.projection == "weak_perspective":
+        return rays
+    return Rays(rays.origins, torch.nn.functional.normalize(rays.directions, dim=-1))
+
+
+def projective_rays(viewpoint: Viewpoint, pixels: Float[Tensor, "batch rays 2"]) -> Rays:
+    """The same rays with depth as a camera measures it: points at depth z lie on the plane z in front of the camera."""
     rotation = viewpoint.rotation()
     offset = pixels - viewpoint.center[:, None]
     back = -viewpoint.distance[:, None] * rotation[:, 2]  # camera centre -R^T t, (B, 3)
     if viewpoint.projection == "perspective":
         in_camera = torch.cat([offset / viewpoint.focal[:, None, None], torch.ones_like(offset[..., :1])], dim=-1)
-        directions = torch.nn.functional.normalize(in_camera @ rotation, dim=-1)
+        directions = in_camera @ rotation
         return Rays(back[:, None].expand_as(directions), directions)
     on_plane = offset * (viewpoint.distance / viewpoint.focal)[:, None, None]
     directions = rotation[:, None, 2].expand(*pixels.shape[:2], 3)

@@ -30,20 +30,24 @@ def azimuth_prior_loss(azimuth: Float[Tensor, "count 2"], power: int = 2) -> Flo
 
 
 def camera_margin_loss(viewpoint: Viewpoint, limit: float = 90.0, slack: float = 5.0) -> Float[Tensor, ""]:
-    """Hinge in degrees on elevation and roll beyond limit - slack (released code; not in the paper)."""
+    """Hinge in degrees on elevations and rolls beyond limit + slack (released code; not in the paper).
+
+    The mean over the batch of the elevation's excess plus that of the roll's; 0 up to 95 degrees.
+    """
     _, elevation, roll = viewpoint.angles()
-    excess = torch.stack([elevation, roll]).rad2deg().abs() - (limit - slack)
-    return excess.clamp(min=0).mean()
+    excess = torch.stack([elevation, roll]).rad2deg().abs() - (limit + slack)  # (2, B)
+    return excess.clamp(min=0).mean(dim=1).sum()
 
 
 def mirror_loss(viewpoint: Viewpoint, of_mirrored: Viewpoint) -> Float[Tensor, ""]:
-    """The mirrored image must be seen from (-azimuth, elevation, -roll) (released code; not in the paper).
+    """The mirrored image must be seen from (-azimuth, elevation, -roll) (released code).
 
-    Mean squared difference of the unit pairs' entries; in [0, 2].
+    The paper cites a symmetry constraint without a formula (Sec. 3.4). Squared distance between unit pairs (cos, sin),
+    the mean over the batch, summed over the three angles; in [0, 12].
     """
     expected = viewpoint.mirrored()
     pairs = ("azimuth", "elevation", "roll")
-    return sum((getattr(of_mirrored, p) - getattr(expected, p)).square().mean() for p in pairs) / len(pairs)
+    return sum((getattr(of_mirrored, p) - getattr(expected, p)).square().sum(dim=-1).mean() for p in pairs)
 
 
 def axis_alignment(normal: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape"]:

@@ -1,8 +1,12 @@
 """Off-the-shelf normals as supervision, compared in the canonical frame: ShapeClipper Sec. 3.3, Eq. 4."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+RankBy = Literal["loss", "angle"]
 
 
 def to_canonical(
@@ -18,7 +22,7 @@ def to_canonical(
 def normal_errors(
     rendered: Float[Tensor, "*rays 3"], target: Float[Tensor, "*rays 3"], l1_weight: float = 5.0
 ) -> tuple[Float[Tensor, "*rays"], Float[Tensor, "*rays"]]:
-    """Per-pixel error of unit normals in one frame: the loss of Eq. 4 and the angular part 1 - cos that ranks it.
+    """Per-pixel error of unit normals in one frame: the loss of Eq. 4 and its angular part 1 - cos.
 
     The paper writes -cos; the released code adds the constant 1, so that a perfect normal costs nothing.
     """
@@ -26,13 +30,13 @@ def normal_errors(
     return l1_weight * (rendered - target).abs().sum(dim=-1) + angular, angular
 
 
-def inliers(angular: Float[Tensor, " pixels"], keep: float) -> Bool[Tensor, " pixels"]:
-    """Outlier dropout: the share `keep` of a minibatch's pixels with the smallest angular error."""
-    if keep >= 1 or len(angular) == 0:
-        return torch.ones_like(angular, dtype=torch.bool)
-    count = max(1, int(keep * len(angular)))
-    selected = torch.zeros_like(angular, dtype=torch.bool)
-    selected[angular.detach().argsort(stable=True)[:count]] = True
+def inliers(errors: Float[Tensor, " pixels"], keep: float) -> Bool[Tensor, " pixels"]:
+    """Outlier dropout: the share `keep` of a minibatch's pixels with the smallest errors."""
+    if keep >= 1 or len(errors) == 0:
+        return torch.ones_like(errors, dtype=torch.bool)
+    count = max(1, int(keep * len(errors)))
+    selected = torch.zeros_like(errors, dtype=torch.bool)
+    selected[errors.detach().argsort(stable=True)[:count]] = True
     return selected
 
 
@@ -42,6 +46,7 @@ def normal_loss(
     rotation: Float[Tensor, "batch 3 3"],
     visible: Bool[Tensor, "batch rays"],
     keep: float = 0.8,
+    rank_by: RankBy = "angle",
     l1_weight: float = 5.0,
 ) -> Float[Tensor, ""]:
     """L_N of Eq. 4 with batchwise outlier dropout.
@@ -57,8 +62,10 @@ def normal_loss(
     visible : Tensor
         Where both the image and the rendering show the object; other rays do not count.
     keep : float
-        Share of the minibatch's pixels that count, lowest 1 - cos first; 1 turns the dropout off. The paper gives no
+        Share of the minibatch's pixels that count, lowest error first; 1 turns the dropout off. The paper gives no
         value, the released code 0.8.
+    rank_by : {"loss", "angle"}
+        What that error is: the paper sorts the normal loss itself (Sec. 3.3), the released code 1 - cos.
 
     Returns
     -------
@@ -67,5 +74,5 @@ def normal_loss(
     """
     target = to_canonical(target, rotation)
     error, angular = normal_errors(rendered[visible], target[visible], l1_weight)
-    kept = inliers(angular, keep)
+    kept = inliers(error if rank_by == "loss" else angular, keep)
     return (error * kept).sum() / kept.sum().clamp(min=1)

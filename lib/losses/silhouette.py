@@ -29,7 +29,7 @@ def sdf_bound_loss(
     distance: Float[Tensor, "batch rays"],
     weighted: bool = True,
 ) -> Float[Tensor, ""]:
-    """L_SDF = sum_u w(u) sum_z max(0, b(z; u) - f(z ū)) / sum_u w(u), the mean over images (SDF-SRN Eq. 4).
+    """L_SDF = sum_u w(u) sum_z max(0, b(z; u) - f(z ū)) / sum_u w(u), over the pixels of all images (SDF-SRN Eq. 4).
 
     Parameters
     ----------
@@ -45,12 +45,11 @@ def sdf_bound_loss(
     Returns
     -------
     Tensor
-        World units, 0 or more; the sum over depths is Eq. 4's, so divide by M to compare different M. An image
-        without a usable outside pixel counts as 0.
+        World units, 0 or more; the sum over depths is Eq. 4's, so divide by M to compare different M. As in the
+        released code an image with much near its silhouette counts more. 0 without a usable outside pixel.
     """
     weight = importance_weight(distance)
     weight = weight if weighted else (weight > 0).to(weight)
     missing = torch.where(bound.isfinite(), bound - sdf, 0).clamp(min=0)
-    total = weight.sum(-1)
-    loss = (weight * missing.sum(-1)).sum(-1) / torch.where(total > 0, total, torch.ones_like(total))
-    return loss.mean()
+    total = weight.sum()
+    return (weight * missing.sum(-1)).sum() / torch.where(total > 0, total, torch.ones_like(total))

@@ -154,3 +154,9 @@ class ViewpointHead(nn.Module):
         if self.center is not None:
             center = center + self.camera.center_range * torch.tanh(self.center(x))
         return Viewpoint(*pairs.unbind(1), self.camera.distance * stretch, focal, center, self.camera.projection)
+
+    def azimuth_of_last_layer(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch 2"]:
+        """The same azimuths (cos, sin); only the last layer gets a gradient."""
+        with torch.no_grad():
+            x = self.angles[:-1](self.entry(features))
+        return F.normalize(self.angles[-1](x)[:, :2], dim=-1)

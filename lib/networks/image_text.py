@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib.errors import InputError
-from lib.files import load_state, read_json, read_tensors, sha256, write_atomically, write_json
+from lib.files import read_json, sha256, write_atomically, write_json
 from lib.networks.backbones import LITE0, load_network
 from lib.networks.compat import import_torchvision
+from lib.networks.weights import load_state, read_tensors
 from lib.paths import WEIGHTS
 
 NAME = "image_text_furniture"

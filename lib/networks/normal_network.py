@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lib.errors import InputError
-from lib.files import load_state, read_json, read_tensors
+from lib.files import read_json
 from lib.networks.backbones import LITE0, load_network
 from lib.networks.compat import import_torchvision
+from lib.networks.weights import load_state, read_tensors
 
 INPUT_MEAN, INPUT_STD = 127 / 255, 128 / 255  # what Lite0 was trained with
 

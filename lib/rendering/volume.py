@@ -22,6 +22,7 @@ from lib.errors import InputError
 from lib.geometry.cameras import Rays, points_along
 
 LastInterval = Literal["zero", "infinite"]
+DepthBins = Literal["equal", "released"]
 PART_POINTS = 2**14  # rendered at once by `render_rays_in_parts`: about 4 MB a layer
 # points (batch, points, 3) -> sdf (batch, points), unit-free gradient (batch, points, 3), rgb (batch, points, 3)
 Field = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -82,14 +83,30 @@ def sample_depths(
     rays: int,
     samples: int,
     generator: torch.Generator | None = None,
+    bins: DepthBins = "equal",
 ) -> Float[Tensor, "batch rays samples"]:
-    """Uniform depths from near to far, one a bin: at random within the bin with a generator, else its middle."""
-    shape = (len(near), rays, samples)
-    if generator is None:
-        within = torch.full(shape, 0.5, device=near.device, dtype=near.dtype)
+    """Depths from near to far, one a bin: at random within the bin with a generator, else in its middle.
+
+    Parameters
+    ----------
+    bins : {"equal", "released"}
+        "equal" are S bins of one width. The released ShapeClipper (and VolSDF) places S depths evenly with the first at
+        near and the last at far; a bin reaches half-way to its neighbours, so that the outer two are half as wide, and
+        without a generator the depths are these themselves.
+    """
+    share = torch.arange(samples + 1, device=near.device, dtype=near.dtype)
+    if bins == "equal":
+        edges = share / samples  # of the way from near to far
+        low, high = edges[:-1], edges[1:]
+        middle = (low + high) / 2
     else:
-        within = torch.rand(shape, generator=generator, device=generator.device, dtype=near.dtype).to(near.device)
-    steps = (torch.arange(samples, device=near.device, dtype=near.dtype) + within) / samples
+        middle = share[:-1] / max(samples - 1, 1)
+        edges = (middle[:-1] + middle[1:]) / 2
+        low, high = torch.cat([middle[:1], edges]), torch.cat([edges, middle[-1:]])
+    steps = middle.expand(len(near), rays, samples)
+    if generator is not None:
+        drawn = torch.rand(steps.shape, generator=generator, device=generator.device, dtype=near.dtype)
+        steps = low + drawn.to(near.device) * (high - low)
     return near[:, None, None] + steps * (far - near)[:, None, None]
 
 

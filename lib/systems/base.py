@@ -15,7 +15,7 @@ from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers
 from lib.geometry.meshes import marching_cubes
 from lib.geometry.surface_grid import surface_grid
 from lib.networks.backbones import Backbone
-from lib.rendering.volume import RenderedMaps, render_rays, sample_depths
+from lib.rendering.volume import DepthBins, RenderedMaps, render_rays, sample_depths
 
 CHUNK = 65536  # points evaluated at once
 CACHED = 4096  # the same where a processor's cache should hold what the layers give
@@ -46,6 +46,8 @@ class System(nn.Module):
     neighbor_weighting : str or None
         How a neighbour of each training image is chosen (`lib.losses.semantic.neighbor_probabilities`); None: the
         system wants no neighbours.
+    mesh_samples, mesh_bound : int, float
+        The grid on which its shapes are measured: samples along each axis, and half of its side.
     fresh_parts : tuple of str
         Modules that begin with new weights in a run that starts from a checkpoint.
     counts : dict
@@ -60,6 +62,8 @@ class System(nn.Module):
     can_refine = False
     neighbor_weighting: str | None = None
     fresh_parts: tuple[str, ...] = ()
+    mesh_samples = 100
+    mesh_bound = 0.7
 
     @property
     def counts(self) -> dict[str, int]:
@@ -140,6 +144,10 @@ class Reconstruction:
     cast : callable, optional
         (index of the image, one viewpoint, its image points (1, N, 2)) -> RenderedMaps of shapes (1, N, ...): how a
         system renders that does not by volume rendering.
+    bins : {"equal", "released"}
+        Of the depths that volume rendering looks at (`lib.rendering.volume.sample_depths`).
+    mesh_samples, mesh_bound : int, float
+        The grid of marching cubes, unless `mesh` is asked for another.
     slope : float
         The field is no steeper than this; marching cubes asks it only where it may be 0.
     """
@@ -151,6 +159,9 @@ class Reconstruction:
     depth_range: float = 0.7
     cast: Callable[[int, Viewpoint, Tensor], RenderedMaps] | None = None
     slope: float = 4.0
+    bins: DepthBins = "equal"
+    mesh_samples: int = 100
+    mesh_bound: float = 0.7
 
     def __len__(self) -> int:
         return len(self.viewpoint)
@@ -168,18 +179,20 @@ class Reconstruction:
         return torch.cat(rows)
 
     @torch.no_grad()
-    def mesh(self, resolution: int = 100, index: int = 0, bound: float = 0.7, colored: bool = True) -> trimesh.Trimesh:
+    def mesh(
+        self, resolution: int | None = None, index: int = 0, bound: float | None = None, colored: bool = True
+    ) -> trimesh.Trimesh:
         """Marching cubes of one shape with the texture at its vertices.
 
         Parameters
         ----------
-        resolution : int
-            Samples along each axis of [-bound, bound]^3.
+        resolution : int, optional
+            Samples along each axis of [-bound, bound]^3; the system's own without it.
         index : int
             Which of the B shapes.
-        bound : float
-            Half the side of the grid, in world units. The released code stops at 0.6 and so cuts the top off a tall
-            object that a predicted camera sees from farther away; 0.7 is as far as the renderer looks.
+        bound : float, optional
+            Half the side of the grid, in world units. The released codes stop at 0.6 and so cut the top off a tall
+            object that a predicted camera sees from farther away; ours go to 0.7, as far as the renderer looks.
         colored : bool
             False leaves the texture out, which nobody sees who measures.
 
@@ -188,6 +201,7 @@ class Reconstruction:
         trimesh.Trimesh
             In the canonical frame; empty when the field has no zero crossing.
         """
+        resolution, bound = resolution or self.mesh_samples, bound or self.mesh_bound
         device = self.viewpoint.distance.device
         chunk = CACHED if device.type == "cpu" else CHUNK
 
@@ -219,7 +233,7 @@ class Reconstruction:
             return self.cast(index, viewpoint, pixels)
         rays = camera_rays(viewpoint, pixels)
         near, far = viewpoint.distance - self.depth_range, viewpoint.distance + self.depth_range
-        depths = sample_depths(near, far, pixels.shape[1], samples)
+        depths = sample_depths(near, far, pixels.shape[1], samples, bins=self.bins)
         return render_rays(lambda p: _in_chunks(lambda q: self.field(index, q), p), rays, depths, self.beta)
 
 

@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lib.errors import InputError
-from lib.files import load_state, read_json, read_tensors, write_atomically, write_json
+from lib.files import read_json, write_atomically, write_json
+from lib.networks.weights import load_state, read_tensors
 from lib.systems import SYSTEMS, make_system
 from lib.systems.base import System
 

@@ -13,11 +13,19 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lib.data.augment import augmented
+from lib.data.augment import color_jitter
 from lib.data.loading import Batch
 from lib.errors import InputError
 from lib.fields.hypernetwork import Hypernetwork, WrittenField
-from lib.geometry.cameras import Projection, Rays, Viewpoint, camera_rays, check_viewpoint, index_to_pixel, points_along
+from lib.geometry.cameras import (
+    Projection,
+    Rays,
+    Viewpoint,
+    check_viewpoint,
+    index_to_pixel,
+    points_along,
+    projective_rays,
+)
 from lib.geometry.distance_transform import Beyond, Unusable, count_unusable, distance_transform, sdf_lower_bound
 from lib.losses.field import eikonal_loss, sphere_sdf
 from lib.losses.reprojection import rgb_loss
@@ -42,7 +50,7 @@ class SDFSRNConfig(SystemConfig):
     """
 
     # image -> code -> fields
-    backbone: str = "resnet18"
+    backbone: str = "resnet18.tv_in1k"  # with torchvision's first ImageNet weights
     backbone_weights: str = "imagenet"
     image_size: int = 64
     image_mean: float = 0.5
@@ -78,6 +86,7 @@ class SDFSRNConfig(SystemConfig):
     jitter: float = 0.0  # colours
     rescale: float = 0.0  # sizes, by 1 +- rescale
     refine_steps: int = 500  # of Adam on the code of an image at test time
+    refine_rays: int | None = None  # in each; None: all pixels
 
     def __post_init__(self):
         if self.field not in ("distance", "occupancy"):
@@ -144,6 +153,7 @@ class SDFSRN(System):
     name = "sdf_srn"
     needs_viewpoint = True
     can_refine = True
+    mesh_samples, mesh_bound = 129, 0.6
 
     def __init__(self, config: SDFSRNConfig = SHAPENET):
         super().__init__()
@@ -185,16 +195,16 @@ class SDFSRN(System):
         """
         batch = self.with_projection(batch)
         batch = augmented_batch(batch, self.config.jitter, self.config.rescale, generator)
-        return self.losses_of(self.encode(batch.rgb), batch, generator)
+        return self.losses_of(self.encode(batch.rgb), batch, self.config.rays, generator)
 
-    def losses_of(self, code: Float[Tensor, "batch code"], batch: Batch, generator) -> dict[str, Tensor]:
-        """The terms for given codes: what test-time optimisation descends on, too."""
+    def losses_of(self, code: Float[Tensor, "batch code"], batch: Batch, rays: int, generator) -> dict[str, Tensor]:
+        """The terms for given codes and so many rays an image: what test-time optimisation descends on, too."""
         config = self.config
         # The hypernetwork writes f and g of each image (Sec. 3.3).
         field = self.hypernetwork(code)
 
         # Some pixels of each image, with their rays and distances to the silhouette.
-        target = sample_target(batch, config.rays, config.importance, generator, config.beyond)
+        target = sample_target(batch, rays, config.importance, generator, config.beyond)
         self.silhouettes = asdict(target.unusable)
 
         # March N strides along each ray (Eq. 6) and ask for the right signs there (Eq. 7).
@@ -211,8 +221,8 @@ class SDFSRN(System):
         # Outside the silhouette the distance is at least what its distance transform says (Eq. 4).
         losses["sdf"] = config.sdf_weight * self.silhouette_loss(field, outside_only(target), generator)
 
-        # A distance grows by one unit a unit (Eq. 9).
-        if config.eikonal_weight > 0 and config.field == "distance":
+        # A distance grows by one unit a unit (Eq. 9); the released code asks it of the ablation's logit as well.
+        if config.eikonal_weight > 0:
             points = uniform((len(batch.rgb), config.eikonal_points, 3), batch.rgb, generator)  # in [-1, 1]^3
             _, _, gradient = field.with_gradient(points, create_graph=True)
             losses["eikonal"] = config.eikonal_weight * eikonal_loss(gradient)
@@ -256,7 +266,10 @@ class SDFSRN(System):
         noise = torch.randn((count, config.latent_size), generator=generator, device=generator.device)
         field = self.hypernetwork(noise.to(like))
         points = uniform((count, config.pretrain_points, 3), like, generator)
-        return {"shape": (field.distance(points) - sphere_sdf(points, config.sphere_radius)).square().mean()}
+        values, sphere = field.distance(points), sphere_sdf(points, config.sphere_radius)
+        if config.field == "distance":
+            return {"shape": (values - sphere).square().mean()}
+        return {"shape": F.binary_cross_entropy_with_logits(-values, (sphere < 0).to(values))}
 
     def reconstruct(
         self, images: Float[Tensor, "batch height width 3"], viewpoint: Viewpoint | None = None
@@ -298,18 +311,20 @@ class SDFSRN(System):
             return self.render(field[i : i + 1], view, pixels)
 
         slope = math.inf if self.config.field == "occupancy" else 4.0  # a logit may have any
-        return Reconstruction(evaluate, distance, viewpoint, 0.01, self.config.near, cast, slope)
+        grid = {"mesh_samples": self.mesh_samples, "mesh_bound": self.mesh_bound}
+        return Reconstruction(evaluate, distance, viewpoint, 0.01, self.config.near, cast, slope, **grid)
 
     @torch.no_grad()
     def render(self, field: WrittenField, viewpoint: Viewpoint, pixels: Float[Tensor, "batch rays 2"]) -> RenderedMaps:
         """What rays through image points see: the marched surface's colour, on white, with a mask of 0 and 1."""
-        rays = camera_rays(viewpoint, pixels)
+        rays = projective_rays(viewpoint, pixels)
         surface = self.surface(field, rays, *self.march(field, viewpoint, rays))
         _, feature, gradient = field.with_gradient(points_at(rays, surface.depth))
         mask = surface.hit.to(pixels.dtype)
         rgb = 1 - mask[..., None] * (1 - field.color(feature))
-        far = (viewpoint.distance + self.config.far)[:, None].expand_as(mask)
-        return RenderedMaps(rgb, mask, F.normalize(gradient, dim=-1), torch.where(surface.hit, surface.depth, far))
+        far = (viewpoint.distance + self.config.far)[:, None]
+        length = torch.where(surface.hit, surface.depth, far) * rays.directions.norm(dim=-1)
+        return RenderedMaps(rgb, mask, F.normalize(gradient, dim=-1), length)
 
     def refine(self, batch: Batch, generator: torch.Generator, steps: int | None = None) -> Reconstruction:
         """Test-time optimisation (Table 3): descend on Eq. 11 over the codes of these images, the network fixed.
@@ -326,8 +341,9 @@ class SDFSRN(System):
             code = self.encode(batch.rgb)
         code = code.detach().requires_grad_()
         optimizer = torch.optim.Adam([code], REFINE_RATE)
+        rays = self.config.refine_rays or batch.mask[0].numel()
         for _ in range(self.config.refine_steps if steps is None else steps):
-            loss = sum(self.losses_of(code, batch, generator).values())
+            loss = sum(self.losses_of(code, batch, rays, generator).values())
             (code.grad,) = torch.autograd.grad(loss, code)
             optimizer.step()
         return self.decode(code.detach(), batch.viewpoint)
@@ -356,7 +372,7 @@ class Target:
     viewpoint : Viewpoint
         Of the images.
     rays : Rays
-        Through the pixels, world frame.
+        Through the pixels, world frame; depths are measured along the viewing axis.
     plane : Tensor, shape (B, R, 2)
         The pixels at focal length 1 with the principal point at 0.
     rgb : Tensor, shape (B, R, 3)
@@ -405,7 +421,7 @@ def sample_target(
     focal = viewpoint.focal[:, None]
     return Target(
         viewpoint=viewpoint,
-        rays=camera_rays(viewpoint, pixels),
+        rays=projective_rays(viewpoint, pixels),
         plane=(pixels - viewpoint.center[:, None]) / focal[..., None],
         rgb=values_at(batch.rgb, index),
         inside=values_at(batch.mask, index) > 0.5,
@@ -432,10 +448,7 @@ def outside_only(target: Target) -> Target:
 def silhouette_bound(target: Target, depth: Float[Tensor, "batch rays depths"]) -> Float[Tensor, "batch rays depths"]:
     """b(z; u) of Eq. 1 at depths along unit rays, whose projective depth is z = depth * cos(angle to the axis)."""
     view = target.viewpoint
-    if view.projection == "perspective":
-        cosine = (target.rays.directions * view.rotation()[:, None, 2]).sum(-1)
-        depth = (depth * cosine[..., None]).clamp(min=0)  # of grazing rays rounding may make it -1e-8
-    else:
+    if view.projection == "weak_perspective":
         depth = view.distance[:, None, None].expand_as(depth)
     return sdf_lower_bound(target.plane[..., None, :], target.distance[..., None], depth, view.projection)
 
@@ -446,7 +459,7 @@ def augmented_batch(batch: Batch, jitter: float, rescale: float, generator: torc
         noise = torch.rand((len(batch.rgb),), generator=generator, device=generator.device).to(batch.rgb)
         batch = rescaled(batch, 1 + rescale * (2 * noise - 1))
     if jitter > 0:
-        batch = replace(batch, rgb=augmented(batch.rgb, generator, colour=jitter, size=0.0))
+        batch = replace(batch, rgb=color_jitter(batch.rgb, batch.mask, jitter, generator))
     return batch
 
 

@@ -10,6 +10,7 @@ from lib.fields.hypernetwork import WrittenField
 from lib.geometry.cameras import Rays, points_along
 from lib.losses.field import cube_distance, cube_loss
 from lib.rendering.ray_marching import HitGradient, Surface, find_surface
+from lib.systems.base import System
 from lib.systems.sdf_srn import SDFSRN, SDFSRNConfig, Target
 
 
@@ -33,6 +34,7 @@ class SDFSRNSmallConfig(SDFSRNConfig):
     silhouette_depths: int = 3
     eikonal_points: int = 1000
     pretrain_points: int = 1000
+    refine_rays: int | None = 256
     hit_gradient: HitGradient = "implicit"  # "unrolled" is the paper's: see lib.rendering.ray_marching
     cube_weight: float = 1.0  # marched points outside the unit cube keep their distance to it
 
@@ -49,6 +51,7 @@ class SDFSRNSmall(SDFSRN):
     """`SDFSRN` with the additions of this module."""
 
     name = "sdf_srn_small"
+    mesh_samples, mesh_bound = System.mesh_samples, System.mesh_bound
 
     def __init__(self, config: SDFSRNSmallConfig = SMALL):
         super().__init__(config)

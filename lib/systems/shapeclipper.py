@@ -1,7 +1,7 @@
 """ShapeClipper (Huang et al., CVPR 2023): shape from single views, with semantic neighbours and normals.
 
-The paper, and where they differ the authors' released code: `PAPER` and `RELEASED`. What the course adds to train on
-two cores is in `lib.systems.shapeclipper_small`.
+`PAPER` is the paper, and where it is silent the authors' released code; `RELEASED` is that code throughout. What the
+course adds to train on two cores is in `lib.systems.shapeclipper_small`.
 """
 
 from dataclasses import dataclass, replace
@@ -15,16 +15,23 @@ from lib.data.loading import Batch
 from lib.errors import InputError
 from lib.fields.sdf import SDFField
 from lib.fields.texture import TextureField, colored_field
-from lib.geometry.cameras import Viewpoint, camera_rays, index_to_pixel
+from lib.geometry.cameras import Rays, Viewpoint, camera_rays, index_to_pixel, points_along
 from lib.losses.camera import azimuth_prior_loss, camera_margin_loss, mirror_loss
 from lib.losses.field import eikonal_loss, sphere_sdf
-from lib.losses.normal import normal_loss
+from lib.losses.normal import RankBy, normal_loss
 from lib.losses.reprojection import mask_loss, rgb_loss
 from lib.losses.semantic import NeighborWeighting
 from lib.networks.backbones import Backbone
 from lib.networks.heads import CameraPrior, CodeHead, ViewpointHead
 from lib.rendering.sampling import sample_pixels, uniform, values_at
-from lib.rendering.volume import LastInterval, RenderedMaps, render_rays, render_rays_in_parts, sample_depths
+from lib.rendering.volume import (
+    DepthBins,
+    LastInterval,
+    RenderedMaps,
+    render_rays,
+    render_rays_in_parts,
+    sample_depths,
+)
 from lib.systems.base import Reconstruction, System, SystemConfig, require_viewpoint
 
 CODE_SIZE = 64  # of the shape code and the texture code
@@ -37,14 +44,11 @@ MANY_POINTS = 200_000  # in one rendering; more are rendered in parts, because k
 
 @dataclass(frozen=True)
 class ShapeClipperConfig(SystemConfig):
-    """Everything that defines the system. The defaults are the paper's Pix3D setting.
-
-    Where paper and released code differ, the default is the paper's and `RELEASED` the code's.
-    """
+    """Everything that defines the system. The defaults are the paper's Pix3D setting."""
 
     # image -> codes, viewpoint
-    backbone: str = "resnet34"
-    viewpoint_backbone: str = "resnet18"
+    backbone: str = "resnet34.tv_in1k"  # with torchvision's first ImageNet weights
+    viewpoint_backbone: str = "resnet18.tv_in1k"
     backbone_weights: str = "imagenet"
     image_size: int = 224
     image_mean: float = 0.0
@@ -53,11 +57,13 @@ class ShapeClipperConfig(SystemConfig):
     head_batchnorm: bool = True
     latent_size: int = 512
     viewpoint: Literal["predicted", "given"] = "predicted"
+    hard_masks: bool = True  # masks are thresholded, and images composited with these
     # fields and rendering
     symmetric: bool = True
     rays: int = 512
     neighbor_rays: int = 512
     samples: int = 64
+    depth_bins: DepthBins = "released"
     last_interval: LastInterval = "zero"
     beta: float = 0.1  # learned from here on
     # objective (Eq. 5-7); a weight of 0 turns a term off: the switches of Tables 2 and 3
@@ -65,6 +71,7 @@ class ShapeClipperConfig(SystemConfig):
     mask_weight: float = 0.5
     normal_weight: float = 0.01
     normal_keep: float = 0.8  # share of the pixels whose normals count; 1: without noise tolerance
+    normal_rank: RankBy = "loss"  # what outliers have most of
     semantic_weight: float = 1.0  # 0: without SSC
     neighbor_weighting: NeighborWeighting = "uniform"
     eikonal_weight: float = 0.03
@@ -83,7 +90,9 @@ class ShapeClipperConfig(SystemConfig):
 
 
 PAPER = ShapeClipperConfig()
-RELEASED = replace(PAPER, neighbor_weighting="released", camera_margin_weight=0.01, mirror_weight=0.1)
+RELEASED = replace(
+    PAPER, neighbor_weighting="released", normal_rank="angle", camera_margin_weight=0.01, mirror_weight=0.1
+)
 # what can be taken away; the first three are the rows of the paper's Tables 2 and 3
 IN_THE_PAPER = ("w/o L_SSC", "w/o normal", "w/o noise-tol")
 ABLATIONS = {
@@ -101,6 +110,7 @@ class ShapeClipper(System):
     """The whole of Fig. 4: encoder E, fields f_S and f_T, viewpoint estimator V and the renderer R."""
 
     name = "shapeclipper"
+    mesh_samples, mesh_bound = 101, 0.6
 
     def __init__(self, config: ShapeClipperConfig = PAPER):
         super().__init__()
@@ -162,54 +172,57 @@ class ShapeClipper(System):
         """
         config = self.config
         self.check(batch)
+        batch = self.as_seen(batch)
         # Encode the query: codes s and t (B, 64) and viewpoint v (Sec. 3.1).
         shape_code, texture_code, viewpoint = self.read(batch)
 
         # Render some of its rays from its own codes and viewpoint, and compare (Eq. 5).
-        losses = self.compare(batch, shape_code, texture_code, viewpoint, config.rays, generator)
+        losses, on_rays = self.compare(batch, shape_code, texture_code, viewpoint, config.rays, generator)
 
-        # The field is a signed distance (Sec. 3.4).
-        losses["eikonal"] = config.eikonal_weight * self.eikonal(shape_code, generator)
+        # The field is a signed distance, also at one point of each of these rays (Sec. 3.4).
+        losses["eikonal"] = config.eikonal_weight * self.eikonal(on_rays, shape_code, generator)
 
         # SSC (Eq. 3): the query's shape explains its semantic neighbour, with the neighbour's texture and viewpoint.
-        neighbor_viewpoint = None
         if config.semantic_weight > 0:
             _, neighbor_texture, neighbor_viewpoint = self.read(batch.neighbor)
             rays = config.neighbor_rays
-            terms = self.compare(batch.neighbor, shape_code, neighbor_texture, neighbor_viewpoint, rays, generator)
+            terms, _ = self.compare(batch.neighbor, shape_code, neighbor_texture, neighbor_viewpoint, rays, generator)
             losses |= {f"neighbor_{name}": config.semantic_weight * term for name, term in terms.items()}
 
         # Priors on predicted viewpoints (Sec. 3.4); the released code also looks at the query in the mirror.
         if not self.needs_viewpoint:
             mirrored = self.estimate(batch.rgb.flip(2)) if config.mirror_weight > 0 else None
-            losses |= self.viewpoint_priors(viewpoint, neighbor_viewpoint, mirrored)
+            losses |= self.viewpoint_priors(viewpoint, mirrored)
         return losses
+
+    def as_seen(self, batch: Batch) -> Batch:
+        """The batch with masks as the configuration wants them."""
+        return batch.with_hard_masks() if self.config.hard_masks else batch
 
     def read(self, target: Batch) -> tuple[Float[Tensor, "batch code"], Float[Tensor, "batch code"], Viewpoint]:
         """Codes s and t of a batch's images, and their viewpoints: predicted, or given with them."""
         shape_code, texture_code, viewpoint = self.encode(target.rgb)
         return shape_code, texture_code, viewpoint or require_viewpoint(target, "viewpoint='given'")
 
-    def eikonal(self, shape_code: Float[Tensor, "batch code"], generator: torch.Generator) -> Float[Tensor, ""]:
-        """The length of the gradient of f_S is 1, at points anywhere in [-1, 1]^3 and as many in the unit cube.
+    def eikonal(
+        self,
+        on_rays: Float[Tensor, "batch rays 3"],
+        shape_code: Float[Tensor, "batch code"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, ""]:
+        """The length of the gradient of f_S is 1: at points on rays, and at as many anywhere in [-1, 1]^3.
 
-        The code is detached: the term shapes the field, not the encoder.
+        The code is detached: the term shapes the field, not the encoder. Points on rays are not: it moves viewpoints.
         """
-        rays = self.config.rays
-        points = uniform((len(shape_code), 2 * rays, 3), shape_code, generator)  # (B, 2 rays, 3)
-        points = torch.cat([points[:, :rays], points[:, rays:] * 0.5], dim=1)
+        anywhere = uniform(on_rays.shape, on_rays, generator)
+        points = torch.cat([anywhere, on_rays], dim=1)  # (B, 2 rays, 3)
         _, _, gradient = self.sdf_field.with_gradient(points, shape_code.detach())
         return eikonal_loss(gradient)
 
-    def viewpoint_priors(
-        self, viewpoint: Viewpoint, neighbor_viewpoint: Viewpoint | None, mirrored: Viewpoint | None
-    ) -> dict[str, Tensor]:
-        """Azimuths of queries and neighbours spread evenly (Sec. 3.4); margin and mirror are the released code's."""
-        config, losses = self.config, {}
-        azimuths = viewpoint.azimuth  # (B, 2)
-        if neighbor_viewpoint:
-            azimuths = torch.cat([azimuths, neighbor_viewpoint.azimuth])  # (2 B, 2)
-        losses["azimuth_prior"] = config.azimuth_prior_weight * azimuth_prior_loss(azimuths)
+    def viewpoint_priors(self, viewpoint: Viewpoint, mirrored: Viewpoint | None) -> dict[str, Tensor]:
+        """Azimuths of the queries spread evenly (Sec. 3.4); margin and mirror are the released code's."""
+        config = self.config
+        losses = {"azimuth_prior": config.azimuth_prior_weight * azimuth_prior_loss(viewpoint.azimuth)}
         if config.camera_margin_weight > 0:
             losses["camera_margin"] = config.camera_margin_weight * camera_margin_loss(viewpoint)
         if mirrored:
@@ -222,15 +235,19 @@ class ShapeClipper(System):
         shape_code: Float[Tensor, "batch code"],
         texture_code: Float[Tensor, "batch code"],
         viewpoint: Viewpoint,
-        rays: int,
+        count: int,
         generator: torch.Generator,
-    ) -> dict[str, Tensor]:
-        """Render some rays of the target image and compare: the weighted terms of Eq. 1-2 and 4."""
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "batch rays 3"]]:
+        """Render some rays of the target image and compare: the weighted terms of Eq. 1-2 and 4.
+
+        Also gives one of the points that were looked at on each ray, at random.
+        """
         config = self.config
-        index = sample_pixels(target.ray_weights, rays, generator)  # (B, rays)
+        index = sample_pixels(target.ray_weights, count, generator)  # (B, rays)
         mask = values_at(target.mask, index)  # (B, rays)
         inside = (mask > 0.5) & (config.normal_weight > 0)
-        maps = self.render(shape_code, texture_code, viewpoint, index, target.rgb.shape[1], generator, inside)
+        rays, depths = self.sample(viewpoint, index, target.rgb.shape[1], generator)  # depths: (B, rays, S)
+        maps = self.render(shape_code, texture_code, rays, depths, inside)
         losses = {
             "rgb": config.rgb_weight * rgb_loss(maps.rgb, values_at(target.rgb, index)),
             "mask": config.mask_weight * mask_loss(maps.mask, mask),
@@ -238,39 +255,49 @@ class ShapeClipper(System):
         if config.normal_weight > 0:
             normal = values_at(target.normal, index)  # (B, rays, 3), camera frame
             visible = inside & (maps.mask > 0.5)
-            loss = normal_loss(maps.normal, normal, viewpoint.rotation(), visible, config.normal_keep)
+            rotation = viewpoint.rotation()
+            loss = normal_loss(maps.normal, normal, rotation, visible, config.normal_keep, config.normal_rank)
             losses["normal"] = config.normal_weight * loss
-        return losses
+        chosen = torch.randint(depths.shape[2], index.shape, generator=generator, device=generator.device)
+        on_rays = points_along(rays, depths.gather(2, chosen.to(index.device)[..., None]))  # (B, rays, 1, 3)
+        return losses, on_rays[:, :, 0]
+
+    def sample(
+        self,
+        viewpoint: Viewpoint,
+        index: Int[Tensor, "batch rays"],
+        image_size: int,
+        generator: torch.Generator | None,
+        samples: int | None = None,
+    ) -> tuple[Rays, Float[Tensor, "batch rays samples"]]:
+        """Rays through pixels of an image, and the depths that R looks at; no random ones without a generator."""
+        config = self.config
+        near, far = viewpoint.distance - DEPTH_RANGE, viewpoint.distance + DEPTH_RANGE
+        count = samples or config.samples
+        depths = sample_depths(near, far, index.shape[1], count, generator, config.depth_bins)
+        return camera_rays(viewpoint, index_to_pixel(index, image_size)), depths
 
     def render(
         self,
         shape_code: Float[Tensor, "batch code"],
         texture_code: Float[Tensor, "batch code"] | None,
-        viewpoint: Viewpoint,
-        index: Int[Tensor, "batch rays"],
-        image_size: int,
-        generator: torch.Generator | None,
+        rays: Rays,
+        depths: Float[Tensor, "batch rays samples"],
         needs_normal: Bool[Tensor, "batch rays"] | None = None,
-        samples: int | None = None,
     ) -> RenderedMaps:
-        """R: what a viewpoint sees at pixels of an image; white without a texture code, bin centres without generator.
-
-        Only rays that need one get a normal.
-        """
-        rays = camera_rays(viewpoint, index_to_pixel(index, image_size))
-        near, far = viewpoint.distance - DEPTH_RANGE, viewpoint.distance + DEPTH_RANGE
-        depths = sample_depths(near, far, index.shape[1], samples or self.config.samples, generator)  # (B, rays, S)
+        """R: what is seen along rays; white without a texture code. Only rays that need one get a normal."""
         field = colored_field(self.sdf_field, self.texture_field, shape_code, texture_code)
         render = render_rays_in_parts if depths.numel() > MANY_POINTS else render_rays
         return render(field, rays, depths, self.beta(), self.config.last_interval, needs_normal)
 
     def pretrain_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Before training: any code gives a sphere, and the viewpoint head spreads its azimuths (Sec. 3.4)."""
+        """Before training: any code gives a sphere (Sec. 3.4), and the released code spreads the azimuths."""
         losses = {"shape": self.sphere_loss(len(batch.rgb), generator)}
         if not self.needs_viewpoint:
-            with torch.no_grad():  # only the head learns
-                features = self.viewpoint_backbone(batch.rgb)
-            losses["azimuth_prior"] = azimuth_prior_loss(self.viewpoint_head(features).azimuth, power=1)
+            with torch.no_grad():  # only the last layer of the head learns
+                features = self.viewpoint_backbone(self.as_seen(batch).rgb)
+            azimuth = self.viewpoint_head.azimuth_of_last_layer(features)
+            losses["azimuth_prior"] = azimuth_prior_loss(azimuth, power=1)
         return losses
 
     def sphere_loss(self, count: int, generator: torch.Generator) -> Tensor:
@@ -303,7 +330,13 @@ class ShapeClipper(System):
         def distance(i: int, points: Tensor):
             return self.sdf_field(points, shape_code[i : i + 1])[0]
 
-        return Reconstruction(field, distance, viewpoint or predicted or front, beta, DEPTH_RANGE)
+        grid = {"mesh_samples": self.mesh_samples, "mesh_bound": self.mesh_bound}
+        view = viewpoint or predicted or front
+        return Reconstruction(field, distance, view, beta, DEPTH_RANGE, bins=self.config.depth_bins, **grid)
+
+    def reconstruct_batch(self, batch: Batch) -> Reconstruction:
+        """Shapes of a batch, seen with the masks of training."""
+        return super().reconstruct_batch(self.as_seen(batch))
 
     def check(self, batch: Batch) -> None:
         """One sentence where the dataset lacks what the objective needs."""

@@ -5,6 +5,8 @@
   the guess, and the shape decides which quarter turn of it is right.
 - The estimator keeps where things are in the image, sees mirrored images in other colours and sizes, and may predict
   the principal point.
+- Images keep the soft masks that they were rendered with, depths come from bins of one width, the eikonal term looks at
+  points of the unit cube instead of points on rays, and azimuths of neighbours are spread evenly too.
 - The texture code also gets the image's mean colour, and a second training can give colours to finished shapes.
 """
 
@@ -20,11 +22,13 @@ from lib.data.augment import augmented
 from lib.data.loading import Batch, PreparedDataset
 from lib.errors import InputError
 from lib.geometry.cameras import Viewpoint, unit_pair
-from lib.losses.camera import viewpoint_distance
-from lib.losses.normal import to_canonical
+from lib.losses.camera import azimuth_prior_loss, viewpoint_distance
+from lib.losses.normal import RankBy, to_canonical
 from lib.losses.reprojection import soft_iou
 from lib.networks.heads import ColorCode, ViewpointHead
-from lib.rendering.sampling import sample_pixels, values_at
+from lib.rendering.sampling import sample_pixels, uniform, values_at
+from lib.rendering.volume import DepthBins
+from lib.systems.base import System
 from lib.systems.guesses import guess_viewpoints
 from lib.systems.shapeclipper import CAMERA, CODE_SIZE, ShapeClipper, ShapeClipperConfig
 
@@ -54,10 +58,13 @@ class ShapeClipperSmallConfig(ShapeClipperConfig):
     rays: int = 128
     neighbor_rays: int = 64
     samples: int = 24
+    hard_masks: bool = False
+    depth_bins: DepthBins = "equal"
     beta_final: float = 0.015  # log-linear from beta to this
     neighbor_weighting: str = "silhouette"
-    camera_margin_weight: float = 0.01
-    mirror_weight: float = 0.1
+    normal_rank: RankBy = "angle"
+    camera_margin_weight: float = 0.005  # half of the released code's
+    mirror_weight: float = 0.1 / 6  # a sixth of the released code's
     augment_mirrored: bool = False  # the mirrored image also changes colour and size
     guess_weight: float = 0.0  # of the pull towards guessed viewpoints; 0: no guesses
     guesses_until: float = 1.0  # share of the training; then images are rendered from the estimator's viewpoints
@@ -78,6 +85,7 @@ class ShapeClipperSmall(ShapeClipper):
     """`ShapeClipper` with the additions of this module."""
 
     name = "shapeclipper_small"
+    mesh_samples, mesh_bound = System.mesh_samples, System.mesh_bound
 
     def __init__(self, config: ShapeClipperSmallConfig = SMALL):
         super().__init__(config)
@@ -158,15 +166,24 @@ class ShapeClipperSmall(ShapeClipper):
             losses["guess"] = config.guess_weight * torch.cat(pulls).mean()
 
         # Render and compare, as in the paper.
-        losses |= self.compare(batch, shape_code, texture_code, from_view, config.rays, generator)
-        losses["eikonal"] = config.eikonal_weight * self.eikonal(shape_code, generator)
+        terms, on_rays = self.compare(batch, shape_code, texture_code, from_view, config.rays, generator)
+        losses |= terms
+        losses["eikonal"] = config.eikonal_weight * self.eikonal(on_rays, shape_code, generator)
         if with_neighbor:
             rays = config.neighbor_rays
-            terms = self.compare(batch.neighbor, shape_code, neighbor_texture, neighbor_from_view, rays, generator)
+            terms, _ = self.compare(batch.neighbor, shape_code, neighbor_texture, neighbor_from_view, rays, generator)
             losses |= {f"neighbor_{name}": config.semantic_weight * term for name, term in terms.items()}
         if not self.needs_viewpoint:
-            losses |= self.viewpoint_priors(viewpoint, neighbor_viewpoint, mirrored)
+            losses |= self.viewpoint_priors(viewpoint, mirrored)
+            if with_neighbor:
+                azimuths = torch.cat([viewpoint.azimuth, neighbor_viewpoint.azimuth])  # (2 B, 2)
+                losses["azimuth_prior"] = config.azimuth_prior_weight * azimuth_prior_loss(azimuths)
         return losses
+
+    def eikonal(self, on_rays: Tensor, shape_code: Tensor, generator: torch.Generator) -> Tensor:
+        """As in the paper, at as many points of the unit cube instead of those on rays."""
+        in_cube = 0.5 * uniform(on_rays.shape, on_rays, generator)
+        return super().eikonal(in_cube, shape_code, generator)
 
     def mirror(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Mirrored images, in other colours and sizes where the configuration says so."""
@@ -200,7 +217,8 @@ class ShapeClipperSmall(ShapeClipper):
         scores, size = [], target.rgb.shape[1]
         for turn in quarter_turns(viewpoint):
             view = viewpoint.turned(turn)
-            maps = self.render(shape_code, None, view, index, size, None, mask > 0, QUARTER_SAMPLES)
+            rays, depths = self.sample(view, index, size, None, QUARTER_SAMPLES)
+            maps = self.render(shape_code, None, rays, depths, mask > 0)
             angular = 1 - (maps.normal * to_canonical(normal, view.rotation())).sum(-1) * maps.mask
             scores.append(1 - soft_iou(maps.mask, mask) + (angular * mask).sum(-1) / (mask.sum(-1) + 1e-6))
         scores[0] = scores[0] - QUARTER_MARGIN

@@ -157,6 +157,8 @@ def train(
     bar = tqdm(total=config.total, initial=first, unit="step", disable=quiet)
     with interruptible() as interrupted, bar, log:
         for step in range(first, config.total):
+            if step == config.pretrain_steps:
+                optimizer.state.clear()  # training is a run of its own: Adam's moments start anew, as in both releases
             losses, counts = train_step(system, model, optimizer, config, batches, accelerator, step)
             done = step + 1
             if done % config.log_every == 0 or done == config.total:

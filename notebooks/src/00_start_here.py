@@ -2,9 +2,10 @@
 # # 00 · Start here: one photo in, a shape out
 #
 # You see a photograph of a chair and know how it goes on behind: four legs, a back of that thickness. The photo does
-# not say so. You know chairs. This course builds a network that learns the same from single photographs, one of each
-# object, without ever being shown a 3D shape or told where the camera stood. The method is *ShapeClipper*
-# (Huang et al., CVPR 2023), and you will have every formula of it in your hands.
+# not say so. You know chairs. This course builds a network that learns the same from single photographs: nobody gives
+# it a 3D shape or says where the camera stood. What it is given with each photo is a mask of the object and a map of
+# surface normals, as another network estimates them. The method is *ShapeClipper* (Huang et al., CVPR 2023), and you
+# will have every formula of it in your hands.
 #
 # In this notebook you
 #
@@ -203,10 +204,12 @@ reconstruct = upload_control(system, run, size)
 # %% [markdown]
 # ## The data
 #
-# Furniture that designers modelled for *Sweet Home 3D*, rendered with textures and light at 64 x 64 pixels. Each
-# object shows itself once in training, as in a collection of photographs. Shapes are stretched and recoloured, so
-# that a few dozen models give hundreds of instances, and training, validation and test never share a model. What a
-# real collection would not have, true normals, viewpoints and meshes, is there to study and to measure with.
+# Furniture that designers modelled for *Sweet Home 3D*, rendered with textures and light at 64 x 64 pixels. Models are
+# stretched and recoloured, and each instance that results is rendered once: 37 models of chairs give 518 training
+# images. Training, validation and test never share a model. A collection of photographs would have neither true
+# viewpoints nor meshes; they are there to study and to measure with. The true *normals* take part in the training of the
+# course's checkpoints, and viewpoints are guessed from them (notebook 06). With photographs a network estimates normals,
+# and they are worse.
 
 # %% tags=["data"] alt="Samples with image, mask, normals, viewpoint and caption, and who made the object"
 from support.nb00 import sample_page
@@ -263,7 +266,7 @@ print(f"images measured here: {len(rows)}, without a surface: {empty}; images ra
 # %% [markdown]
 # ## Where to read on
 #
-# - Next is **03**, which explains how a function of distance becomes an image.
+# - Next is **01**: do photos that look alike show shapes that are alike?
 # - The paper: Huang, Jampani, Thai, Li, Stojanov, Rehg, *ShapeClipper: Scalable 3D Shape Learning from Single-View
 #   Images via Geometric and CLIP-based Consistency*, CVPR 2023.
 # - `README.md` says how to use your own data and how to cite.

@@ -112,8 +112,10 @@ else:
     print(nb01.NO_REPEATS)
 
 # %% [markdown]
-# Bars hold 95 % of what other draws of as many *models* would have given. The paper's two values stand below the line:
-# other images, other networks, and 1,716 models to confuse instead of a few dozen, so compare within either part only.
+# Bars are 95 % confidence intervals: the models are drawn again with replacement a thousand times, and the bar holds the
+# middle 95 % of the means. It says how well these models fix the mean; a mean over other models could lie outside. The
+# paper's two values stand below the line: other images, other networks, and 1,716 models to confuse instead of a few
+# dozen, so compare within either part only.
 #
 # **What goes wrong.** Look at the orange frames above. They are the *same object*, recoloured or turned. On CompCars too,
 # a neighbour that shows the query's model may be the same car, in the same advertisement, from the same side. It scores
@@ -121,14 +123,22 @@ else:
 # to do without. On ETH-80, where every toy keeps its colour, a tiny network with *random* weights scores 66 %, and a large
 # one trained on ImageNet 74 %, where chance is 1 % (`lib/results/eth80_neighbors.json`). So the share measures whether an
 # embedding recognises *objects*, by whatever means. The bet was about *shapes*, so from here on the query's own model is
-# not admitted, and neighbours come from its category, as in training.
+# not admitted, and neighbours come from its category. (The paper searches its whole training set. On Pix3D, where that is
+# chairs only, the two are the same.)
 
 # %% [markdown]
 # ## The bet itself: is the shape nearer?
 #
-# Where true shapes are known, the bet can be settled: the Chamfer distance (notebook **07**) from the query's shape to
-# those of its neighbours, both in the canonical frame, beside that to random images. Each grey dot is one query. (Two
-# draws of a thousand points from one and the same surface are 0.21 apart in these units: that is the floor.)
+# Where true shapes are known, the bet can be settled by their distance. With points $P$ and $Q$ drawn from two surfaces,
+# the *Chamfer distance* is the mean way from a point of one to the nearest of the other, in both directions:
+#
+# $$CD(P, Q) = \tfrac12 \Big( \underset{p \in P}{\mathrm{mean}} \min_{q \in Q} \|p - q\|
+#   + \underset{q \in Q}{\mathrm{mean}} \min_{p \in P} \|p - q\| \Big)$$
+#
+# We measure it from the query's shape to those of its neighbours, both in the canonical frame, beside that to random
+# images (notebook **07** looks at it closely). Tables and figures show $10 \times CD$, where the longest side of an object
+# is 1. Each grey dot is one query. (Two draws of a thousand points from one and the same surface are 0.21 apart in these
+# units: that is the floor.)
 
 # %% tags=["results"] alt="Chamfer distance from queries to their neighbours in each embedding and to random images"
 distances = None
@@ -152,8 +162,9 @@ else:
 
 # %% [markdown]
 # The category does most of the work: a random image *of the category* is about half as far away as any image. What an
-# embedding adds is a tenth or so. ImageNet's features add most, and the pixels, far behind in the paper's test, are
-# close to the rest in this one. They know nothing of furniture, but like outlines from like sides come from like shapes.
+# embedding adds is a tenth or so. Which embedding adds most cannot be told: the printed intervals overlap. Even the
+# pixels, far behind in the paper's test, are close to the rest in this one. They know nothing of furniture, but like
+# outlines from like sides come from like shapes.
 
 # %% [markdown]
 # ## The other half of the bet: a turn must not matter
@@ -195,8 +206,8 @@ else:
     print(nb01.NO_REPEATS if knows_views else "This data has no viewpoints.")
 
 # %% [markdown]
-# The curves sag in the middle and rise again: the rear of a table looks like its front, its side does not. Among the
-# renders the sag is mild, because models differ much more than sides do. On the 3,280 real photographs of ETH-80
+# Some curves sag in the middle and rise again: the rear of a table looks like its front, its side does not. Others only
+# fall. Among the renders all of this is mild, because models differ much more than sides do. On the 3,280 real photographs of ETH-80
 # (toy cars, animals, cups, fruit; see *Questions*) it is deep: ImageNet features prefer the own object in 78 % of cases
 # after a turn of 30°, in **39 %** after 90°, and in 89 % after 170° (`lib/results/eth80_neighbors.json`). The paper says
 # that CLIP's embeddings have "some robustness to viewpoint changes". Whatever embedding you use, measure it, and at a
@@ -232,9 +243,9 @@ if spread and distances is not None:
 # %% [markdown]
 # ## How many neighbours?
 #
-# The paper takes $K = 5$ and draws one of them in each step. More bring more sides, and worse shapes. Bands hold 95 % of
-# what other draws of as many models would have given; at the right they are wide because some shapes are rarer than
-# others, which moves all lines together.
+# The paper takes $K = 5$ and draws one of them in each step. More bring more sides, and worse shapes. Bands are 95 %
+# confidence intervals as above; at the right they are wide because some shapes are rarer than others, which moves all
+# lines together.
 
 # %% tags=["sweep"] alt="Share of the query's model and Chamfer distance against the number of neighbours"
 counts = [k for k in (1, 2, 3, 5, 10, 20) if k < len(models)]

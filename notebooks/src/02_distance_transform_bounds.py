@@ -94,6 +94,12 @@ redraw_paint = easel.show(run)
 #
 # No division by $|u|$ is left: at the principal point the limit is $zD/\sqrt{1+D^2}$. With parallel rays the cone is a
 # cylinder and $b = D$. Our tests search Eq. 3's minimum over circle and depth for 100,000 circles and find this value.
+#
+# A field $f$ that is below the bound is charged for what is missing. Over the pixels $u$ outside the silhouette, at random
+# depths $\tilde z$, with the weight $w(u) = 1/D(u)$ that is largest beside the outline:
+#
+# $$\mathcal L_{SDF} = \frac{\sum_u w(u) \sum_{\tilde z} \max\big(0,\; b(\tilde z; u) - f(\tilde z\bar u)\big)}{\sum_u w(u)}
+# \qquad \text{(Eq. 4)}$$
 
 # %%
 show_source(sdf_lower_bound, importance_weight, sdf_bound_loss)
@@ -168,7 +174,7 @@ named = prepared.metadata[prepared.metadata["model"] == model]
 if len(named) == 0:
     raise InputError(f"model: {prepared.folder} has no {model!r}; take one of its metadata's column 'model'")
 mesh = load_mesh(prepared, named.iloc[0])
-grid = distance_grid(mesh, resolution=40 if profile == "quick" else 80, samples=30_000)  # the true distance
+grid = distance_grid(mesh, resolution=64 if profile == "quick" else 80, samples=30_000)  # the true distance
 truth, points = grid.values, torch.from_numpy(grid_points(len(grid.values), grid.bound))
 
 sides = ((30, 15), (120, 15), (75, 50), (165, 50), (210, -20), (300, -20), (345, 50), (30, 80))  # azimuth, elevation
@@ -198,6 +204,10 @@ for count in (1, 2, 4, 8):
 figures = nb02.carving_figures(carved, [*volumes, truth.numpy()], grid.bound)
 
 # %% [markdown]
+# Even eight views leave more than twice the volume of this armchair (IoU 0.4, printed at the end). The grid is not the reason:
+# with 40, 64 and 80 samples an axis the value stays between 0.40 and 0.42. The hollow between seat, back and arms is: most
+# views look across it, see an arm behind it, and can prove nothing.
+#
 # ## Distances against yes and no
 #
 # Now learning. Let the field be a ball where a chair should be. Which pixels pull at it? With yes and no (occupancy
@@ -207,11 +217,11 @@ figures = nb02.carving_figures(carved, [*volumes, truth.numpy()], grid.bound)
 
 
 # %% tags=["gradients"] alt="Gradient of each outside pixel under distance and occupancy supervision"
-def outside_loss(kind, f, bound, D):
+def outside_loss(kind, f, bound, D, weighted=True, width=0.02):
     """Of f at depths along rays that miss the object (rays, depths): Eq. 4, or -log(1 - occupancy)."""
     if kind == "distance":
-        return sdf_bound_loss(f[None], bound[None], D[None]) / f.shape[-1]
-    return F.softplus(-f / 0.02).mean()
+        return sdf_bound_loss(f[None], bound[None], D[None], weighted) / f.shape[-1]
+    return F.softplus(-f / width).mean()
 
 
 depths, free = torch.linspace(1.2, 2.4, 24), ~scene.mask
@@ -225,16 +235,18 @@ figure = nb02.gradient_maps(scene, (now < 0).any(-1).float(), pulls)
 # %% [markdown]
 # ## Fit one field to one silhouette
 #
-# The same small network, from the same ball, with the same few steps under both losses; inside the silhouette both only
-# ask for a hit somewhere along the ray. The distance loss is there sooner, and keeps to what the silhouette *proves*
-# about the field's values (the mean of $\max(0, b - f)$ is printed at the end). Be fair: it also has an eikonal term,
-# which a probability cannot have, and the paper's Table 3 compares the two after far longer training. Neither field is
-# the true distance: the bound is only from below, and one view leaves the depth open. From beside, both are guesses.
+# Now a race: the same small network, from the same ball, with the same few steps, the same optimiser and the same weight
+# for outside and inside, where both only ask for a hit somewhere along the ray. Neither side gets importance weights, a
+# margin or an eikonal term. The judge is one that neither trains on: how well the silhouettes of field and image overlap
+# (IoU). Before you run it: which is ahead after 25 steps, and after 75?
+#
+# The occupancy's width $t$ is 0.05. We also tried 0.02 and 0.1, which were no better. Two seeds are few, and the paper's
+# Table 3 compares the two after far longer training. Neither field is the true distance: the bound is only from below, and
+# one view leaves the depth open. From beside, both are guesses.
 
 # %% slug="fit-measured"
 from lib.fields.sdf import SDFField
 from lib.geometry.meshes import marching_cubes
-from lib.losses.field import eikonal_loss
 
 steps = 75 if profile == "quick" else 400
 code = torch.zeros(1, 1)
@@ -253,7 +265,7 @@ def overlap(field):
 
 
 # %% slug="fit-one-field"
-def fit(kind, rays=256, samples=6):
+def fit(kind, seed, rays=256, samples=6):
     """A fitted field, and its overlap at every 25th step."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -268,14 +280,11 @@ def fit(kind, rays=256, samples=6):
         index = torch.multinomial(chance, rays, generator=generator)
         depths = 1.2 + 1.2 * (torch.arange(samples) + torch.rand(samples, generator=generator)) / samples
         points = scene.points(depths).flatten(0, 1)[index]  # (rays, samples, 3)
-        f, _, gradient = field.with_gradient(points.reshape(1, -1, 3), code)
-        f, bound, hits = f.reshape(rays, samples), scene.bound(depths).flatten(0, 1)[index], mask[index]
-        loss = outside_loss(kind, f[~hits], bound[~hits], D[index][~hits])
+        f = field(points.reshape(1, -1, 3), code)[0].reshape(rays, samples)
+        bound, hits = scene.bound(depths).flatten(0, 1)[index], mask[index]
         deepest = f[hits].amin(-1)  # must be inside somewhere along the ray
-        if kind == "distance":
-            loss = 10 * loss + 10 * F.relu(deepest + 0.02).mean() + 0.1 * eikonal_loss(gradient)
-        else:
-            loss = loss + F.softplus(deepest / 0.02).mean()
+        inside = F.relu(deepest) if kind == "distance" else F.softplus(deepest / 0.05)
+        loss = outside_loss(kind, f[~hits], bound[~hits], D[index][~hits], False, 0.05) + inside.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -289,9 +298,11 @@ def shape(field):
     return marching_cubes(lambda points: values(field, torch.from_numpy(points)).numpy(), resolution=44)
 
 
-fields, overlaps = {}, {}
+fields, overlaps, at_the_end = {}, {}, {}
 for kind in ("distance", "occupancy"):
-    fields[kind], overlaps[kind] = fit(kind)
+    fields[kind], overlaps[kind] = fit(kind, seed)
+    at_the_end[kind] = [overlaps[kind][-1], fit(kind, seed + 1)[1][-1]]
+    print(f"{kind:9} overlap of the silhouettes with two seeds:", [round(one, 2) for one in at_the_end[kind]])
 shapes = {kind: shape(field) for kind, field in fields.items()}
 figures = nb02.fit_figures(shapes, overlaps, every=25)
 
@@ -370,7 +381,7 @@ figure = nb02.failure_figure({case: found["worst"] for case, found in by_pixels.
 from lib.evaluation import write_results
 from lib.evaluation.studies import study_row
 
-about = {"n": 40**3, "dataset": prepared.info["name"], "profile": profile}
+about = {"n": truth.numel(), "dataset": prepared.info["name"], "profile": profile}
 write_results(
     run / "results.json",
     [
@@ -388,14 +399,6 @@ write_results(
 print("views  IoU of hull and shape   mean bound   to hull   to shape")
 for row in carved:
     print(f"{row['views']:5}  {row['iou']:.3f} {row['bound']:23.3f} {row['hull']:9.3f} {row['truth']:10.3f}")
-depths, missing = scene.depths(12), {}
-for name, field in fields.items():
-    f = values(field, scene.points(depths)[free])
-    missing[name] = float((scene.bound(depths)[free] - f).clamp(min=0).mean())
-    error = float((f - scene.truth(depths)[free]).abs().mean())
-    print(
-        f"{name}: IoU {overlaps[name][-1]:.2f}, outside: below the bound by {missing[name]:.4f}, error of f {error:.3f}"
-    )
 print(f"{time.perf_counter() - begin:.0f} s for this notebook")
 
 # %% tags=["nbval-check-output"]
@@ -407,7 +410,8 @@ finest = by_pixels[128, "half a diagonal"]
 print(f"128 pixels, half a diagonal off: broken at under 0.1 % of the points: {finest['broken'] < 1e-3}")
 crops = [spoiled[f"cropped, beyond is {beyond}"]["worst"] for beyond in ("background", "unknown")]
 print("a crop breaks the bound, the repair mends it:", crops[0] > 0.1 > 0.02 > crops[1])
-print("the distance loss keeps to the bound:", missing["distance"] < 0.5 * missing["occupancy"])
+means = {kind: sum(both) / 2 for kind, both in at_the_end.items()}
+print("after so few steps the distance loss is ahead:", means["distance"] > means["occupancy"])
 
 # %% [markdown]
 # ## Where to read on

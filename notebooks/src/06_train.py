@@ -87,8 +87,8 @@ figure = step_figure(step, ball.render(samples=32), ball.render(step.neighbor.vi
 #
 # with $\lambda_1 = 0.5$ and $\lambda_2 = 0.01$. The table is made from configurations: the column *weight* is what this
 # notebook trains, *small* what the full profile does, *paper* the publication; 0 means that the term is off. The paper
-# names the eikonal term and the azimuth prior but not their weights, which are the released code's. Three terms are not
-# in the paper at all: the released code has *mirror* and *camera_margin*, and *guess* is ours.
+# names the eikonal term and the azimuth prior but not their weights, which are the released code's. It cites a symmetry
+# constraint without a formula: *mirror* is the released code's. *camera_margin* is in that code alone, and *guess* is ours.
 #
 # A paper shows that a term is needed by taking it away. The second table lists these switches: each is one change
 # of the configuration, `RECIPES["small"].changed(semantic_weight=0.0)` in code or `--set semantic_weight=0.0` on the
@@ -224,7 +224,10 @@ redraw = controlled(
 # ## Read the curves
 #
 # If a term falls while its dashed twin does not, the shape explains its own image only. Smoothing averages over
-# logged rows, because a batch of 12 images is noisy. Where the shipped checkpoints are installed, choose their logs and
+# logged rows: each is a single batch of 12 images, and ups and downs of a tenth from row to row mean nothing. The mask
+# term hardly falls in so short a training, although chairs appear. It is measured at the rays that were drawn, most of
+# them within a few pixels of the outline, where a ball of the right size is already half right, and where the shrinking
+# $\beta$ makes it more costly to be wrong. Where the shipped checkpoints are installed, choose their logs and
 # see what longer training does.
 
 # %% tags=["curves"] alt="Weighted losses over the steps, one line a term, logarithmic"
@@ -342,7 +345,7 @@ print(f"10 x Chamfer distance (what 'shapes' looks at) {10 * scores['chamfer_dis
 # ```
 #
 # The loop is the same on several GPUs: Accelerate starts a process for each GPU and divides every batch of 12 among
-# them, as in the released code.
+# them. The released code divides its batch too.
 #
 # ```bash
 # accelerate launch --num_processes 4 -m lib.training paper --run runs/paper            # one machine, four GPUs
@@ -358,7 +361,7 @@ print(f"10 x Chamfer distance (what 'shapes' looks at) {10 * scores['chamfer_dis
 #
 # 1. Set `semantic_weight=0.0` and train again. Which columns of the held-out figure get worse, and which do not?
 # 2. The ball has radius 0.5. What would you expect from a start with radius 0.1? Try `sphere_radius`.
-# 3. The neighbour's mask term stays higher than the image's. Is that a mistake of the network, or must it be so?
+# 3. Compare each dashed curve with its solid one. Which term of the neighbour should stay higher, and does it here?
 # 4. Halve `beta_final`. What happens to the normals, and to the seconds a step takes?
 
 # %% tags=["nbval-check-output"]

@@ -75,8 +75,20 @@ figure = nb10.idea_figure(test.batch(torch.tensor([shown])), test.mesh(shown))
 # | $\mathcal{L}_{RGB}$ | colour where the ray hits (Eq. 8) | `rgb_loss` at bisection's depth |
 # | $\mathcal{L}_{eik}$ | $\lVert\nabla f\rVert = 1$ (Eq. 10) | `WrittenField.with_gradient`, `eikonal_loss` |
 #
-# $$\mathcal{L} = \lambda_{RGB}\mathcal{L}_{RGB} + \lambda_{SDF}\mathcal{L}_{SDF} + \lambda_{ray}\mathcal{L}_{ray}
-# + \lambda_{eik}\mathcal{L}_{eik} \qquad\text{(Eq. 11)}$$
+# The surface along a ray is the first zero of the field (Eq. 5). The marcher, with state $\eta$, takes $N$ strides:
+#
+# $$z^* = \min\{z \ge 1 : f(z\bar u) = 0\} \quad\text{(Eq. 5)}, \qquad
+# \Delta z^{(j)} = |h(z^{(j)}\bar u;\, \eta^{(j)})|, \quad z^{(j+1)} = z^{(j)} + \Delta z^{(j)} \quad\text{(Eq. 6)}$$
+#
+# At the points that it visits, signs are asked for: $\alpha = 1$ at the last one of a pixel inside the silhouette, else
+# $-1$. The colour is that of the surface, and the field's slope is 1 at random points $\tilde x$:
+#
+# $$\mathcal{L}_{ray} = \sum_u \sum_{j=0}^{N} \max\big(0,\; \alpha f(z^{(j)}\bar u) + \varepsilon\big) \quad\text{(Eq. 7)}, \qquad
+# \mathcal{L}_{RGB} = \sum_u \lVert g(z^*\bar u) - I(u)\rVert^2 \quad\text{(Eq. 8)}$$
+#
+# $$\mathcal{L}_{eik} = \sum_{\tilde x} \big(\lVert\nabla f(\tilde x)\rVert - 1\big)^2 \quad\text{(Eq. 10)}, \qquad
+# \mathcal{L} = \lambda_{RGB}\mathcal{L}_{RGB} + \lambda_{SDF}\mathcal{L}_{SDF} + \lambda_{ray}\mathcal{L}_{ray}
+# + \lambda_{eik}\mathcal{L}_{eik} \quad\text{(Eq. 11)}$$
 #
 # Not in the paper, but in its released code: a LayerNorm in each layer of the field, and the field *starts as a ball
 # for every code*; without that start training often ends with no surface at all.
@@ -85,6 +97,40 @@ figure = nb10.idea_figure(test.batch(torch.tensor([shown])), test.mesh(shown))
 from lib.rendering.ray_marching import find_surface, march, sign_losses
 
 show_source(SDFSRN.losses_of, march, find_surface, sign_losses)
+
+# %% [markdown]
+# ## One image writes a network
+#
+# ShapeClipper's field is one network for all images, which sees the code as one more input. Here the code *becomes* the
+# network. A hypernetwork is a network whose output are the weights of another. With a code of two numbers, and a field
+# that is a single linear layer:
+
+# %%
+from lib.fields.hypernetwork import linear
+
+code = torch.tensor([1.0, 2.0])  # what the encoder says of an image
+writer = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # learned: a row for each number that is written
+bias, *weights = writer @ code  # 1; 2 and 3
+point = torch.tensor([10.0, 100.0])
+value = bias + weights[0] * point[0] + weights[1] * point[1]
+assert value == 1 + 2 * 10 + 3 * 100
+layer = torch.stack([bias, *weights])[None, :, None]  # (images, 1 + inputs, outputs): the bias is the first row
+assert linear(point[None, None], layer).item() == value
+print(f"another image, another layer: {(writer @ torch.tensor([2.0, 0.0])).tolist()}")
+
+# %% [markdown]
+# The real one writes four layers and two heads in this way, tens of thousands of numbers for each image. Below are three
+# held-out chairs, a part of what is written as the first layer of $f$ for each, and the $f$ that results: blue inside, red
+# outside.
+
+# %% tags=["written"] alt="Three chairs, the weights that the hypernetwork writes for them, and their fields on the mirror plane"
+shipped = WEIGHTS / f"sdf-srn-{dataset}-{category}"
+source = Path(checkpoint) if checkpoint else shipped if shipped.is_dir() else None
+if source:
+    trained = load_system(source, accelerator.device, expected="sdf_srn")
+    figure = nb10.written_figure(trained.cpu(), test.batch(torch.tensor([0, len(test) // 2, len(test) - 1])))
+else:
+    print(f"There is no {shipped.name} in lib/weights: a learned field is missing in the next pictures.")
 
 # %% [markdown]
 # ## One ray
@@ -99,15 +145,10 @@ show_source(SDFSRN.losses_of, march, find_surface, sign_losses)
 # distances with marchers trained on the spot, from silhouettes alone; the chair is a trained field with its own marcher.
 
 # %%
-shipped = WEIGHTS / f"sdf-srn-{dataset}-{category}"
-source = Path(checkpoint) if checkpoint else shipped if shipped.is_dir() else None
 example = test.batch(torch.tensor([shown]))
 cases = [nb10.solid_case(name, steps=150, seed=seed) for name in nb10.SOLIDS]
 if source:
-    trained = load_system(source, accelerator.device, expected="sdf_srn")
-    cases.insert(0, nb10.system_case("chair", trained.cpu(), example.rgb, example.viewpoint))
-else:
-    print(f"There is no {shipped.name} in lib/weights: a learned field is missing in the next pictures.")
+    cases.insert(0, nb10.system_case("chair", trained, example.rgb, example.viewpoint))
 
 # %% tags=["key-figure"] alt="A ray's strides on a slice of a distance field, the bracketed surface and bisection within it"
 redraw = nb10.march_explorer(cases, shown=14)
@@ -141,8 +182,9 @@ display(sixteen.rename(columns={"median": "median error", "p95": "95 % of errors
 # $$\frac{dz^*}{d\theta} = -\frac{\partial f / \partial\theta}{\nabla f \cdot d} .$$
 #
 # The paper differentiates the halvings instead. But each halving picks an end by a *sign*, whose derivative is zero:
-# $z^*$ becomes a fixed blend of the two ends of the bracket, and the gradient moves the *marcher*, not the surface. For
-# a ball of radius $r$ hit head on, $dz^*/dr$ must be $-1$:
+# $z^*$ becomes a fixed blend of the two ends of the bracket, and its gradient reaches whatever decides where these ends
+# are: the marcher, and through the feature that the marcher sees also the field, but never as a displacement of the
+# surface. For a ball of radius $r$ hit head on, with a bracket that does not depend on it, $dz^*/dr$ must be $-1$:
 
 # %%
 from lib.geometry.cameras import Rays

@@ -51,24 +51,39 @@ class TellingQuery:
     far_distance: float
 
 
-def telling_query(data: PreparedDataset, neighbors: Int[Tensor, "samples count"], limit: float = 0.06) -> TellingQuery:
-    """Find the frontal image whose side-view neighbours differ most in shape, one of them being within `limit`.
-
-    Raises
-    ------
-    InputError
-        There is no such image.
-    """
+def telling_queries(data: PreparedDataset, neighbors: Int[Tensor, "samples count"]) -> list[TellingQuery]:
+    """All frontal images with at least two neighbours seen from the side, with the two that differ most in shape."""
     azimuth = np.degrees(data.viewpoint.angles()[0].numpy())
     candidates = []
     for query in np.flatnonzero(np.abs(azimuth) < 20).tolist():
         side = [row for row in neighbors[query].tolist() if 60 < abs(azimuth[row]) < 120]
         found = sorted((shape_distance(data, query, row), row) for row in side)
-        if len(found) > 1 and found[0][0] < limit:
+        if len(found) > 1:
             candidates.append(TellingQuery(query, found[0][1], found[-1][1], found[0][0], found[-1][0]))
-    if not candidates:
-        raise InputError(f"{data.prepared.folder}: no frontal image has two neighbours seen from the side, one alike")
-    return max(candidates, key=lambda one: one.far_distance - one.near_distance)
+    return candidates
+
+
+def most_telling(candidates: Sequence[TellingQuery], limit: float = 0.06) -> TellingQuery:
+    """The one whose neighbours differ most in shape, the nearer within `limit`; `InputError` where there is none."""
+    alike = [one for one in candidates if one.near_distance < limit]
+    if not alike:
+        raise InputError("the dataset has no frontal image with two neighbours seen from the side, one of them alike")
+    return max(alike, key=lambda one: one.far_distance - one.near_distance)
+
+
+@styled()
+def candidates_figure(candidates: Sequence[TellingQuery], chosen: TellingQuery):
+    """How far the nearer and the farther neighbour of each candidate are in shape; returns the matplotlib figure."""
+    figure, axis = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
+    near, far = (
+        10 * np.array([getattr(one, name) for one in candidates]) for name in ("near_distance", "far_distance")
+    )
+    axis.plot([0, far.max()], [0, far.max()], color=GREY, linestyle=":")
+    axis.plot(near, far, "o", ms=4, alpha=0.6, color=BLUE, label="frontal images")
+    axis.plot(10 * chosen.near_distance, 10 * chosen.far_distance, "o", ms=7, color=ORANGE, label="the one used here")
+    axis.set(xlabel="nearer neighbour, 10 x CD to its shape", ylabel="farther neighbour")
+    axis.legend()
+    return figure
 
 
 def shape_distance(data: PreparedDataset, a: int, b: int, count: int = 1500) -> float:

@@ -78,7 +78,7 @@ TERMS = (
     Term("eikonal", "—", "Sec. 3.4", "paper", "eikonal_weight", "length of the gradient of the distance is 1"),
     Term("azimuth_prior", "—", "Sec. 3.4", "paper", "azimuth_prior_weight", "azimuths of a batch spread evenly"),
     Term("mirror", "—", "—", "released code", "mirror_weight", "the mirrored image has the mirrored viewpoint"),
-    Term("camera_margin", "—", "—", "released code", "camera_margin_weight", "elevation and roll stay below 85°"),
+    Term("camera_margin", "—", "—", "released code", "camera_margin_weight", "elevation and roll stay below 95°"),
     Term("guess", "—", "—", "ours", "guess_weight", "pull towards the viewpoint guessed from normals"),
     Term("shape", "—", "Sec. 3.4", "paper", "", "pretraining: every code gives a sphere"),
 )

@@ -64,6 +64,29 @@ def idea_figure(batch: Batch, mesh: trimesh.Trimesh, spread: float = 0.75):
     return figure
 
 
+@styled()
+def written_figure(system: SDFSRN, batch: Batch, side: int = 64):
+    """Images, a part of the first layer that is written for each, and its field on the plane x = 0; three rows."""
+    with torch.no_grad():
+        field = system.hypernetwork(system.encode(batch.rgb))
+        axis = torch.linspace(-0.6, 0.6, side)
+        y, z = torch.meshgrid(axis, axis.flip(0), indexing="xy")
+        plane = torch.stack([torch.zeros_like(y), y, z], dim=-1).reshape(1, -1, 3).expand(len(batch.rgb), -1, -1)
+        values = field.distance(plane).unflatten(1, (side, side))
+    written = field.layers[0][:, :, :32]  # (images, 1 + inputs, some of the outputs)
+    figure, axes = plt.subplots(3, len(batch.rgb), figsize=(7.2, 6), layout="constrained", height_ratios=[1, 0.8, 1])
+    for i, (image, weights, cut) in enumerate(zip(axes[0], axes[1], axes[2], strict=True)):
+        plain(image).imshow(batch.rgb[i])
+        plain(weights).imshow(written[i], cmap=SIGNED, vmin=-1, vmax=1, aspect="auto")
+        plain(cut).imshow(values[i], cmap=SIGNED, vmin=-0.5, vmax=0.5)
+        cut.contour(values[i], [0.0], colors="black", linewidths=1)
+    for row, title in zip(
+        axes[:, 0], ("image", "first layer: inputs\nby outputs", "$f$ on the plane\n$x = 0$"), strict=True
+    ):
+        row.set_ylabel(title)
+    return figure
+
+
 def cut_lines(mesh: trimesh.Trimesh, view: Viewpoint, slope: float) -> Float[np.ndarray, "lines 2 3"]:
     """Where the mesh meets the plane x = slope * z through the camera, in camera axes."""
     turned = mesh.vertices @ view.rotation()[0].double().numpy().T + [0, 0, float(view.distance)]
