@@ -15,7 +15,7 @@ PY     := $(VENV)/bin/python
 COURSE := $(PY) -m lib.course
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lab notebooks experiment bench lint lock clean
+.PHONY: help setup run test lab notebooks classroom experiment bench lint lock clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## this list
@@ -59,6 +59,9 @@ lab: $(STAMP)  ## JupyterLab on the course
 
 notebooks: $(STAMP)  ## build notebooks/*.ipynb from notebooks/src (EXECUTE=1 also runs them and stores outputs)
 	@$(COURSE) build $(if $(EXECUTE),--execute) $(NOTEBOOKS)
+
+classroom: $(STAMP)  ## students', solution, instructors' and nbgrader's editions, slides, a zip: build/classroom
+	@$(COURSE) classroom $(NOTEBOOKS)
 
 experiment: $(STAMP)  ## rows x seeds of a paper's table, resumable: NAME=tables-2-3 SEEDS=3
 	@$(PY) -m lib.course.experiment "$(NAME)" --seeds $(SEEDS) $(PARAMS)

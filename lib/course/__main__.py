@@ -1,4 +1,4 @@
-"""Command line of the course: ``python -m lib.course run | build | gallery | test | check-outputs``."""
+"""Command line of the course: ``python -m lib.course run | build | gallery | classroom | test | check-outputs``."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lib.course import build as builder
 from lib.course import run as runner
+from lib.course.editions import write_classroom
 from lib.course.gallery import write_gallery
 from lib.errors import InputError, exit_code
 from lib.paths import NOTEBOOKS, REPOSITORY, RUNS
@@ -52,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("gallery", help="write index.html again for a folder of runs")
     show.add_argument("target", type=Path, nargs="?", default=RUNS / "quick")
     show.set_defaults(command=_gallery)
+
+    classroom = commands.add_parser("classroom", help="students', solution, instructors' and nbgrader's editions")
+    classroom.add_argument("names", nargs="*", help="only these (06, 06_train)")
+    classroom.add_argument("--output", type=Path, default=REPOSITORY / "build" / "classroom")
+    classroom.set_defaults(command=_classroom)
 
     check = commands.add_parser("check-outputs", help="compare stored outputs with an execution's (nbval)")
     check.add_argument("names", nargs="*")
@@ -122,6 +128,16 @@ def _build_one(source: Path, target: Path, outputs: Path | None) -> None:
     notebook, notes = builder.build(source, outputs or target)
     changed = builder.write_notebook(notebook, target)
     print(f"{target.name}: {'written' if changed else 'unchanged'}", *notes, sep="\n  note: ")
+
+
+def _classroom(options: argparse.Namespace) -> bool:
+    counts = write_classroom(options.output, options.folder, options.names)
+    for edition, count in counts.items():
+        print(f"{edition:<11}{count:>3} notebooks  {options.output / edition}")
+    print(
+        f"offline     {(options.output / 'student.zip').stat().st_size / 1e6:.0f} MB  {options.output / 'student.zip'}"
+    )
+    return False
 
 
 def _check_outputs(options: argparse.Namespace) -> bool:

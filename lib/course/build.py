@@ -10,7 +10,7 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
-from lib.course.outputs import is_heading, keep_committed_outputs, tags
+from lib.course.outputs import INSTRUCTOR, is_heading, keep_committed_outputs, tags
 from lib.errors import InputError
 from lib.files import write_atomically
 from lib.paths import NOTEBOOKS
@@ -28,8 +28,10 @@ def slugify(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:50].strip("-") or "cell"
 
 
-def read_source(path: Path) -> NotebookNode:
+def read_source(path: Path, instructor: bool = False) -> NotebookNode:
     """Read a jupytext percent file as a notebook without outputs, every cell with a slug for an id.
+
+    Cells tagged ``instructor`` are kept only where that is asked for.
 
     Raises
     ------
@@ -44,6 +46,7 @@ def read_source(path: Path) -> NotebookNode:
     if not notebook.cells:
         raise InputError(f"{path} has no cells: begin each with a line '# %%' or '# %% [markdown]'")
     _set_ids(notebook, path.stem)
+    notebook.cells = [cell for cell in notebook.cells if instructor or INSTRUCTOR not in tags(cell)]
     keep_committed_outputs(notebook, path.stem)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
@@ -81,14 +84,14 @@ def _set_ids(notebook: NotebookNode, name: str) -> None:
 def build(source: Path, stored: Path | None = None) -> tuple[NotebookNode, list[str]]:
     """Build one notebook; also what to tell the author.
 
-    A code cell takes over the outputs of the cell of `stored` that has the same id and the same source.
+    A code cell takes over the outputs of the cell of `stored` that has the same source.
     """
     notebook = read_source(source)
     if stored is not None and stored.is_file():
-        known = {cell.get("id"): cell for cell in read_notebook(stored).cells if cell.cell_type == "code"}
+        known = {cell.source: cell for cell in read_notebook(stored).cells if cell.cell_type == "code"}
         for cell in notebook.cells:
-            old = known.get(cell.id)
-            if cell.cell_type == "code" and old is not None and old.source == cell.source:
+            if cell.cell_type == "code" and cell.source in known:
+                old = known[cell.source]
                 cell.outputs, cell.execution_count = old.outputs, old.execution_count
     return notebook, keep_committed_outputs(notebook, source.stem)
 

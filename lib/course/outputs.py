@@ -15,6 +15,7 @@ from lib.errors import InputError
 
 CHECKED = "nbval-check-output"
 KEY_FIGURE = "key-figure"
+INSTRUCTOR = "instructor"
 MAX_PNG_BYTES = 60_000
 COMPARED_MIMES = ("text/plain", "text/html", "text/markdown", "text/latex")
 NOTEBOOK_METADATA = {

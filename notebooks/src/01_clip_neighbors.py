@@ -357,6 +357,48 @@ for (name, text), places in ranks.items():
     print(f"{name}: an image that fits '{text}' is among the first ten:", bool(places.min() <= 10))
 
 # %% [markdown]
+# ## Exercises
+#
+# Write the formulas of this lesson yourself. The cell below each one holds your answer against a truth that does not
+# come from this course, and says what is wrong first.
+#
+# ### Neighbours (easy, 10 minutes)
+#
+# For features $e_i$, the model on each image and $K$, give the rows of the $K$ most similar images that show *another*
+# model, best first. Similarity is the cosine.
+#
+# <details><summary>Hint: an image finds itself</summary>
+#
+# The image is its own best match. Leave out everything that shows its model: the image itself does.
+#
+# </details>
+#
+# <details><summary>Hint: a neighbour with a long vector wins</summary>
+#
+# The cosine divides by both lengths. Normalise the rows once, then one matrix product gives all cosines.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-knn"
+import torch
+
+
+def my_neighbors(features, models, k):
+    """Rows (N, K) of neighbours for features (N, D) and the model of each image."""
+    # BEGIN SOLUTION
+    unit = features / features.norm(dim=1, keepdim=True)
+    similarity = unit @ unit.T
+    same = torch.tensor([[a == b for b in models] for a in models])
+    return similarity.masked_fill(same, -2).topk(k, dim=1).indices
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-knn"
+from lib.course import check
+
+check.knn(my_neighbors)
+
+# %% [markdown]
 # ## Questions
 #
 # 1. Which embedding would you give to SSC? Which would you have chosen by the paper's test alone?

@@ -368,7 +368,81 @@ figure = nb02.failure_figure({case: found["worst"] for case, found in by_pixels.
 # camera ($b = z$); a full one proves nothing. Both have weight 0 in Eq. 4, so that no NaN leaves the loss;
 # `lib.geometry.distance_transform.count_unusable` counts them, and a training of SDF-SRN writes the counts into its log.
 # Where crops cut objects, train with `--set beyond=unknown`.
+
+# %% [markdown]
+# ## Exercises
 #
+# Write the formulas of this lesson yourself. The cell below each one holds your answer against a truth that does not
+# come from this course, and says what is wrong first.
+#
+# ### The bound (medium, 15 minutes)
+#
+# Give $b(z; u)$ for pixels $u$ on the plane at focal length 1, their distances $D$ in the same unit, and depths $z$.
+#
+# <details><summary>Hint: NaN at the principal point</summary>
+#
+# Eq. 1 divides by $|u|$. The closed form does not: which term of $b_t^2$ is smallest, and which largest, at $t = 0$?
+#
+# </details>
+#
+# <details><summary>Hint: the bound is too large</summary>
+#
+# $zD$ is the distance to the circle at depth $z$. The ray through its farthest point comes nearer than that before depth $z$.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-sdf-lower-bound"
+import torch
+
+
+def my_bound(u, D, z):
+    """Bounds (N,) for pixels u (N, 2), distances D (N,) and depths z (N,)."""
+    # BEGIN SOLUTION
+    return z * D / (1 + (u.norm(dim=-1) + D) ** 2).sqrt()
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-sdf-lower-bound"
+from lib.course import check
+
+check.sdf_lower_bound(my_bound)
+
+# %% [markdown]
+# ### The loss (medium, 10 minutes)
+#
+# Write Eq. 4 for $f$ and $b$ at some depths of some pixels. $D$ is 0 for pixels inside the silhouette.
+#
+# <details><summary>Hint: the loss is infinite</summary>
+#
+# A pixel of the silhouette has $D = 0$ and no weight. `torch.where` still divides by 0 unless $D$ is replaced first.
+#
+# </details>
+#
+# <details><summary>Hint: the loss does not depend on the number of depths</summary>
+#
+# Eq. 4 has a sum over depths inside the weighted mean over pixels.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-bound-loss"
+import torch
+
+
+def my_bound_loss(f, b, D):
+    """Eq. 4 for f and b (pixels, depths) and distances D (pixels,)."""
+    # BEGIN SOLUTION
+    weight = torch.where(D > 0, 1 / torch.where(D > 0, D, 1.0), 0.0)
+    missing = (b - f).clamp(min=0).sum(dim=-1)
+    return (weight * missing).sum() / weight.sum()
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-bound-loss"
+from lib.course import check
+
+check.bound_loss(my_bound_loss)
+
+# %% [markdown]
 # ## Questions
 #
 # 1. Prove that the ball of radius $b$ never reaches behind the camera. (Compare $b$ with $z$ as $D \to \infty$.)

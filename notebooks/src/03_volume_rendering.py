@@ -243,6 +243,81 @@ for (beta, n), e in on_sphere.items():
     print(f"β = {beta:<6g} {n:5} samples: mask {e.mask:.4f}, depth {e.depth:.4f}, normals {e.normal:.2f}°")
 
 # %% [markdown]
+# ## Exercises
+#
+# Write the formulas of this lesson yourself. The cell below each one holds your answer against a truth that does not
+# come from this course, and says what is wrong first.
+#
+# ### The density (easy, 10 minutes)
+#
+# Write $\sigma$ for signed distances and a width $\beta$.
+#
+# <details><summary>Hint: the shape is inside out</summary>
+#
+# $s < 0$ is inside, where $\Psi_\beta(-s)$ must be near 1.
+#
+# </details>
+#
+# <details><summary>Hint: training ends in NaN</summary>
+#
+# `torch.where` differentiates both branches. Keep the exponent of the branch that is not taken from overflowing: use $|s|$.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-laplace-density"
+import torch
+
+
+def my_density(sdf, beta):
+    """Densities of signed distances (any shape), VolSDF Eq. 2-3."""
+    # BEGIN SOLUTION
+    tail = 0.5 * torch.exp(-sdf.abs() / beta)
+    return torch.where(sdf > 0, tail, 1 - tail) / beta
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-laplace-density"
+from lib.course import check
+
+check.laplace_density(my_density)
+
+# %% [markdown]
+# ### The weights (medium, 15 minutes)
+#
+# Write $w_i = T_i \alpha_i$ for densities and depths (rays, samples). The last interval has length 0.
+#
+# <details><summary>Hint: the first sample is already dark</summary>
+#
+# $T_i$ counts what is *before* sample $i$. A cumulative sum includes $i$ itself.
+#
+# </details>
+#
+# <details><summary>Hint: the background fills the mask</summary>
+#
+# The last sample has no right neighbour. Here its interval has length 0.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-weights"
+import torch
+
+
+def my_weights(density, depths):
+    """Weights (rays, samples)."""
+    # BEGIN SOLUTION
+    lengths = torch.cat([depths.diff(dim=-1), torch.zeros_like(depths[:, :1])], dim=-1)
+    optical_depth = density * lengths
+    before = optical_depth.cumsum(dim=-1) - optical_depth
+    return torch.exp(-before) * (1 - torch.exp(-optical_depth))
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-weights"
+from lib.course import check
+
+check.weights(my_weights)
+
+# %% [markdown]
 # ## Questions
 #
 # 1. A ray just misses a wall: it runs parallel to it at distance $d$ over a length $L$. What is its mask at width

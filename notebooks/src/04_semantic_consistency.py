@@ -263,7 +263,81 @@ figure = nb04.weighting_figure(weighting)
 # %% [markdown]
 # So the released code samples almost uniformly, by accident. It does not crash and the
 # loss falls: such mistakes are found by measuring a case with a known answer.
+
+# %% [markdown]
+# ## Exercises
 #
+# Write the formulas of this lesson yourself. The cell below each one holds your answer against a truth that does not
+# come from this course, and says what is wrong first.
+#
+# ### Overlap of soft masks (easy, 5 minutes)
+#
+# Write the intersection over union of Eq. 2 for masks (images, pixels) with values in $[0, 1]$, one number an image.
+#
+# <details><summary>Hint: equal masks do not give 1</summary>
+#
+# They need not: half a pixel and half a pixel may be different halves. Intersection is $ab$, union $a + b - ab$.
+#
+# </details>
+#
+# <details><summary>Hint: NaN for an image without an object</summary>
+#
+# 0 / 0. Two empty masks agree: add the same tiny number above and below.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-soft-iou"
+import torch
+
+
+def my_iou(a, b):
+    """Intersection over union of soft masks (B, pixels): (B,)."""
+    # BEGIN SOLUTION
+    both = (a * b).sum(dim=-1)
+    return (both + 1e-6) / ((a + b).sum(dim=-1) - both + 1e-6)
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-soft-iou"
+from lib.course import check
+
+check.soft_iou(my_iou)
+
+# %% [markdown]
+# ### The trick of SSC (medium, 10 minutes)
+#
+# `encode(image)` gives shape, texture and viewpoint; `render(shape, texture, viewpoint)` draws them. What is compared with
+# the *neighbour's* image? The check gives you an encoder and a renderer that write down what they see.
+#
+# <details><summary>Hint: the query learns nothing</summary>
+#
+# If the neighbour is rendered from its own shape, the loss never touches the query.
+#
+# </details>
+#
+# <details><summary>Hint: colours come out mixed</summary>
+#
+# Only the shape is shared. Whose texture does the neighbour's photo show, and from where?
+#
+# </details>
+
+
+# %% tags=["exercise"] slug="exercise-ssc"
+def my_ssc(encode, render, query, neighbor):
+    """The rendering that Eq. 3 compares with the neighbour's image."""
+    # BEGIN SOLUTION
+    shape, _, _ = encode(query)
+    _, texture, viewpoint = encode(neighbor)
+    return render(shape, texture, viewpoint)
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-ssc"
+from lib.course import check
+
+check.ssc(my_ssc)
+
+# %% [markdown]
 # ## Questions
 #
 # 1. Exclude nothing (use `naive`) and fit with the nearest neighbour. Which number would you have published?

@@ -205,7 +205,51 @@ display(comparison_table(grid_results("tables-2-3"), "view"))
 # Every interval of a difference in 10 x CD includes 0: we *cannot tell*. What can be seen in
 # `lib/results/tables-2-3.png` is that surfaces are rougher without normals, which the Chamfer distance hardly notices. Our
 # normals are exact, so dropping a fifth of them can only lose information here.
+
+# %% [markdown]
+# ## Exercises
 #
+# Write the formulas of this lesson yourself. The cell below each one holds your answer against a truth that does not
+# come from this course, and says what is wrong first.
+#
+# ### The normal loss (hard, 20 minutes)
+#
+# Write $5\,\lVert R^\top n - \hat n\rVert_1 + 1 - \cos$ as a mean over the share `keep` of *all* pixels of the batch that have the
+# smallest $1 - \cos$. Rotations $R$ turn the world into the camera.
+#
+# <details><summary>Hint: right normals cost something</summary>
+#
+# For row vectors $R^\top n$ is `n @ R`. A joint rotation of everything must cost nothing.
+#
+# </details>
+#
+# <details><summary>Hint: an image full of wrong normals still counts</summary>
+#
+# Flatten images and pixels before you sort: a bad image may lose all its pixels.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-normal-loss"
+import torch
+
+
+def my_normal_loss(rendered, estimated, rotation, keep):
+    """For rendered (B, P, 3, world) and estimated normals (B, P, 3, camera), rotations (B, 3, 3)."""
+    # BEGIN SOLUTION
+    target = estimated @ rotation
+    angular = 1 - (rendered * target).sum(dim=-1)
+    error = 5 * (rendered - target).abs().sum(dim=-1) + angular
+    best = angular.flatten().argsort()[: int(keep * angular.numel())]
+    return error.flatten()[best].mean()
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-normal-loss"
+from lib.course import check
+
+check.normal_loss(my_normal_loss)
+
+# %% [markdown]
 # ## Questions
 #
 # 1. Drop by *image* instead of by pixel: leave out the images with the largest mean error. When is that better?

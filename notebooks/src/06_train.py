@@ -356,7 +356,56 @@ print(f"10 x Chamfer distance (what 'shapes' looks at) {10 * scores['chamfer_dis
 # From a notebook, Accelerate's `notebook_launcher` starts the processes: run this one with `-p processes 4`. Each calls
 # `lib.training.__main__.train_recipe`, which makes its own data, system and accelerator. They train into the run folder;
 # when the notebook reaches its training cell, the run is already finished.
+
+# %% [markdown]
+# ## Exercises
 #
+# Write the formulas of this lesson yourself. The cell below each one holds your answer against a truth that does not
+# come from this course, and says what is wrong first.
+#
+# ### An even spread of azimuths (hard, 20 minutes)
+#
+# Nobody gives the viewpoints, so a prior says how they are spread: evenly. For azimuths as unit pairs (cos, sin), compare the
+# *sorted* values of cos, of sin and of cos · sin with those of the even grid $(2k - 1)\pi / B$, $k = 1 \dots B$: three L2
+# norms, summed and divided by $3B$. (In one dimension sorting solves the transport problem: this is a Wasserstein
+# distance.)
+#
+# <details><summary>Hint: an even spread costs something</summary>
+#
+# The images of a batch come in any order. Sort both sides before you subtract.
+#
+# </details>
+#
+# <details><summary>Hint: two different spreads cost the same</summary>
+#
+# Did you use all three projections?
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-azimuth-prior"
+import math
+
+import torch
+
+
+def my_azimuth_prior(azimuth):
+    """The distance of azimuths (B, 2) from an even spread."""
+    # BEGIN SOLUTION
+    count, total = len(azimuth), 0.0
+    grid = (2 * torch.arange(1, count + 1) - 1) * math.pi / count
+    even = torch.stack([grid.cos(), grid.sin()], dim=-1)
+    for project in (lambda p: p[:, 0], lambda p: p[:, 1], lambda p: p.prod(dim=-1)):
+        total = total + (project(azimuth).sort().values - project(even).sort().values).norm()
+    return total / (3 * count)
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-azimuth-prior"
+from lib.course import check
+
+check.azimuth_prior(my_azimuth_prior)
+
+# %% [markdown]
 # ## Questions to try
 #
 # 1. Set `semantic_weight=0.0` and train again. Which columns of the held-out figure get worse, and which do not?

@@ -330,6 +330,112 @@ display(summary_table().style.hide())
 redraw = controlled(place_table, key=dropdown("table", places()))
 
 # %% [markdown]
+# ## Exercises
+#
+# Write the formulas of this lesson yourself. The cell below each one holds your answer against a truth that does not
+# come from this course, and says what is wrong first.
+#
+# ### From an index to the world (easy, 5 minutes)
+#
+# Where is the vertex with index $i$ (it may lie between samples) on a grid of $N$ samples over $[-b, b]$?
+#
+# <details><summary>Hint: the mesh is a little too small</summary>
+#
+# Indices run from 0 to $N - 1$.
+#
+# </details>
+#
+# <details><summary>Hint: the mesh sits in a corner</summary>
+#
+# Index 0 is at $-b$, not at 0.
+#
+# </details>
+
+
+# %% tags=["exercise"] slug="exercise-index-to-world"
+def my_coordinate(i, N, b):
+    """Coordinate of index i."""
+    # BEGIN SOLUTION
+    return -b + 2 * b * i / (N - 1)
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-index-to-world"
+from lib.course import check
+
+check.index_to_world(my_coordinate)
+
+# %% [markdown]
+# ### Chamfer distance (easy, 10 minutes)
+#
+# Write Eq. 8 for two sets of points.
+#
+# <details><summary>Hint: the distance is tiny</summary>
+#
+# Eq. 8 has distances, not their squares. Other papers differ.
+#
+# </details>
+#
+# <details><summary>Hint: a missing leg costs nothing</summary>
+#
+# Look from the truth, too.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-chamfer"
+import torch
+
+
+def my_chamfer(P, Q):
+    """Chamfer distance of points (N, 3) and (M, 3)."""
+    # BEGIN SOLUTION
+    distances = torch.cdist(P, Q)
+    return 0.5 * distances.amin(dim=1).mean() + 0.5 * distances.amin(dim=0).mean()
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-chamfer"
+from lib.course import check
+
+check.chamfer(my_chamfer)
+
+# %% [markdown]
+# ### F-score (easy, 10 minutes)
+#
+# Write the F-score of predicted points $P$ and true points $Q$ at a threshold.
+#
+# <details><summary>Hint: half a chair scores too well</summary>
+#
+# The harmonic mean is nearer to the smaller of the two.
+#
+# </details>
+#
+# <details><summary>Hint: NaN for a shape that is far off</summary>
+#
+# If nothing is near, precision and recall are 0, and so is the F-score.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-f-score"
+import torch
+
+
+def my_f_score(P, Q, threshold):
+    """F-score of predicted (N, 3) and true points (M, 3)."""
+    # BEGIN SOLUTION
+    distances = torch.cdist(P, Q)
+    precision = (distances.amin(dim=1) < threshold).float().mean()
+    recall = (distances.amin(dim=0) < threshold).float().mean()
+    return 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-f-score"
+from lib.course import check
+
+check.f_score(my_f_score)
+
+# %% [markdown]
 # ## Measure your own
 #
 # ```bash

@@ -360,8 +360,47 @@ print(f"                     after {steps:3} steps of Adam:", [round(v, 2) for v
 #   counted as "inside" and have no surface.
 # - **Wrong viewpoints.** Everything above believes them. With viewpoints that are off by a few degrees bounds carve into
 #   the object, the louder the nearer to its outline. ShapeClipper exists because they are usually not known at all.
-#
+
+# %% [markdown]
 # ## Exercises
+#
+# Write the formulas of this lesson yourself. The cell below each one holds your answer against a truth that does not
+# come from this course, and says what is wrong first.
+#
+# ### How the surface moves (medium, 15 minutes)
+#
+# Give $dz^*/d\theta$ for rays with directions $d$, from $\partial f/\partial\theta$ and $\nabla f$ where they hit.
+#
+# <details><summary>Hint: a ball that grows moves away</summary>
+#
+# Differentiate $f(x(z^*)) = 0$ as a whole: both terms, with their signs.
+#
+# </details>
+#
+# <details><summary>Hint: only rays that hit head on are right</summary>
+#
+# $f$ changes along the ray by $\nabla f \cdot d$, not by $|\nabla f|$.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-dz-dtheta"
+import torch
+
+
+def my_dz_dtheta(df_dtheta, gradient, direction):
+    """For df/dtheta (N,), gradients of f (N, 3) and ray directions (N, 3): (N,)."""
+    # BEGIN SOLUTION
+    return -df_dtheta / (gradient * direction).sum(dim=-1)
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-dz-dtheta"
+from lib.course import check
+
+check.dz_dtheta(my_dz_dtheta)
+
+# %% [markdown]
+# ## Questions to try
 #
 # 1. *(5 min)* Why can an even march with $N$ steps miss a leg that sphere tracing finds with fewer evaluations, and why
 #    can the learned marcher miss it too? *Hint: which of them sees the distance before it decides?*

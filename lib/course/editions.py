@@ -1,0 +1,144 @@
+"""Editions of a notebook from its one source: solutions (what is committed), students', instructors', nbgrader's.
+
+An exercise is a code cell tagged ``exercise``. What the reader shall write stands in it between the lines
+``# BEGIN SOLUTION`` and ``# END SOLUTION``; the next cell, tagged ``check``, holds it against the truth
+(`lib.course.check`). A cell tagged ``instructor`` is in the instructors' edition only.
+"""
+
+import re
+import shutil
+import zipfile
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from lib.course.build import read_source, sources
+from lib.course.outputs import INSTRUCTOR, KEY_FIGURE, tags
+from lib.errors import InputError
+from lib.paths import NOTEBOOKS, REPOSITORY
+
+EXERCISE, CHECK = "exercise", "check"
+REGION = re.compile(r"^( *)# BEGIN SOLUTION\n.*?^ *# END SOLUTION\n?", re.MULTILINE | re.DOTALL)
+STUB = 'raise NotImplementedError("write this, then run the next cell")'
+# what the students' notebooks need to run without network, besides the packages of pyproject.toml
+NEEDED = ("lib", "notebooks/support", "pyproject.toml", "constraints.txt", "environment.yml", "Makefile", "LICENSE")
+MOST_MEGABYTES = 80
+
+
+def student(notebook: NotebookNode) -> NotebookNode:
+    """Solutions become stubs; outputs are left out, because they would give answers and predictions away.
+
+    Raises
+    ------
+    InputError
+        An exercise without a solution, a mark without its partner, or an exercise that no check follows.
+    """
+    edition = solution(notebook)
+    code = [cell for cell in edition.cells if cell.cell_type == "code"]
+    for cell, following in zip(code, [*code[1:], None], strict=True):
+        if EXERCISE in tags(cell):
+            cell.source, count = REGION.subn(lambda match: f"{match[1]}{STUB}\n", cell.source)
+            if count == 0 or "SOLUTION" in cell.source:
+                raise InputError(
+                    f"exercise '{cell.id}' needs '# BEGIN SOLUTION' and '# END SOLUTION' around its answer"
+                )
+            if following is None or CHECK not in tags(following):
+                raise InputError(f"exercise '{cell.id}' has no check: let a cell tagged 'check' follow it")
+        elif "SOLUTION" in cell.source:
+            raise InputError(f"cell '{cell.id}' has a solution and is no exercise: tag it 'exercise'")
+        cell.outputs, cell.execution_count = [], None
+    return edition
+
+
+def solution(notebook: NotebookNode) -> NotebookNode:
+    """Without what is for instructors."""
+    edition = deepcopy(notebook)
+    edition.cells = [cell for cell in edition.cells if INSTRUCTOR not in tags(cell)]
+    return edition
+
+
+def slides(notebook: NotebookNode) -> NotebookNode:
+    """The title and the key figures with the headings above them, each a slide (for ``nbconvert --to slides``)."""
+    edition, heading = solution(notebook), None
+    chosen = []
+    for cell in edition.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("#"):
+            heading = deepcopy(cell)
+            heading.source = heading.source.split("\n\n")[0]
+            if not chosen:
+                chosen.append(heading)
+        pictured = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        if pictured or KEY_FIGURE in tags(cell):
+            chosen += [heading, cell] if heading is not chosen[0] else [cell]
+    for cell in chosen:
+        cell.metadata["slideshow"] = {"slide_type": "slide" if cell.cell_type == "markdown" else "-"}
+    edition.cells = chosen
+    return edition
+
+
+def assignment(notebook: NotebookNode, points: int = 1) -> NotebookNode:
+    """Exercises and checks marked for nbgrader, which itself cuts the solutions out and runs the checks."""
+    edition = solution(notebook)
+    for cell in edition.cells:
+        kind = next((kind for kind in (EXERCISE, CHECK) if kind in tags(cell)), None)
+        if kind is not None:
+            grade = {"schema_version": 3, "grade_id": cell.id, "task": False, "cell_type": "code"}
+            grade |= {"solution": kind == EXERCISE, "grade": kind == CHECK, "locked": kind == CHECK}
+            cell.metadata["nbgrader"] = grade | ({"points": points} if kind == CHECK else {})
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return edition
+
+
+def write_classroom(output: Path, folder: Path = NOTEBOOKS, names: Sequence[str] = ()) -> dict[str, int]:
+    """Write all editions below `output`, replacing what an earlier call wrote there; gives how many notebooks each has.
+
+    ``student/``, ``solution/``, ``instructor/``, ``slides/``; ``nbgrader/source/NAME/NAME.ipynb`` for notebooks with
+    exercises; and ``student.zip``, which holds all that the students' edition needs.
+
+    Raises
+    ------
+    InputError
+        A source is not as it should be, or the zip would be larger than `MOST_MEGABYTES`.
+    """
+    counts: dict[str, int] = {}
+    made = {}
+    for source in sources(folder, names):
+        stored = folder / f"{source.stem}.ipynb"
+        whole = read_source(source, instructor=True)
+        committed = nbformat.read(stored, as_version=4) if stored.is_file() else solution(whole)
+        made["student", source.stem] = student(whole)
+        made["solution", source.stem] = committed
+        made["instructor", source.stem] = whole
+        made["slides", source.stem] = slides(committed)
+        if any(EXERCISE in tags(cell) for cell in whole.cells):
+            made["nbgrader", source.stem] = assignment(whole)
+    shutil.rmtree(output, ignore_errors=True)
+    for (edition, name), notebook in made.items():
+        path = output / edition / f"{name}.ipynb"
+        path = output / "nbgrader" / "source" / name / path.name if edition == "nbgrader" else path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, path)
+        counts[edition] = counts.get(edition, 0) + 1
+    write_zip(output / "student.zip", output / "student")
+    return counts
+
+
+def write_zip(path: Path, notebooks: Path, needed: Sequence[str] = NEEDED) -> None:
+    """Pack the students' notebooks with the package, its data and weights, and how to install them."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for notebook in sorted(notebooks.glob("*.ipynb")):
+            archive.write(notebook, f"course/notebooks/{notebook.name}")
+        for name in needed:
+            place = REPOSITORY / name
+            for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+                if file.is_file() and "__pycache__" not in file.parts:
+                    archive.write(file, f"course/{file.relative_to(REPOSITORY)}")
+        archive.write(REPOSITORY / "README.md", "course/README.md")
+    size = path.stat().st_size / 1e6
+    if size > MOST_MEGABYTES:
+        path.unlink()
+        raise InputError(f"{path} would have {size:.0f} MB, more than {MOST_MEGABYTES}; leave weights or data out")
