@@ -8,6 +8,9 @@ EXECUTE   ?=
 DEVICE    ?= cpu
 NAME      ?=
 SEEDS     ?= 3
+STUDENTS  ?=
+UPDATE    ?=
+OPTIONS   ?=
 
 VENV   := .venv
 STAMP  := $(VENV)/.course-ready
@@ -54,8 +57,8 @@ run: $(STAMP)  ## execute the notebooks into runs/PROFILE/, with a gallery index
 test: $(STAMP)  ## unit tests, then every notebook by papermill, then their stored outputs by nbval
 	@$(COURSE) test --jobs $(JOBS)
 
-lab: $(STAMP)  ## JupyterLab on the course
-	@$(VENV)/bin/jupyter lab --notebook-dir=notebooks
+lab: $(STAMP)  ## JupyterLab on working copies in work/ (STUDENTS=1: with exercises to solve; UPDATE=1; OPTIONS="--ip=...")
+	@$(COURSE) lab $(if $(STUDENTS),--students) $(if $(UPDATE),--update) -- $(OPTIONS)
 
 notebooks: $(STAMP)  ## build notebooks/*.ipynb from notebooks/src (EXECUTE=1 also runs them and stores outputs)
 	@$(COURSE) build $(if $(EXECUTE),--execute) $(NOTEBOOKS)
@@ -75,7 +78,7 @@ lint: $(STAMP)  ## ruff, and that each .ipynb is what its source builds
 	@$(COURSE) build --check
 
 lock: $(STAMP)  ## write constraints.txt: the newest versions that pyproject.toml admits, for 3.11, 3.12 and all systems
-	@$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --fork-strategy fewest --upgrade \
+	@$(VENV)/bin/uv pip compile pyproject.toml --extra dev --extra classroom --universal --fork-strategy fewest --upgrade \
 	  --no-annotate --no-header --no-emit-index-url --quiet --output-file constraints.txt.tmp
 	@mv constraints.txt.tmp constraints.txt
 	@echo "constraints.txt: $$(wc -l < constraints.txt) packages"

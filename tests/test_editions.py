@@ -140,6 +140,7 @@ def test_classroom_is_written_and_the_zip_has_what_students_need(tmp_path):
 
 def test_nbgrader_gives_a_solution_all_points_and_a_blank_one_none(tmp_path, monkeypatch):
     """nbgrader itself makes the students' version, and grades one of each."""
+    pytest.importorskip("nbgrader", reason="nbgrader is not installed: pip install '.[classroom]'")
     from nbgrader.api import Gradebook
     from nbgrader.apps import NbGraderAPI
     from traitlets.config import Config

@@ -13,6 +13,7 @@ from lib.course import build as builder
 from lib.course import run as runner
 from lib.course.editions import write_classroom
 from lib.course.gallery import write_gallery
+from lib.course.lab import WORK, open_lab, working_copies
 from lib.errors import InputError, exit_code
 from lib.paths import NOTEBOOKS, REPOSITORY, RUNS
 
@@ -58,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     classroom.add_argument("names", nargs="*", help="only these (06, 06_train)")
     classroom.add_argument("--output", type=Path, default=REPOSITORY / "build" / "classroom")
     classroom.set_defaults(command=_classroom)
+
+    lab = commands.add_parser("lab", help="JupyterLab on working copies of the notebooks, in work/")
+    lab.add_argument("--students", action="store_true", help="copies of the students' edition, in work-student/")
+    lab.add_argument("--update", action="store_true", help="bring copies up to date; yours stay as they are")
+    lab.add_argument("options", nargs="*", help="for JupyterLab, after --")
+    lab.set_defaults(command=_lab)
 
     check = commands.add_parser("check-outputs", help="compare stored outputs with an execution's (nbval)")
     check.add_argument("names", nargs="*")
@@ -138,6 +145,12 @@ def _classroom(options: argparse.Namespace) -> bool:
         f"offline     {(options.output / 'student.zip').stat().st_size / 1e6:.0f} MB  {options.output / 'student.zip'}"
     )
     return False
+
+
+def _lab(options: argparse.Namespace) -> bool:
+    work = WORK.with_name("work-student") if options.students else WORK
+    print(*working_copies(options.folder, work, options.students, options.update), sep="\n", flush=True)
+    return open_lab(work, options.options) != 0
 
 
 def _check_outputs(options: argparse.Namespace) -> bool:

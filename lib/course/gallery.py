@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from lib.course.build import read_notebook
 from lib.course.outputs import KEY_FIGURE, pngs, tags
 from lib.course.run import format_memory, read_summary
 from lib.files import write_atomically
+from lib.paths import NOTEBOOKS
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -165,6 +167,7 @@ def render_notebook(path: Path) -> str:
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""
     about = {"metadata": {"name": path.stem, "path": str(path.parent)}}
     page, _ = exporter.from_notebook_node(notebook, resources=about)
+    page = page.replace(f"href='{os.path.relpath(path.parent, NOTEBOOKS)}/", "href='")  # links of IPython's FileLink
     return re.sub(r"(<body[^>]*>)", lambda match: match[1] + BAR, page, count=1)
 
 
