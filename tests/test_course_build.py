@@ -103,8 +103,11 @@ def executed(tmp_path):
         cell.metadata["collapsed"] = False
     cell_of(notebook, "draw-one-code").outputs = [picture(dot)]
     cell_of(notebook, "draw-one-code-2").outputs = [
+        nbformat.v4.new_output("stream", name="stdout", text="trained in 3.25 s, 840 MB, 0.5 of 3 steps\n"),
+        nbformat.v4.new_output("stream", name="stderr", text="a warning"),
         picture(dot + 255),
-        display(**{"application_vnd.plotly.v1+json": {}}),
+        display(**{"application_vnd.plotly.v1+json": {}, "text_html": "<script>"}),
+        display(text_html='<table id="T_3fa2b"><td id="T_3fa2b_0">1</td>', text_plain="a Styler"),
     ]
     cell_of(notebook, "total").outputs = [
         nbformat.v4.new_output("stream", name="stdout", text="0"),
@@ -115,7 +118,8 @@ def executed(tmp_path):
     return notebook
 
 
-def test_committed_outputs_are_checked_text_and_one_figure_a_section(tmp_path):
+def test_committed_outputs_are_what_a_reader_on_the_web_needs(tmp_path):
+    """All text, tables and figures in their order; no times, warnings, widgets, plotly data or drawn names."""
     notebook = executed(tmp_path)
     assert outputs.keep_committed_outputs(notebook, "03_spheres") == []
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
@@ -123,23 +127,35 @@ def test_committed_outputs_are_checked_text_and_one_figure_a_section(tmp_path):
     assert [output.text for output in cell_of(notebook, "total").outputs] == ["0\n"]  # pieces are joined
     (figure,) = cell_of(notebook, "draw-one-code").outputs
     assert list(figure.data) == ["image/png"]
-    assert cell_of(notebook, "draw-one-code-2").outputs == []
+    text, figure, table = cell_of(notebook, "draw-one-code-2").outputs
+    assert text.text == "trained in … s, … MB, 0.5 of 3 steps\n"
+    assert list(figure.data) == ["image/png"]
+    assert table.data == {"text/html": '<table id="T_00000"><td id="T_00000_0">1</td>'}
     assert not {"execution", "collapsed"} & {key for cell in notebook.cells for key in cell.metadata}
     once = nbformat.writes(notebook)
     outputs.keep_committed_outputs(notebook, "03_spheres")
     assert nbformat.writes(notebook) == once
+
+
+def test_a_cell_that_failed_is_not_stored(tmp_path):
     notebook = executed(tmp_path)
-    cell_of(notebook, "draw-one-code").metadata.pop("tags")  # without a key figure the last one stays
-    outputs.keep_committed_outputs(notebook, "03_spheres")
+    cell_of(notebook, "draw-one-code").outputs = [nbformat.v4.new_output("error", ename="E", evalue="e", traceback=[])]
+    with pytest.raises(InputError, match="ended with an error"):
+        outputs.keep_committed_outputs(notebook, "03_spheres")
+
+
+def test_a_text_without_end_is_left_out_with_a_word(tmp_path):
+    notebook = executed(tmp_path)
+    cell_of(notebook, "draw-one-code").outputs = [display(text_html="x" * (outputs.MAX_TEXT + 1))]
+    assert "100,000 characters" in outputs.keep_committed_outputs(notebook, "03_spheres")[0]
     assert cell_of(notebook, "draw-one-code").outputs == []
-    assert len(outputs.pngs(cell_of(notebook, "draw-one-code-2"))) == 1
 
 
 def test_a_large_figure_is_made_to_fit():
     ramp = np.linspace(0, 255, 900, dtype=np.float32)
     noise = np.random.default_rng(0).normal(0, 6, (600, 900, 3))
     large = png((ramp[None, :, None] + noise).clip(0, 255).astype(np.uint8))
-    assert len(large) > 10 * outputs.MAX_PNG_BYTES
+    assert len(large) > 6 * outputs.MAX_PNG_BYTES
     small = outputs.shrink_png(large)
     assert small is not None and len(small) <= outputs.MAX_PNG_BYTES
     difference = np.asarray(Image.open(io.BytesIO(small)).convert("L").resize((90, 60)), float) - ramp[None, ::10]
@@ -188,7 +204,7 @@ def test_check_finds_every_difference_but_outputs(tmp_path):
     build.write_notebook(notebook, target)
     assert build.differences(tmp_path) == []
     source.write_text(SOURCE.replace("figure = 2", "figure = 3"))
-    assert "figure = 2" in build.differences(tmp_path)[0]
+    assert "figure = 3" in build.differences(tmp_path)[0]
     source.write_text(SOURCE)
     notebook.metadata["papermill"] = {}
     nbformat.write(notebook, target)

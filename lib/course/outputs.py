@@ -1,11 +1,12 @@
-"""Which outputs of an executed notebook are committed.
+"""Which outputs of an executed notebook are committed: what a reader on the web needs.
 
-A reader on the web sees figures, and nbval compares text; everything else would only make the repository
-grow: widget state, plotly figures, warnings, metadata with times.
+Every printed text, table, formula, shown source and figure stays. What is different in each run goes: times, memory,
+warnings, widget state, plotly's data (its figures have a picture beside them) and metadata.
 """
 
 import base64
 import io
+import re
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
@@ -16,7 +17,10 @@ from lib.errors import InputError
 CHECKED = "nbval-check-output"
 KEY_FIGURE = "key-figure"
 INSTRUCTOR = "instructor"
-MAX_PNG_BYTES = 60_000
+MAX_PNG_BYTES = 150_000
+MAX_TEXT = 100_000  # characters of one output
+CHANGING = re.compile(r"\b\d+(?:\.\d+)? ?(?=(?:s|ms|seconds|minutes|MB|GB)\b)|0x[0-9a-f]{6,}")
+STYLER_ID = re.compile(r"T_[0-9a-f]{5}(?![0-9a-f])")  # pandas draws one for each styled table
 COMPARED_MIMES = ("text/plain", "text/html", "text/markdown", "text/latex")
 NOTEBOOK_METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -44,40 +48,65 @@ def pngs(cell: NotebookNode) -> list[bytes]:
 def keep_committed_outputs(notebook: NotebookNode, name: str) -> list[str]:
     """Strip a notebook, in place, to what is committed; doing it twice changes nothing more.
 
-    Cells tagged ``nbval-check-output`` keep their text; a section keeps at most one PNG of at most 60 KB:
-    that of the cell tagged ``key-figure``, else its last.
-
     Returns
     -------
     list of str
-        Sentences about figures that were left out.
+        Sentences about outputs that were left out because they are too large.
 
     Raises
     ------
     InputError
-        Where a checked cell shows what cannot be committed, so that nbval could never pass.
+        A cell ended with an error, or one tagged ``nbval-check-output`` shows what nbval cannot compare.
     """
-    sections: list[list[NotebookNode]] = [[]]
+    notes: list[str] = []
     for cell in notebook.cells:
-        sections += [[]] if is_heading(cell) else []
-        sections[-1].append(cell)
         for key in UNSTORED:
             cell.metadata.pop(key, None)
-    notes = []
-    for section in sections:
-        code = [cell for cell in section if cell.cell_type == "code"]
-        pictured = sorted((cell for cell in code if pngs(cell)), key=lambda cell: KEY_FIGURE in tags(cell))
-        small = shrink_png(pngs(pictured[-1])[-1]) if pictured else None
-        if pictured and small is None:
-            size = f"{MAX_PNG_BYTES // 1000} KB"
-            notes.append(f"{name}: the figure of cell '{pictured[-1].id}' is over {size} and is not stored")
-        for cell in code:
-            cell.outputs = _checked_outputs(cell, name) if CHECKED in tags(cell) else []
-        if small is not None:
-            picture = {"image/png": base64.b64encode(small).decode()}
-            pictured[-1].outputs.append(new_output("display_data", data=picture))
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = (_checked_outputs if CHECKED in tags(cell) else _shown_outputs)(cell, name, notes)
     notebook.metadata = NotebookNode({key: NotebookNode(value) for key, value in NOTEBOOK_METADATA.items()})
     return notes
+
+
+def _shown_outputs(cell: NotebookNode, name: str, notes: list[str]) -> list[NotebookNode]:
+    """Text, tables and formulas of a cell, in order, without numbers that change from run to run."""
+    kept: list[NotebookNode] = []
+    for output in cell.outputs:
+        if output.output_type == "error":
+            raise InputError(f"cell '{cell.id}' of {name} ended with an error: repair it before storing outputs")
+        if output.output_type == "stream":
+            text = CHANGING.sub("… ", output.text) if output.name == "stdout" else ""
+            if text and kept and kept[-1].output_type == "stream":  # how a stream is cut depends on timing
+                kept[-1].text += text
+            elif text:
+                kept.append(new_output("stream", name="stdout", text=text))
+        elif "image/png" in output.data:
+            kept += _stored_picture(output, cell, name, notes)
+        elif not any(mime.startswith("application/") for mime in output.data):
+            data = {mime: _steady(output.data[mime]) for mime in output.data if mime in COMPARED_MIMES}
+            if "text/html" in data or "text/markdown" in data:
+                data.pop("text/plain", None)  # the same again, for terminals
+            if sum(map(len, data.values())) > MAX_TEXT:
+                notes.append(f"{name}: cell '{cell.id}' shows more than {MAX_TEXT:,} characters, which are not stored")
+            elif data:
+                kept.append(new_output("display_data", data=data))
+    return kept
+
+
+def _stored_picture(output: NotebookNode, cell: NotebookNode, name: str, notes: list[str]) -> list[NotebookNode]:
+    """The picture of an output, small enough; none where it cannot be made so."""
+    small = shrink_png(base64.b64decode(output.data["image/png"]))
+    if small is None:
+        notes.append(f"{name}: a figure of cell '{cell.id}' is over {MAX_PNG_BYTES // 1000} KB and is not stored")
+        return []
+    return [new_output("display_data", data={"image/png": base64.b64encode(small).decode()})]
+
+
+def _steady(text: str) -> str:
+    """A table without the names that pandas draws anew each time, and without what differs between runs."""
+    names = list(dict.fromkeys(STYLER_ID.findall(text)))
+    return CHANGING.sub("… ", STYLER_ID.sub(lambda match: f"T_{names.index(match[0]):05d}", text))
 
 
 def shrink_png(png: bytes, limit: int = MAX_PNG_BYTES) -> bytes | None:
@@ -94,8 +123,8 @@ def shrink_png(png: bytes, limit: int = MAX_PNG_BYTES) -> bytes | None:
     return None
 
 
-def _checked_outputs(cell: NotebookNode, name: str) -> list[NotebookNode]:
-    """The text of a cell that nbval compares."""
+def _checked_outputs(cell: NotebookNode, name: str, notes: list[str]) -> list[NotebookNode]:
+    """The text of a cell that nbval compares, and its pictures, which nbval does not look at."""
     kept: list[NotebookNode] = []
     for output in cell.outputs:
         if output.output_type == "error":
@@ -109,6 +138,9 @@ def _checked_outputs(cell: NotebookNode, name: str) -> list[NotebookNode]:
                 kept[-1].text += output.text
             else:
                 kept.append(new_output("stream", name="stdout", text=output.text))
+            continue
+        if "image/png" in output.data:
+            kept += _stored_picture(output, cell, name, notes)
             continue
         unstorable = [mime for mime in output.data if mime.startswith("application/")]
         if unstorable:

@@ -61,6 +61,52 @@ scene = nb03.mesh_scene(mesh, viewpoint_at(35, 20), 80 if profile == "quick" els
 figure = nb03.comparison_figure(scene, beta=0.02, samples=64)
 
 # %% [markdown]
+# ## Where a ray comes from
+#
+# The world has z up, and the object is centred in a cube of side 1. A camera has x to the right, y down and z forward
+# (OpenCV's axes). At azimuth $\gamma$, elevation $\theta$, roll $\rho$ and distance $d$ a point $X$ of the world is at
+#
+# $$X_{cam} = R\,X + (0, 0, d)^\top, \qquad R = R_z(\rho)\,R_x(\theta)\,R_y(\gamma)\,P, \qquad
+# P = \begin{pmatrix} -1 & 0 & 0 \\ 0 & 0 & -1 \\ 0 & -1 & 0 \end{pmatrix}$$
+#
+# so the camera itself stands at $-R^\top (0, 0, d)^\top$. A pixel at $(x, y)$, in image widths from the upper left corner,
+# sees along $R^\top \big((x - \tfrac12)/f,\; (y - \tfrac12)/f,\; 1\big)^\top$, made 1 long; $f$ is the focal length in image
+# widths. Turn the camera by 90 degrees with your hand first: along which axis of the world does it look?
+
+# %%
+from lib.geometry.cameras import Viewpoint, camera_rays
+
+quarter = torch.tensor(torch.pi / 2)
+P = torch.tensor([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]])
+c, s = quarter.cos(), quarter.sin()
+R = torch.tensor([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ P  # azimuth 90 degrees, no elevation, no roll
+camera = -R.T @ torch.tensor([0.0, 0, 5])
+middle = R.T @ torch.tensor([0.0, 0, 1])  # through (1/2, 1/2)
+corner = R.T @ torch.tensor([(0 - 0.5) / 4, (0 - 0.5) / 4, 1])  # through (0, 0), f = 4
+print("camera at", camera.round(decimals=3).tolist(), "looking along", middle.round(decimals=3).tolist())
+view = Viewpoint.from_angles(quarter[None], torch.zeros(1), distance=5.0, focal=4.0)
+rays = camera_rays(view, torch.tensor([[[0.5, 0.5], [0.0, 0.0]]]))
+assert torch.allclose(rays.origins[0, 0], camera, atol=1e-6)
+assert torch.allclose(rays.directions[0], torch.stack([middle, corner / corner.norm()]), atol=1e-6)
+
+# %% [markdown]
+# ## A point, encoded
+#
+# A network that sees only $(x, y, z)$ learns smooth functions. So each coordinate also enters as sines and cosines of
+# growing frequency (Sec. 3.4; NeRF, 2020): fine detail is then as easy to express as the coarse.
+#
+# $$e(x) = \big(x,\; \sin 2^0 x, \dots, \sin 2^{F-1} x,\; \cos 2^0 x, \dots, \cos 2^{F-1} x\big)$$
+#
+# With three coordinates and $F = 6$ these are 39 numbers. (SDF-SRN has a factor $\pi$ in front of $x$.)
+
+# %%
+from lib.fields.encoding import encode
+
+x = torch.tensor([0.5, 0.0, -0.25])
+parts = [x] + [torch.sin(2**k * x) for k in range(6)] + [torch.cos(2**k * x) for k in range(6)]
+assert torch.equal(torch.cat(parts), encode(x, 6)) and len(encode(x, 6)) == 39
+
+# %% [markdown]
 # How did a designer's mesh become a distance function? Such meshes are soups of triangles with holes, so "inside" is
 # not what their faces say. We call a point inside if it sees no way out in any of 26 directions, measure the distance
 # to the surface, and keep both on a grid (`lib/geometry/distance_grid.py`). Everything below holds for the learned

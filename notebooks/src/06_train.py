@@ -112,6 +112,32 @@ display(terms, ablation_table())
 show_source(ShapeClipper.losses)
 
 # %% [markdown]
+# ## One field for many objects, and angles without a seam
+#
+# Two things are in the step above that nobody has explained yet.
+#
+# **A code.** The field is one network for all chairs. It gets the point $x$ *and* the code $s$, which the encoder read from
+# the image. The first layer is $W_x x + W_s s + b$: for one object $W_s s + b$ is the same at every point, a bias that the
+# image chooses. (SDF-SRN goes further: there the image chooses all weights, notebook 10.)
+#
+# **A viewpoint.** An angle as a number has a seam: 350° and 10° are neighbours, and their mean is 180°, the opposite side.
+# As unit pairs $(\cos\gamma, \sin\gamma)$ their mean points to 0°. So the estimator predicts pairs, and losses compare
+# pairs.
+
+# %%
+layer = system.sdf_field.hidden[0]  # the first layer of f_S; its inputs are the encoded point (39) and the code (64)
+x, s = torch.rand(5, 39, device=layer.weight.device), torch.rand(64, device=layer.weight.device)
+joined = torch.cat([x, s.expand(5, 64)], dim=-1) @ layer.weight.T + layer.bias
+W_x, W_s = layer.weight[:, :39], layer.weight[:, 39:]
+assert torch.allclose(joined, x @ W_x.T + (W_s @ s + layer.bias), atol=1e-5)
+
+angles = torch.deg2rad(torch.tensor([350.0, 10.0]))
+pair = torch.stack([angles.cos(), angles.sin()], dim=-1).mean(dim=0)
+print(
+    f"mean of the numbers: {angles.mean().rad2deg():.0f}°, of the pairs: {torch.atan2(pair[1], pair[0]).rad2deg():.0f}°"
+)
+
+# %% [markdown]
 # ## The profiles
 #
 # The quick profile is small in every way, and it is *told* the viewpoints. The real problem, `small` and `paper`,
