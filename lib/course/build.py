@@ -144,7 +144,7 @@ def differences(folder: Path = NOTEBOOKS, names: Sequence[str] = ()) -> list[str
         changed = [line for line in list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:] if line[0] in "+-"]
         if changed:  # a cell with another source loses its count of executions, which says less
             telling = [line for line in changed if "execution_count" not in line and "image/png" not in line]
-            line = (telling or changed)[-1]  # a cell's source comes after its outputs
+            line = max((telling or changed)[-3:], key=len)  # a cell's source comes after its outputs
             found.append(f"{committed.name} differs from its source at {line[:200]!r}: run 'make notebooks'")
     stems = {source.stem for source in sources(folder)}
     orphans = [path.name for path in sorted(folder.glob("*.ipynb")) if path.stem not in stems]
