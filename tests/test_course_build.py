@@ -204,7 +204,7 @@ def test_check_finds_every_difference_but_outputs(tmp_path):
     build.write_notebook(notebook, target)
     assert build.differences(tmp_path) == []
     source.write_text(SOURCE.replace("figure = 2", "figure = 3"))
-    assert "figure = 3" in build.differences(tmp_path)[0]
+    assert "figure = 2" in build.differences(tmp_path)[0]
     source.write_text(SOURCE)
     notebook.metadata["papermill"] = {}
     nbformat.write(notebook, target)

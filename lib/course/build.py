@@ -139,13 +139,20 @@ def differences(folder: Path = NOTEBOOKS, names: Sequence[str] = ()) -> list[str
         if not committed.is_file():
             found.append(f"{committed.name} is not built: run 'make notebooks'")
             continue
-        old = committed.read_text(encoding="utf-8").splitlines()
-        new = nbformat.writes(build(source, committed)[0], indent=1).splitlines()
-        changed = [line for line in list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:] if line[0] in "+-"]
-        if changed:  # a cell with another source loses its count of executions, which says less
-            telling = [line for line in changed if "execution_count" not in line and "image/png" not in line]
-            line = max((telling or changed)[-3:], key=len)  # a cell's source comes after its outputs
+        old, new = read_notebook(committed), build(source, committed)[0]
+        changed = _changed_lines(committed.read_text(encoding="utf-8"), nbformat.writes(new, indent=1) + "\n")
+        if changed:
+            for notebook in (old, new):  # what the source says is more telling than what a cell shows
+                for cell in notebook.cells:
+                    cell |= {"outputs": [], "execution_count": None} if cell.cell_type == "code" else {}
+            telling = _changed_lines(nbformat.writes(old, indent=1), nbformat.writes(new, indent=1))
+            line = max(telling or changed, key=len)
             found.append(f"{committed.name} differs from its source at {line[:200]!r}: run 'make notebooks'")
     stems = {source.stem for source in sources(folder)}
     orphans = [path.name for path in sorted(folder.glob("*.ipynb")) if path.stem not in stems]
     return found + [f"{name} has no source in notebooks/src" for name in orphans]
+
+
+def _changed_lines(old: str, new: str) -> list[str]:
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm="")
+    return [line for line in list(lines)[2:] if line[0] in "+-"]
