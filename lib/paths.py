@@ -3,11 +3,14 @@
 import os
 from pathlib import Path
 
+from lib.errors import InputError
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY / "notebooks"
 RUNS = Path(os.environ.get("COURSE_RUNS") or REPOSITORY / "runs")  # tests and `--runs` write elsewhere
 FURNITURE = REPOSITORY / "lib" / "data" / "furniture"
 WEIGHTS = REPOSITORY / "lib" / "weights"
+PROFILES = ("quick", "full")
 RESULTS = REPOSITORY / "lib" / "results"  # measured by commands that the README gives, of checkpoints not shipped
 
 
@@ -15,7 +18,14 @@ def run_folder(notebook: str, profile: str, run_dir: str = "") -> Path:
     """Give the folder a notebook writes to, made if missing: `run_dir` if given, else ``runs/<profile>/<notebook>``.
 
     ``make run`` looks there for ``results.json`` and shows its rows in the gallery.
+
+    Raises
+    ------
+    InputError
+        `profile` is none that notebooks have: "Quick" would silently start the full training.
     """
+    if profile not in PROFILES:
+        raise InputError(f"profile: {profile!r} is none of {', '.join(PROFILES)}")
     folder = Path(run_dir) if run_dir else RUNS / profile / notebook
     folder.mkdir(parents=True, exist_ok=True)
     return folder

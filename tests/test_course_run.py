@@ -19,6 +19,7 @@ from lib.course.outputs import NOTEBOOK_METADATA
 from lib.course.parameters import Parameter, check_parameters, convert, read_parameters
 from lib.course.process import MeasuredProcess
 from lib.errors import InputError
+from lib.paths import run_folder
 
 PARAMETERS = """
 profile = "quick"  # quick | full: how much to compute
@@ -156,7 +157,8 @@ def test_the_gallery_shows_figure_time_results_and_error(ran):
 def test_pages_of_notebooks_link_back_and_draw_formulas(ran):
     target, _, _ = ran
     page = (target / "00_good.html").read_text()
-    assert 'href="index.html"' in page
+    assert 'href="index.html"' in page and "<title>A good one</title>" in page
+    assert page.count('<img alt="a straight line" src="data:image/png') == 1
     assert "<msup><mi>x</mi><mn>2</mn></msup>" in page
     assert "MathJax.js" not in page and "require.min.js" not in page
 
@@ -427,3 +429,9 @@ def test_formulas_become_mathml_and_code_stays(tmp_path):
 
 def test_memory_is_shown_in_readable_units():
     assert [run.format_memory(value) for value in (3.2, 840.4, 1536.0)] == ["3 MB", "840 MB", "1.5 GB"]
+
+
+def test_a_mistyped_profile_starts_nothing(tmp_path):
+    with pytest.raises(InputError, match="profile: 'Quick' is none of quick, full"):
+        run_folder("00_good", "Quick", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

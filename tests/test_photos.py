@@ -47,6 +47,14 @@ def test_a_photo_with_a_mask_equals_its_cut_out(tmp_path):
     assert torch.equal(together, read_photo(tmp_path / "photo.png", tmp_path / "mask.png"))
 
 
+def test_an_inverted_mask_is_one_sentence(tmp_path):
+    rgba = cut_out()
+    for name, array in (("photo", rgba[..., :3]), ("mask", 255 - rgba[..., 3])):
+        (tmp_path / f"{name}.png").write_bytes(image_bytes(array))
+    with pytest.raises(InputError, match="marks most of the photo's border"):
+        read_photo(tmp_path / "photo.png", tmp_path / "mask.png")
+
+
 def test_an_upload_stays_in_its_folder_and_is_turned_upright(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()

@@ -208,3 +208,8 @@ def test_the_upload_button_shows_figure_and_sentence(shown, tmp_path):
     reconstruct = upload.upload_control(make_system(TINY).eval(), tmp_path, 32)
     reconstruct()
     assert isinstance(shown[0], ipywidgets.VBox)
+
+
+def test_sliders_show_as_many_digits_as_a_step_has():
+    shown = {step: slider("x", 0.0, 0.0, 1.0, step).readout_format for step in (0.005, 0.05, 0.1, 1.0)}
+    assert shown == {0.005: ".3f", 0.05: ".2f", 0.1: ".1f", 1.0: ".0f"}

@@ -62,8 +62,7 @@ def solution(notebook: NotebookNode) -> NotebookNode:
 
 def slides(notebook: NotebookNode) -> NotebookNode:
     """The title and the key figures with the headings above them, each a slide (for ``nbconvert --to slides``)."""
-    edition, heading = solution(notebook), None
-    chosen = []
+    edition, chosen, heading = solution(notebook), [], None
     for cell in edition.cells:
         if cell.cell_type == "markdown" and cell.source.startswith("#"):
             heading = deepcopy(cell)
@@ -72,7 +71,7 @@ def slides(notebook: NotebookNode) -> NotebookNode:
                 chosen.append(heading)
         pictured = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
         if pictured or KEY_FIGURE in tags(cell):
-            chosen += [heading, cell] if heading is not chosen[0] else [cell]
+            chosen += [cell] if heading in chosen else [heading, cell]
     for cell in chosen:
         cell.metadata["slideshow"] = {"slide_type": "slide" if cell.cell_type == "markdown" else "-"}
     edition.cells = chosen

@@ -29,6 +29,7 @@ SHOWN_ROWS = 12
 ABOUT = ["system", "name", "variant", "category", "protocol", "seed", "steps"]
 BAR = """<nav style="position:sticky;top:0;z-index:9;background:#17324d;color:#fff;font:14px system-ui,sans-serif;
 padding:.6rem 1rem"><a href="index.html" style="color:#fff">&larr; all notebooks</a></nav>"""
+PICTURE = re.compile(r'(<div class="jp-RenderedImage[^>]*>\s*<img )')  # which nbconvert gives no words
 # what the converter of formulas does not know, and what it does know that looks the same
 SYNONYMS = (("{aligned}", "{align*}"), (r"\operatorname", r"\mathrm"), (r"\lVert", r"\|"), (r"\rVert", r"\|"))
 
@@ -165,9 +166,12 @@ def render_notebook(path: Path) -> str:
             cell.outputs = [_showable(output, path.parent) for output in cell.outputs if not _is_bare_widget(output)]
     exporter = _PageExporter(template_name="lab", embed_images=True)
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""
-    about = {"metadata": {"name": path.stem, "path": str(path.parent)}}
+    about = {"metadata": {"name": heading_and_purpose(notebook, path.stem)[0], "path": str(path.parent)}}
     page, _ = exporter.from_notebook_node(notebook, resources=about)
     page = page.replace(f"href='{os.path.relpath(path.parent, NOTEBOOKS)}/", "href='")  # links of IPython's FileLink
+    told = [cell.metadata.get("alt", "a figure") for cell in notebook.cells for _ in pngs(cell)]
+    words = iter(html.escape(text, quote=True) for text in told)
+    page = PICTURE.sub(lambda match: f'{match[1]}alt="{next(words, "a figure")}" ', page)
     return re.sub(r"(<body[^>]*>)", lambda match: match[1] + BAR, page, count=1)
 
 
@@ -185,7 +189,8 @@ def _showable(output: NotebookNode, folder: Path) -> NotebookNode:
     if not (folder / "plotly.min.js").is_file():
         _write(folder / "plotly.min.js", get_plotlyjs())
     figure = html.escape(json.dumps(output.data[PLOTLY]), quote=True)
-    draw = "var f=JSON.parse(e.dataset.figure);Plotly.newPlot(e,f.data,f.layout,{responsive:true})"
+    options = "{responsive:true,scrollZoom:false,displayModeBar:false}"  # the wheel scrolls the page
+    draw = f"var f=JSON.parse(e.dataset.figure);Plotly.newPlot(e,f.data,f.layout,{options})"
     page = '<script src="plotly.min.js"></script>'
     page += f'<div class="plotly-figure" data-figure="{figure}"></div>'
     page += f"<script>(function(e){{{draw}}})(document.currentScript.previousElementSibling)</script>"

@@ -9,7 +9,7 @@ import trimesh
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.data.images import FileContent, crop_to_mask, open_image, read_sample_images
+from lib.data.images import INSIDE, FileContent, crop_to_mask, open_image, read_sample_images
 from lib.data.photos_reading import MODES
 from lib.errors import InputError
 from lib.files import write_atomically
@@ -26,8 +26,16 @@ def read_photo(photo: Path | str, mask: Path | str = "", size: int = 64) -> Floa
         RGBA image whose alpha is the mask, or any image together with `mask`.
     mask : path, optional
         White object on black, of the photo's size.
+
+    Raises
+    ------
+    InputError
+        A file cannot be read, the two differ in size, or the mask marks the background.
     """
     rgb, opacity, _ = read_sample_images(Path(photo), Path(mask) if str(mask) else None)
+    border = np.concatenate([opacity[0], opacity[-1], opacity[:, 0], opacity[:, -1]])
+    if str(mask) and (border >= INSIDE).mean() > 0.5:
+        raise InputError(f"The mask {mask} marks most of the photo's border; the object must be white, the rest black.")
     cropped, _ = crop_to_mask(rgb, opacity, size=size)
     return torch.tensor(cropped)[None].float() / 255
 

@@ -109,8 +109,11 @@ def turnable(meshes: dict[str, trimesh.Trimesh], azimuths: Sequence[float] = (40
     plotly.graph_objects.Figure
     """
     import plotly.graph_objects as go
+    from plotly.io import renderers
     from plotly.subplots import make_subplots
 
+    # the wheel scrolls the page instead of shrinking the mesh, and no bar of buttons hides a title
+    renderers["plotly_mimetype"].config.update(scrollZoom=False, displayModeBar=False)
     cells = [[{"type": "scene"} for _ in meshes]]
     figure = make_subplots(rows=1, cols=len(meshes), specs=cells, subplot_titles=list(meshes), horizontal_spacing=0.01)
     hidden = {"visible": False, "range": [-0.62, 0.62]}

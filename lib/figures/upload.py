@@ -16,6 +16,7 @@ from lib.figures.shapes import draw_mesh, facing
 from lib.figures.style import image_grid
 from lib.figures.viewer import closed
 from lib.geometry.cameras import Viewpoint
+from lib.paths import REPOSITORY
 
 TURNS = (0, 60, 120, 180)
 
@@ -63,7 +64,8 @@ def shape_of_uploads(
         shape = system.reconstruct(images.to(next(system.parameters()).device))
         mesh = shape.mesh(resolution=100)
         path = write_glb(mesh, folder / "photo.glb")
-        return shape_figure(images, mesh, shape.viewpoint, "your photo"), f"The mesh is in {path}."
+        shown = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
+        return shape_figure(images, mesh, shape.viewpoint, "your photo"), f"The mesh is in {shown}."
     except InputError as error:
         return None, f"error: {error}"
 
@@ -87,6 +89,11 @@ def upload_control(system: nn.Module, folder: Path, size: int = 64) -> Callable[
                 display(closed(figure))
             print(sentence)
 
+    def forget_mask(_=None) -> None:
+        masks.value = ()
+
+    without = ipywidgets.Button(description="no mask")
+    without.on_click(forget_mask)
     button.on_click(reconstruct)
-    display(ipywidgets.VBox([ipywidgets.HBox([photos, masks, button]), shown]))
+    display(ipywidgets.VBox([ipywidgets.HBox([photos, masks, without, button]), shown]))
     return reconstruct

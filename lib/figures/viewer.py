@@ -40,18 +40,21 @@ def controlled(draw: Callable[..., Any], **controls: ipywidgets.ValueWidget) -> 
     callable
         Draws again; what the controls call.
     """
-    errors = ipywidgets.Output()
-    display(ipywidgets.VBox([ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"}), errors]))
+    errors, busy = ipywidgets.Output(), ipywidgets.Label()
+    row = ipywidgets.HBox([*controls.values(), busy], layout={"flex_flow": "row wrap"})
+    display(ipywidgets.VBox([row, errors]))
     handle = display(closed(draw(**values_of(controls))), display_id=True)
 
     def redraw(change: Any = None) -> None:
         errors.clear_output()
+        busy.value = "drawing …"
         with errors:
             try:
                 handle.update(closed(draw(**values_of(controls))))
             except InputError as error:  # what a reader can mend is one sentence, the rest a traceback
                 handle.update(Pretty(""))
                 print(f"error: {error}")
+        busy.value = ""
 
     for control in controls.values():
         control.observe(redraw, names="value")
@@ -91,8 +94,10 @@ def slider(label: str, value: float, low: float, high: float, step: float, unit:
     whole = all(isinstance(number, int) for number in (value, low, high, step))
     kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
     name = f"{label} ({unit})" if unit else label
-    wide = {"description_width": "initial"}
-    return kind(value, min=low, max=high, step=step, description=name, continuous_update=False, style=wide)
+    about = {"description": name, "continuous_update": False, "style": {"description_width": "initial"}}
+    if not whole:  # as many digits as a step has
+        about["readout_format"] = f".{len(f'{step:g}'.partition('.')[2])}f"
+    return kind(value, min=low, max=high, step=step, **about)
 
 
 def dropdown(label: str, options: list, value: Any = None) -> ipywidgets.Dropdown:

@@ -434,7 +434,8 @@ check.azimuth_prior(my_azimuth_prior)
 # %% [markdown]
 # ## Questions to try
 #
-# 1. Set `semantic_weight=0.0` and train again. Which columns of the held-out figure get worse, and which do not?
+# 1. Put `semantic_weight=0.0` into `.changed(...)` in the second cell and run everything from there: that cell empties the
+#    run folder, and a finished run would only be read again. Which columns of the held-out figure get worse?
 # 2. The ball has radius 0.5. What would you expect from a start with radius 0.1? Try `sphere_radius`.
 # 3. Compare each dashed curve with its solid one. Which term of the neighbour should stay higher, and does it here?
 # 4. Halve `beta_final`. What happens to the normals, and to the seconds a step takes?

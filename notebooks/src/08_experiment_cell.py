@@ -56,9 +56,10 @@ print(f"{recipe}, row '{row}', seed {seed}: {changes or 'nothing'} changed; {len
 # %% [markdown]
 # ## Train
 #
-# The seed fixes the first weights, the order of the images and every random draw. It is the same for each row, so a row
-# differs from the full method in its switch and in nothing else. Training goes on where the run folder stopped, and
-# refuses a folder of another configuration. It keeps the weights that explain the validation *images* best, or the last
+# The seed fixes the first weights, the order of the images and every random draw, and each row gets the same seeds. Still a
+# row differs from the full method in more than its switch: a term that is taken away draws nothing, so all later draws of
+# a step are others. That is noise, and one reason why a row needs several seeds. Training goes on where the run folder
+# stopped, and refuses a folder of another configuration. It keeps the weights that explain the validation *images* best, or the last
 # ones where a dataset has no validation images; no true shape takes part in the choice.
 #
 # One row of SDF-SRN's Table 3, "w/ test-time optimization", trains nothing. It takes the full method's networks, and
