@@ -12,6 +12,7 @@ from PIL import Image
 
 from lib.course import build, outputs
 from lib.errors import InputError
+from lib.paths import REPOSITORY
 
 SOURCE = """# %% [markdown]
 # # Spheres
@@ -103,7 +104,9 @@ def executed(tmp_path):
         cell.metadata["collapsed"] = False
     cell_of(notebook, "draw-one-code").outputs = [picture(dot)]
     cell_of(notebook, "draw-one-code-2").outputs = [
-        nbformat.v4.new_output("stream", name="stdout", text="trained in 3.25 s, 840 MB, 0.5 of 3 steps\n"),
+        nbformat.v4.new_output(
+            "stream", name="stdout", text=f"trained in 3.25 s, 840 MB, 0.5 of 3 steps: {REPOSITORY / 'runs'}\n"
+        ),
         nbformat.v4.new_output("stream", name="stderr", text="a warning"),
         picture(dot + 255),
         display(**{"application_vnd.plotly.v1+json": {}, "text_html": "<script>"}),
@@ -128,7 +131,7 @@ def test_committed_outputs_are_what_a_reader_on_the_web_needs(tmp_path):
     (figure,) = cell_of(notebook, "draw-one-code").outputs
     assert list(figure.data) == ["image/png"]
     text, figure, table = cell_of(notebook, "draw-one-code-2").outputs
-    assert text.text == "trained in … s, … MB, 0.5 of 3 steps\n"
+    assert text.text == "trained in … s, … MB, 0.5 of 3 steps: runs\n"
     assert list(figure.data) == ["image/png"]
     assert table.data == {"text/html": '<table id="T_00000"><td id="T_00000_0">1</td>'}
     assert not {"execution", "collapsed"} & {key for cell in notebook.cells for key in cell.metadata}

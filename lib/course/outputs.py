@@ -6,6 +6,7 @@ warnings, widget state, plotly's data (its figures have a picture beside them) a
 
 import base64
 import io
+import os
 import re
 
 from nbformat import NotebookNode
@@ -13,6 +14,7 @@ from nbformat.v4 import new_output
 from PIL import Image
 
 from lib.errors import InputError
+from lib.paths import REPOSITORY
 
 CHECKED = "nbval-check-output"
 KEY_FIGURE = "key-figure"
@@ -76,7 +78,7 @@ def _shown_outputs(cell: NotebookNode, name: str, notes: list[str]) -> list[Note
         if output.output_type == "error":
             raise InputError(f"cell '{cell.id}' of {name} ended with an error: repair it before storing outputs")
         if output.output_type == "stream":
-            text = CHANGING.sub("… ", output.text) if output.name == "stdout" else ""
+            text = _steady(output.text) if output.name == "stdout" else ""
             if text and kept and kept[-1].output_type == "stream":  # how a stream is cut depends on timing
                 kept[-1].text += text
             elif text:
@@ -104,8 +106,9 @@ def _stored_picture(output: NotebookNode, cell: NotebookNode, name: str, notes: 
 
 
 def _steady(text: str) -> str:
-    """A table without the names that pandas draws anew each time, and without what differs between runs."""
+    """Text without what differs between runs and places: durations, folders, names that pandas draws for tables."""
     names = list(dict.fromkeys(STYLER_ID.findall(text)))
+    text = text.replace(f"{REPOSITORY}{os.sep}", "")
     return CHANGING.sub("… ", STYLER_ID.sub(lambda match: f"T_{names.index(match[0]):05d}", text))
 
 

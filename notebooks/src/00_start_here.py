@@ -270,3 +270,18 @@ print(f"images measured here: {len(rows)}, without a surface: {empty}; images ra
 # - The paper: Huang, Jampani, Thai, Li, Stojanov, Rehg, *ShapeClipper: Scalable 3D Shape Learning from Single-View
 #   Images via Geometric and CLIP-based Consistency*, CVPR 2023.
 # - `README.md` says how to use your own data and how to cite.
+
+# %% [markdown] tags=["instructor"]
+# ## For instructors: ninety minutes
+#
+# - 0-15 the picture and the mesh: let everybody turn the chair to its hidden side first, and say what was invented;
+# - 15-35 best, median, worst: collect guesses of the number before the table is run;
+# - 35-60 own photos (bring cut-outs with alpha; five of people, five of chairs);
+# - 60-90 what is given in training, and what is not: masks, normals, no viewpoints.
+#
+# **Common mistakes**
+#
+# - "It has seen this chair." It has not: models do not cross splits. Ask how one would check.
+# - "The normals are free." Somebody trained the network that estimates them, with 3D data.
+#
+# Timings of the cells are in the gallery that `make run` writes.

@@ -96,6 +96,9 @@ redraw = controlled(
 # (Sec. 3.2). Any data with a column `model` can be asked the same. With $m_i$ the model on image $i$:
 #
 # $$\text{share} = \underset{i}{\mathrm{mean}} \;\; \underset{j \in \mathcal N_5(i)}{\mathrm{mean}} \; [m_j = m_i]$$
+#
+# **Predict.** A random image shows the query's model in one case of seventy. How often do the five nearest by *pixels* show it,
+# and the five nearest by a network with *random* weights? Write down two numbers.
 
 # %%
 show_source(nb01.match_share, nb01.match_row)
@@ -116,6 +119,13 @@ else:
 # middle 95 % of the means. It says how well these models fix the mean; a mean over other models could lie outside. The
 # paper's two values stand below the line: other images, other networks, and 1,716 models to confuse instead of a few
 # dozen, so compare within either part only.
+#
+# <details><summary>What came out</summary>
+#
+# Pixels find the query's model in more than a quarter of the cases, and even random weights in more than a fifth. Copies of
+# a model share outline and shading, and that is enough.
+#
+# </details>
 #
 # **What goes wrong.** Look at the orange frames above. They are the *same object*, recoloured or turned. On CompCars too,
 # a neighbour that shows the query's model may be the same car, in the same advertisement, from the same side. It scores
@@ -139,6 +149,8 @@ else:
 # images (notebook **07** looks at it closely). Tables and figures show $10 \times CD$, where the longest side of an object
 # is 1. Each grey dot is one query. (Two draws of a thousand points from one and the same surface are 0.21 apart in these
 # units: that is the floor.)
+#
+# **Predict.** By what share are neighbours nearer in shape than random images of the category: a tenth, a half, nine tenths?
 
 # %% tags=["results"] alt="Chamfer distance from queries to their neighbours in each embedding and to random images"
 distances = None
@@ -217,6 +229,8 @@ else:
 # ## Do neighbours show another side?
 #
 # By how many degrees do the cameras of query and neighbour differ on the circle around the object?
+#
+# **Predict.** Will neighbours stand at the query's own side, anywhere, or opposite?
 
 # %% tags=["spread"] alt="Cumulative share of neighbours by azimuth difference, against random images of the category"
 spread = {}
@@ -417,3 +431,16 @@ check.knn(my_neighbors)
 # - Radford et al., *Learning transferable visual models from natural language supervision* (CLIP), 2021.
 # - Leibe and Schiele, *Analyzing appearance and contour based methods for object categorization*, 2003: ETH-80.
 # - Notebook **04**: what a good and a bad neighbour do to a shape; how one of five is drawn.
+
+# %% [markdown] tags=["instructor"]
+# ## For instructors: ninety minutes
+#
+# - 0-20 browse, with bets on the next neighbour; 20-40 the paper's test and why random weights score;
+# - 40-65 the bet itself, shapes; exercise *Neighbours* (10 minutes); 65-90 turns, and the choice of K.
+#
+# **Common mistakes**
+#
+# - Cosine and dot product are the same only for unit vectors: the exercise's third message.
+# - Intervals that overlap are read as "equal". They say "cannot tell".
+#
+# Timings of the cells are in the gallery that `make run` writes.

@@ -151,6 +151,8 @@ nb02.draw_chosen(nb02.turned_cone, easel, **values_of(chosen))
 # tight beside every outline. In perspective the ball is stopped by the *far* side of the cone, away from the
 # principal point, so the bound touches only if the object is on that side. Before and behind the object it says
 # little: a silhouette has no opinion on depth.
+#
+# **Predict.** For a pixel outside, at which depths is the bound near the truth: in front of the object, beside it, behind it?
 
 # %% tags=["gap"] alt="Gap between distance and bound over pixel and depth, in perspective and for parallel rays"
 figure = nb02.gap_figure({"perspective": scene, "parallel rays": parallel}, 40)
@@ -162,6 +164,8 @@ figure = nb02.gap_figure({"perspective": scene, "parallel rays": parallel}, 40)
 # the **visual hull**: the most that silhouettes can know, hollow of the seat excluded. The bound is positive exactly
 # outside the hull, but it is not the distance to the hull: that is larger, because the nearest place of the hull may be
 # one that no single view's ball touches.
+#
+# **Predict.** How much of the hull of eight views is armchair (its IoU with the armchair): 0.4, 0.7 or 0.95?
 
 # %% slug="one-view-two-four-eight-measured"
 from scipy.ndimage import distance_transform_edt
@@ -494,3 +498,16 @@ print("after so few steps the distance loss is ahead:", means["distance"] > mean
 # - Laurentini, *The visual hull concept for silhouette-based image understanding*, 1994: what silhouettes cannot know.
 # - Felzenszwalb, Huttenlocher, *Distance transforms of sampled functions*, 2012: the exact transform in linear time.
 # - Notebook **10** trains SDF-SRN with this loss; **03** shows what a renderer makes of a distance.
+
+# %% [markdown] tags=["instructor"]
+# ## For instructors: ninety minutes
+#
+# - 0-20 paint a silhouette, read the cone; 20-45 derive the bound on the board, exercise *The bound*;
+# - 45-60 exercise *The loss*; 60-75 the race: vote before it is run; 75-90 which masks break the proof.
+#
+# **Common mistakes**
+#
+# - D in pixels instead of units at focal length 1: bounds are too large by the image's size.
+# - The circle's nearest point is taken instead of the farthest.
+#
+# Timings of the cells are in the gallery that `make run` writes.

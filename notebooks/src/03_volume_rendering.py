@@ -145,6 +145,8 @@ redraw = nb03.ray_control(scene, scene.image_size * 55 // 96, scene.image_size *
 # ## How wrong is it?
 #
 # Now every combination of $\beta$ and samples, against exact ray casting of the same pixels.
+#
+# **Predict.** With 64 samples a ray, which $\beta$ gives the best normals: 0.1, 0.03, 0.01 or 0.001?
 
 # %% tags=["curves"] alt="Errors of mask, depth and normals over the number of samples, one line for each beta"
 from lib.evaluation import write_results
@@ -236,6 +238,8 @@ figure = nb03.interval_figure(scene, (0.1, 0.05, 0.03, 0.02, 0.01))
 # samples in the middle of the bins, but the middle has rings: errors that are the same in every step, so that
 # the network can learn to fit them. The scatter of random errors averages out over steps. Their *mean* does not, as the
 # figure shows: question 2 asks why.
+#
+# **Predict.** Which has the smaller mean error of depth, the middle of the bins or random positions?
 
 # %% tags=["jitter"] alt="Depth errors: rings with fixed samples, noise with random ones"
 generator = torch.Generator().manual_seed(seed)
@@ -401,3 +405,16 @@ print("density and distance give one normal:", largest < 1e-6)
 # - Huang et al., *ShapeClipper*, 2023, Sec. 3.1: uniform samples "with the exception" of that sampler.
 # - Max, *Optical models for direct volume rendering*, 1995: where the weights come from.
 # - Notebook **04** uses this renderer to ask one shape to explain two images; **05** uses its normals.
+
+# %% [markdown] tags=["instructor"]
+# ## For instructors: two times ninety minutes
+#
+# - first: the ray by hand (turn a chair in the room), the formulas, exercises *The density* and *The weights*;
+# - second: error curves, small beta, thin legs, the last interval.
+#
+# **Common mistakes**
+#
+# - An inclusive cumulative sum: the first sample is dark.
+# - NaN gradients through `torch.where`: let them print the gradient at sdf = 50.
+#
+# Timings of the cells are in the gallery that `make run` writes.

@@ -56,6 +56,8 @@ chosen = nb04.most_telling(candidates)
 # Our data holds every chair many times: stretched, recoloured, from other sides. Taken naively, the nearest images
 # are the same chair again. Then "semantic" consistency is multi-view supervision in disguise, and results look
 # better than the method is. So we only admit neighbours of *other* models.
+#
+# **Predict.** Of the five nearest images, taken naively, how many show the query's own chair, if chance is one in forty?
 
 # %% tags=["neighbors"] alt="A chair with its five naive neighbours, the same model recoloured, and with five of other models"
 features = image_features(data.rgb)
@@ -148,6 +150,8 @@ figure = nb04.gradient_figure(colored, query.viewpoint)
 #
 # Measured: the share of the surface's area with more than a twentieth of the largest gradient (its 99th percentile).
 # *Mirrored* adds what a hard symmetry passes on from the other half: it helps the sides, hardly the back.
+#
+# **Predict.** Which share of what faces away from the camera gets gradient from the own view? And with one neighbour more?
 
 # %% tags=["shares"] alt="Bars: share of the surface that receives gradient, by side, for the own view, mirrored, and with neighbours"
 sets = {
@@ -177,6 +181,9 @@ redraw = controlled(
 # Now let a shape follow it. To see what the *views* say, and not what a trained network knows about chairs, we fit a
 # fresh field, a sphere at first, to masks and normals alone: to the query's own view; to the query and the neighbour
 # of like shape; to the query and the armchair.
+#
+# **Predict.** Order the three by their distance to the true shape. Is the one with the armchair better or worse than the own view
+# alone?
 
 # %% tags=["fit"] alt="Shapes fitted to one view, with a good neighbour and with a bad one, from four sides"
 from lib.evaluation import write_results
@@ -363,3 +370,16 @@ print(f"a mask and itself at independent pixels: IoU {identical.mean():.1f}")
 # - Huang et al., *ShapeClipper*, 2023, Sec. 3.2 and Fig. 3 and 5; Table 2, row "w/o SSC": FS@1 falls from 0.132 to 0.096.
 # - Huang et al., *Planes vs. Chairs* (Cat3D), 2022: the same wish with category labels instead of neighbours.
 # - Notebook **05**: what normals add, for the shape and for the viewpoint.
+
+# %% [markdown] tags=["instructor"]
+# ## For instructors: ninety minutes
+#
+# - 0-20 the trap of copies; 20-40 Eq. 3, exercise *The trick of SSC*; 40-65 gradients on the surface;
+# - 65-90 the fit, and what a whole training says: why do the two not agree?
+#
+# **Common mistakes**
+#
+# - The neighbour's own shape is rendered. Ask what the query would learn.
+# - One chosen query is taken for a proof.
+#
+# Timings of the cells are in the gallery that `make run` writes.

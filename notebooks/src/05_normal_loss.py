@@ -128,6 +128,9 @@ show = controlled(
 # %% [markdown]
 # The dropped pixels are a mixture. How good is "large error" as a sign of "wrong normal"? Precision and recall over the
 # minibatch, for every share that could be kept:
+#
+# **Predict.** A quarter of the normals is wrong, and a fifth of the pixels is dropped. Which share of the dropped ones was wrong:
+# a quarter (chance), a half, or nearly all?
 
 # %%
 spoiled = nb05.corrupted(batch, wrong_share, torch.Generator().manual_seed(seed))
@@ -149,6 +152,8 @@ print(f"wrong among the kept: {ranked.wrong_share(0.8):.1%} instead of {ranked.w
 # *estimated* normals into the canonical frame with the rotation that it predicts, so $R$ stands inside the loss, twice:
 # in $R^\top n$ and in the rays that are rendered. Here is the loss of one image if its azimuth were wrong by some
 # angle, with arrows for the step that gradient descent would take (automatic differentiation through both places).
+#
+# **Predict.** Besides 0°, at which wrong azimuths do you expect valleys of the loss? Think of a chair's faces.
 
 # %%
 inside = (batch.mask[0].flatten() > 0.5).nonzero()[:, 0]
@@ -163,6 +168,8 @@ print("15° away on either side, the step goes home:", bool((slopes[near] * turn
 # Near the truth the arrows point home. Farther away there are other valleys, a quarter turn or a half turn off: a chair
 # has faces in three directions, and a seat looks like a seat from every side. How far does the pull reach? For each of
 # several images we walk downhill from every start, on the loss of the normals and on that of the mask.
+#
+# **Predict.** Which of the two brings more starts home?
 
 # %%
 many = data.batch(rows[: 6 if profile == "quick" else 48])
@@ -276,3 +283,15 @@ print("and leaves fewer wrong ones:", ranked.wrong_share(0.8) < ranked.wrong_sha
 #   outlier dropout to 0.640 (Pix3D; means of five seeds).
 # - Yu et al., *MonoSDF*, 2022: the same two terms with known cameras, in the camera's frame.
 # - Eftekhar et al., *Omnidata*, 2021: the estimator that the paper used, and what it was trained on.
+
+# %% [markdown] tags=["instructor"]
+# ## For instructors: ninety minutes
+#
+# - 0-25 frames, with three pens as axes; 25-55 exercise *The normal loss*; 55-70 dropout; 70-90 viewpoints.
+#
+# **Common mistakes**
+#
+# - R and its transpose: test with a joint rotation, which must cost nothing.
+# - Ranking inside each image keeps all of a bad one.
+#
+# Timings of the cells are in the gallery that `make run` writes.

@@ -133,9 +133,8 @@ assert torch.allclose(joined, x @ W_x.T + (W_s @ s + layer.bias), atol=1e-5)
 
 angles = torch.deg2rad(torch.tensor([350.0, 10.0]))
 pair = torch.stack([angles.cos(), angles.sin()], dim=-1).mean(dim=0)
-print(
-    f"mean of the numbers: {angles.mean().rad2deg():.0f}°, of the pairs: {torch.atan2(pair[1], pair[0]).rad2deg():.0f}°"
-)
+middle = torch.atan2(pair[1], pair[0]).rad2deg().abs()  # of -0 or 0
+print(f"mean of the numbers: {angles.mean().rad2deg():.0f}°, of the pairs: {middle:.0f}°")
 
 # %% [markdown]
 # ## The profiles
@@ -154,6 +153,8 @@ recipe_table()
 # system renders it at several steps. The first steps are pretraining, which only makes a ball; the curves start after it.
 #
 # We stop on purpose when three fifths are done.
+#
+# **Predict.** What appears first: the seat, the back, or the legs? Which term falls first?
 
 # %% tags=["train"] alt="Loss curves, and a held-out chair rendered at several steps"
 from lib.figures.viewer import LiveBoard, Snapshots
@@ -255,6 +256,8 @@ redraw = controlled(
 # them within a few pixels of the outline, where a ball of the right size is already half right, and where the shrinking
 # $\beta$ makes it more costly to be wrong. Where the shipped checkpoints are installed, choose their logs and
 # see what longer training does.
+#
+# **Predict.** Will the neighbour's terms end above the image's own?
 
 # %% tags=["curves"] alt="Weighted losses over the steps, one line a term, logarithmic"
 from lib.figures.training import loss_figure
@@ -274,6 +277,8 @@ redraw = controlled(
 # profile measures a few images, coarsely; notebook 07 explains both numbers and measures properly. "Before" is the ball.
 # For the shipped checkpoints the table shows the whole test set at full resolution, as measured by the command that made
 # them.
+#
+# **Predict.** How far will the Chamfer distance have come from the ball's towards that of the shipped checkpoints?
 
 # %% tags=["results"]
 from lib.evaluation import Run, evaluate, read_results, results_table, system_predictor, write_results
@@ -458,3 +463,16 @@ print("nearer to the true shapes than the ball:", after < before)
 # - `lib/training/loop.py` for the loop, `lib/training/batches.py` for the images of a step, also where several processes
 #   share it, and `lib/training/recipes.py` for the numbers.
 # - Notebook **07** measures what you trained: pass the run folder printed above as its `checkpoint`.
+
+# %% [markdown] tags=["instructor"]
+# ## For instructors: ninety minutes
+#
+# - 0-10 start the training cell, then read the objective while it runs; 10-40 terms, codes, unit pairs;
+# - 40-60 exercise *An even spread*; 60-90 curves, checkpoints, what goes wrong.
+#
+# **Common mistakes**
+#
+# - A finished run folder trains nothing: run the second cell again.
+# - Single rows of the log are read as trends.
+#
+# Timings of the cells are in the gallery that `make run` writes.

@@ -173,6 +173,8 @@ redraw = controlled(
 # With an unknown viewpoint `raw` is not fair: the network chose its canonical frame, and nobody told it where a chair's
 # front is. `rotation` is not fair either: it hides a wrong viewpoint. Numbers of different protocols cannot be compared,
 # so every row of our results names its protocol.
+#
+# **Predict.** In which protocol will this chair score best, and in which worst?
 
 # %% tags=["key-figure"] alt="Predicted and true points of one chair as four protocols compare them, front and side"
 figure = protocol_figure(clouds_of(picked["median"][0]))
@@ -184,6 +186,8 @@ figure = protocol_figure(clouds_of(picked["median"][0]))
 # average training chair, the *medoid* the most typical one. *Retrieval* finds the most similar training image, by
 # features of an ImageNet network or by the overlap of masks, and returns its true mesh. These baselines are strong: they
 # return smooth, real chairs, and those marked *true view* are told the viewpoint, which our network has to find.
+#
+# **Predict.** Put our two checkpoints into an order with the medoid and with retrieval, both with the true view.
 
 # %%
 from lib.evaluation.baselines import make_baselines
@@ -468,3 +472,15 @@ print("empty meshes:", int(sum(t.query("metric == 'empty'")["value"].sum() for t
 # - Tatarchenko et al., *What Do Single-view 3D Reconstruction Networks Learn?*, CVPR 2019: retrieval beats networks,
 #   and why the F-score is the better measure.
 # - `lib/evaluation` and `lib/geometry/alignment.py` measure; `notebooks/support/nb07.py` has the figures of this notebook.
+
+# %% [markdown] tags=["instructor"]
+# ## For instructors: ninety minutes
+#
+# - 0-15 guess the numbers; 15-45 exercises; 45-65 protocols; 65-90 baselines, and why tables cannot be ranked.
+#
+# **Common mistakes**
+#
+# - Squared distances; the arithmetic mean in the F-score; 0 / 0.
+# - A protocol that forgives more is taken for a better method.
+#
+# Timings of the cells are in the gallery that `make run` writes.

@@ -145,3 +145,14 @@ losses = [sum(r[k] for k in ("rgb", "mask") if k in r) for r in log if r["phase"
 print(f"{chosen.training.pretrain_steps} + {chosen.training.steps} steps, {len(rows)} images measured")
 print("losses of image and mask fell:", losses[-1] < losses[0])
 print("finished:", sorted(p.name for p in run.iterdir() if p.suffix in (".json", ".jsonl", ".parquet")))
+
+# %% [markdown] tags=["instructor"]
+# ## For instructors: thirty minutes
+#
+# - one cell live; then a table over seeds from `lib/results`, and what a star means.
+#
+# **Common mistakes**
+#
+# - One seed is taken for a result.
+#
+# Timings of the cells are in the gallery that `make run` writes.

@@ -166,6 +166,9 @@ redraw = nb10.march_explorer(cases, shown=14)
 # The lower row is the price: rays that truly hit and for which a method found nothing. The solids' marchers, trained for
 # a few seconds, and the chair's, trained with its field, stride past edges and what rays only graze; no bisection brings
 # them back.
+#
+# **Predict.** With sixteen evaluations a ray: which method has the smallest median error on an exact distance, and which misses the
+# most rays that hit?
 
 # %% tags=["marching-study"] alt="Median depth error and missed surfaces over evaluations a ray, for solids and a learned field"
 table = pd.concat([nb10.marching_table(case) for case in cases], ignore_index=True)
@@ -185,6 +188,8 @@ display(sixteen.rename(columns={"median": "median error", "p95": "95 % of errors
 # $z^*$ becomes a fixed blend of the two ends of the bracket, and its gradient reaches whatever decides where these ends
 # are: the marcher, and through the feature that the marcher sees also the field, but never as a displacement of the
 # surface. For a ball of radius $r$ hit head on, with a bracket that does not depend on it, $dz^*/dr$ must be $-1$:
+#
+# **Predict.** What will the unrolled gradient say about the radius?
 
 # %%
 from lib.geometry.cameras import Rays
@@ -310,6 +315,8 @@ if not pairs[1].is_file():
 # ```bash
 # python -m lib.course.experiment sdf-srn-table-3 --seeds 3 --steps 400 --set refine_steps=100    # 250 + 400 steps a cell
 # ```
+#
+# **Predict.** Which row hurts most in the paper, and which in ours?
 
 # %% tags=["ablations"] alt="Accuracy, coverage and Chamfer distance of each ablation, with the spread over seeds"
 from lib.evaluation.claims import place_table
@@ -429,3 +436,16 @@ print(
 print(f"{total} steps, and a shape for every image:", max(by_name.values()) < 1)
 print("rays are counted without rest:", len({c["last"] + c["early"] + c["none"] for c in crossings}) == 1)
 print("optimised codes explain the silhouettes at least as well:", bool(after.mean() > before.mean() - 0.02))
+
+# %% [markdown] tags=["instructor"]
+# ## For instructors: two times ninety minutes
+#
+# - first: the hypernetwork by hand, one ray, exercise *How the surface moves*;
+# - second: training, crossings, Table 3, test-time optimisation.
+#
+# **Common mistakes**
+#
+# - The minus sign; |grad f| instead of grad f . d.
+# - Accuracy without coverage: an empty shape can be accurate.
+#
+# Timings of the cells are in the gallery that `make run` writes.
