@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lib.course import check
+from support import check
 
 RIGHT, WRONG = {}, {}
 

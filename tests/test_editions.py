@@ -131,7 +131,13 @@ def test_classroom_is_written_and_the_zip_has_what_students_need(tmp_path):
     with zipfile.ZipFile(tmp_path / "room" / "student.zip") as archive:
         names = set(archive.namelist())
         inside = archive.read("course/notebooks/03_volume_rendering.ipynb").decode()
-    wanted = {"notebooks/support/nb03.py", "lib/course/check.py", "pyproject.toml", "constraints.txt", "README.md"}
+    wanted = {
+        "notebooks/support/nb03.py",
+        "notebooks/support/check.py",
+        "pyproject.toml",
+        "constraints.txt",
+        "README.md",
+    }
     assert {f"course/{name}" for name in wanted} <= names and "NotImplementedError" in inside
     assert not any("__pycache__" in name or "/src/" in name or name.endswith("test_check.py") for name in names)
     committed = nbformat.read(NOTEBOOKS / "03_volume_rendering.ipynb", 4)

@@ -2,7 +2,7 @@
 
 An exercise is a code cell tagged ``exercise``. What the reader shall write stands in it between the lines
 ``# BEGIN SOLUTION`` and ``# END SOLUTION``; the next cell, tagged ``check``, holds it against the truth
-(`lib.course.check`). A cell tagged ``instructor`` is in the instructors' edition only.
+(`notebooks/support/check.py`). A cell tagged ``instructor`` is in the instructors' edition only.
 """
 
 import re

@@ -408,7 +408,7 @@ def my_neighbors(features, models, k):
 
 
 # %% tags=["check"] slug="check-knn"
-from lib.course import check
+from support import check
 
 check.knn(my_neighbors)
 

@@ -407,7 +407,7 @@ def my_bound(u, D, z):
 
 
 # %% tags=["check"] slug="check-sdf-lower-bound"
-from lib.course import check
+from support import check
 
 check.sdf_lower_bound(my_bound)
 
@@ -442,7 +442,7 @@ def my_bound_loss(f, b, D):
 
 
 # %% tags=["check"] slug="check-bound-loss"
-from lib.course import check
+from support import check
 
 check.bound_loss(my_bound_loss)
 

@@ -327,7 +327,7 @@ def my_density(sdf, beta):
 
 
 # %% tags=["check"] slug="check-laplace-density"
-from lib.course import check
+from support import check
 
 check.laplace_density(my_density)
 
@@ -363,7 +363,7 @@ def my_weights(density, depths):
 
 
 # %% tags=["check"] slug="check-weights"
-from lib.course import check
+from support import check
 
 check.weights(my_weights)
 

@@ -306,7 +306,7 @@ def my_iou(a, b):
 
 
 # %% tags=["check"] slug="check-soft-iou"
-from lib.course import check
+from support import check
 
 check.soft_iou(my_iou)
 
@@ -340,7 +340,7 @@ def my_ssc(encode, render, query, neighbor):
 
 
 # %% tags=["check"] slug="check-ssc"
-from lib.course import check
+from support import check
 
 check.ssc(my_ssc)
 

@@ -252,7 +252,7 @@ def my_normal_loss(rendered, estimated, rotation, keep):
 
 
 # %% tags=["check"] slug="check-normal-loss"
-from lib.course import check
+from support import check
 
 check.normal_loss(my_normal_loss)
 

@@ -432,7 +432,7 @@ def my_azimuth_prior(azimuth):
 
 
 # %% tags=["check"] slug="check-azimuth-prior"
-from lib.course import check
+from support import check
 
 check.azimuth_prior(my_azimuth_prior)
 

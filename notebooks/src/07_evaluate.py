@@ -365,7 +365,7 @@ def my_coordinate(i, N, b):
 
 
 # %% tags=["check"] slug="check-index-to-world"
-from lib.course import check
+from support import check
 
 check.index_to_world(my_coordinate)
 
@@ -399,7 +399,7 @@ def my_chamfer(P, Q):
 
 
 # %% tags=["check"] slug="check-chamfer"
-from lib.course import check
+from support import check
 
 check.chamfer(my_chamfer)
 
@@ -435,7 +435,7 @@ def my_f_score(P, Q, threshold):
 
 
 # %% tags=["check"] slug="check-f-score"
-from lib.course import check
+from support import check
 
 check.f_score(my_f_score)
 

@@ -402,7 +402,7 @@ def my_dz_dtheta(df_dtheta, gradient, direction):
 
 
 # %% tags=["check"] slug="check-dz-dtheta"
-from lib.course import check
+from support import check
 
 check.dz_dtheta(my_dz_dtheta)
 
