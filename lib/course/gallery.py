@@ -29,7 +29,7 @@ SHOWN_ROWS = 12
 ABOUT = ["system", "name", "variant", "category", "protocol", "seed", "steps"]
 BAR = """<nav style="position:sticky;top:0;z-index:9;background:#17324d;color:#fff;font:14px system-ui,sans-serif;
 padding:.6rem 1rem"><a href="index.html" style="color:#fff">&larr; all notebooks</a></nav>"""
-PICTURE = re.compile(r'(<div class="jp-RenderedImage[^>]*>\s*<img )')  # which nbconvert gives no words
+PICTURE = re.compile(r'(<div class="jp-RenderedImage[^>]*>\s*<img )(?:alt="[^"]*"\s*)?')  # nbconvert knows no words
 # what the converter of formulas does not know, and what it does know that looks the same
 SYNONYMS = (("{aligned}", "{align*}"), (r"\operatorname", r"\mathrm"), (r"\lVert", r"\|"), (r"\rVert", r"\|"))
 
