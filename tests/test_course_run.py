@@ -68,6 +68,13 @@ print("steps", steps, profile, type(rate).__name__)
 print("the sum is 45")
 
 # %%
+import ipywidgets
+from IPython.display import FileLink, display
+
+display(ipywidgets.IntSlider())
+FileLink(os.path.relpath(folder / "results.json"))
+
+# %%
 print(Path.cwd().name, os.environ["OMP_NUM_THREADS"], os.environ["TQDM_DISABLE"], sys.executable)
 """
 )
@@ -159,6 +166,7 @@ def test_pages_of_notebooks_link_back_and_draw_formulas(ran):
     page = (target / "00_good.html").read_text()
     assert 'href="index.html"' in page and "<title>A good one</title>" in page
     assert page.count('<img alt="a straight line" ') == 1 and "No description" not in page
+    assert 'href="00_good/results.json"' in page and "unpkg.com" not in page  # a link that works, a control left out
     assert "<msup><mi>x</mi><mn>2</mn></msup>" in page
     assert "MathJax.js" not in page and "require.min.js" not in page
 
@@ -179,7 +187,7 @@ def test_execute_stores_outputs_that_nbval_then_checks(course):
     assert build.differences(course, ["00"]) == []
     check = ["check-outputs", "00", "--executed", str(runs / "quick")]
     code, printed, _ = command(course, *check)
-    assert code == 0 and "6 passed" in printed
+    assert code == 0 and "7 passed" in printed
     path.write_text(path.read_text().replace("steps 10 quick", "steps 11 quick"))
     code, printed, _ = command(course, *check)
     assert code == 1 and "steps 11 quick" in printed and "1 failed" in printed

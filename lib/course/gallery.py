@@ -3,7 +3,6 @@
 import base64
 import html
 import json
-import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -20,14 +19,14 @@ from lib.course.build import read_notebook
 from lib.course.outputs import KEY_FIGURE, pngs, tags
 from lib.course.run import format_memory, read_summary
 from lib.files import write_atomically
-from lib.paths import NOTEBOOKS
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RESULTS_TAG = "results"
 SHOWN_ROWS = 12
 ABOUT = ["system", "name", "variant", "category", "protocol", "seed", "steps"]
-BAR = """<nav style="position:sticky;top:0;z-index:9;background:#17324d;color:#fff;font:14px system-ui,sans-serif;
+BAR = """<style>.jp-RenderedMarkdown pre, .jp-RenderedMarkdown code { font-family: Menlo, Consolas, "DejaVu Sans Mono",
+monospace !important } .jp-RenderedMarkdown pre { white-space: pre !important; overflow-x: auto }</style><nav style="position:sticky;top:0;z-index:9;background:#17324d;color:#fff;font:14px system-ui,sans-serif;
 padding:.6rem 1rem"><a href="index.html" style="color:#fff">&larr; all notebooks</a></nav>"""
 PICTURE = re.compile(r'(<div class="jp-RenderedImage[^>]*>\s*<img )(?:alt="[^"]*"\s*)?')  # nbconvert knows no words
 # what the converter of formulas does not know, and what it does know that looks the same
@@ -161,6 +160,7 @@ class _PageExporter(HTMLExporter):
 def render_notebook(path: Path) -> str:
     """Render an executed notebook to HTML: formulas as MathML, plotly figures alive, nothing loaded from a network."""
     notebook = read_notebook(path)
+    notebook.metadata.pop("widgets", None)  # else the page asks the web for a script that shows controls
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [_showable(output, path.parent) for output in cell.outputs if not _is_bare_widget(output)]
@@ -168,7 +168,8 @@ def render_notebook(path: Path) -> str:
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""
     about = {"metadata": {"name": heading_and_purpose(notebook, path.stem)[0], "path": str(path.parent)}}
     page, _ = exporter.from_notebook_node(notebook, resources=about)
-    page = page.replace(f"href='{os.path.relpath(path.parent, NOTEBOOKS)}/", "href='")  # links of IPython's FileLink
+    # IPython's FileLink counts from the notebooks, a page from its own folder
+    page = re.sub(rf'href="\.\./[^"]*?{re.escape(path.parent.name)}/', 'href="', page)
     told = [cell.metadata.get("alt", "a figure") for cell in notebook.cells for _ in pngs(cell)]
     words = iter(html.escape(text, quote=True) for text in told)
     page = PICTURE.sub(lambda match: f'{match[1]}alt="{next(words, "a figure")}" ', page)
