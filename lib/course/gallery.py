@@ -25,8 +25,11 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 RESULTS_TAG = "results"
 SHOWN_ROWS = 12
 ABOUT = ["system", "name", "variant", "category", "protocol", "seed", "steps"]
-BAR = """<style>.jp-RenderedMarkdown pre, .jp-RenderedMarkdown code { font-family: Menlo, Consolas, "DejaVu Sans Mono",
-monospace !important } .jp-RenderedMarkdown pre { white-space: pre !important; overflow-x: auto }</style><nav style="position:sticky;top:0;z-index:9;background:#17324d;color:#fff;font:14px system-ui,sans-serif;
+BAR = """<style>
+.jp-RenderedMarkdown pre { white-space: pre !important; overflow-x: auto }
+.jp-RenderedMarkdown pre, .jp-RenderedMarkdown code {
+  font-family: Menlo, Consolas, "DejaVu Sans Mono", monospace !important }
+</style><nav style="position:sticky;top:0;z-index:9;background:#17324d;color:#fff;font:14px system-ui,sans-serif;
 padding:.6rem 1rem"><a href="index.html" style="color:#fff">&larr; all notebooks</a></nav>"""
 PICTURE = re.compile(r'(<div class="jp-RenderedImage[^>]*>\s*<img )(?:alt="[^"]*"\s*)?')  # nbconvert knows no words
 # what the converter of formulas does not know, and what it does know that looks the same
