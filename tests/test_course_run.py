@@ -165,6 +165,7 @@ def test_pages_of_notebooks_link_back_and_draw_formulas(ran):
     target, _, _ = ran
     page = (target / "00_good.html").read_text()
     assert 'href="index.html"' in page and "<title>A good one</title>" in page
+    assert '<a href="01_broken.html">01_broken &rarr;</a>' in page and "&larr;" not in page
     assert page.count('<img alt="a straight line" ') == 1 and "No description" not in page
     assert 'href="00_good/results.json"' in page and "unpkg.com" not in page  # a link that works, a control left out
     assert "<msup><mi>x</mi><mn>2</mn></msup>" in page

@@ -26,11 +26,12 @@ RESULTS_TAG = "results"
 SHOWN_ROWS = 12
 ABOUT = ["system", "name", "variant", "category", "protocol", "seed", "steps"]
 BAR = """<style>
-.jp-RenderedMarkdown pre { white-space: pre !important; overflow-x: auto }
-.jp-RenderedMarkdown pre, .jp-RenderedMarkdown code {
-  font-family: Menlo, Consolas, "DejaVu Sans Mono", monospace !important }
+.jp-RenderedMarkdown pre {{ white-space: pre !important; overflow-x: auto }}
+.jp-RenderedMarkdown pre, .jp-RenderedMarkdown code {{
+  font-family: Menlo, Consolas, "DejaVu Sans Mono", monospace !important }}
+nav a {{ color: #fff !important }}
 </style><nav style="position:sticky;top:0;z-index:9;background:#17324d;color:#fff;font:14px system-ui,sans-serif;
-padding:.6rem 1rem"><a href="index.html" style="color:#fff">&larr; all notebooks</a></nav>"""
+padding:.6rem 1rem;display:flex;gap:2rem">{links}</nav>"""
 PICTURE = re.compile(r'(<div class="jp-RenderedImage[^>]*>\s*<img )(?:alt="[^"]*"\s*)?')  # nbconvert knows no words
 # what the converter of formulas does not know, and what it does know that looks the same
 SYNONYMS = (("{aligned}", "{align*}"), (r"\operatorname", r"\mathrm"), (r"\lVert", r"\|"), (r"\rVert", r"\|"))
@@ -40,9 +41,9 @@ def write_gallery(target: Path) -> Path:
     """Render every notebook of `target` and write its ``index.html``; give the page's path."""
     summary = read_summary(target)
     rows = summary["notebooks"]
-    for row in rows:
-        if (target / f"{row['notebook']}.ipynb").is_file():
-            _write(target / f"{row['notebook']}.html", render_notebook(target / f"{row['notebook']}.ipynb"))
+    pages = [row["notebook"] for row in rows if (target / f"{row['notebook']}.ipynb").is_file()]
+    for before, name, after in zip(["", *pages], pages, [*pages[1:], ""], strict=False):
+        _write(target / f"{name}.html", render_notebook(target / f"{name}.ipynb", before, after))
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("gallery.html.j2").read_text(encoding="utf-8"))
     page = template.render(
@@ -160,8 +161,11 @@ class _PageExporter(HTMLExporter):
         return MarkdownWithMath(_MathRenderer(escape=False, embed_images=True, path=folder)).render(source)
 
 
-def render_notebook(path: Path) -> str:
-    """Render an executed notebook to HTML: formulas as MathML, plotly figures alive, nothing loaded from a network."""
+def render_notebook(path: Path, before: str = "", after: str = "") -> str:
+    """Render an executed notebook to HTML: formulas as MathML, plotly figures alive, nothing loaded from a network.
+
+    `before` and `after` are the names of the notebooks that its page links to.
+    """
     notebook = read_notebook(path)
     notebook.metadata.pop("widgets", None)  # else the page asks the web for a script that shows controls
     for cell in notebook.cells:
@@ -176,7 +180,9 @@ def render_notebook(path: Path) -> str:
     told = [cell.metadata.get("alt", "a figure") for cell in notebook.cells for _ in pngs(cell)]
     words = iter(html.escape(text, quote=True) for text in told)
     page = PICTURE.sub(lambda match: f'{match[1]}alt="{next(words, "a figure")}" ', page)
-    return re.sub(r"(<body[^>]*>)", lambda match: match[1] + BAR, page, count=1)
+    places = {"index": "all notebooks", before: f"&larr; {before}", after: f"{after} &rarr;"}
+    bar = BAR.format(links="".join(f'<a href="{name}.html">{text}</a>' for name, text in places.items() if name))
+    return re.sub(r"(<body[^>]*>)", lambda match: match[1] + bar, page, count=1)
 
 
 def _is_bare_widget(output: NotebookNode) -> bool:
