@@ -221,7 +221,7 @@ class SDFSRN(System):
         # Outside the silhouette the distance is at least what its distance transform says (Eq. 4).
         losses["sdf"] = config.sdf_weight * self.silhouette_loss(field, outside_only(target), generator)
 
-        # A distance grows by one unit a unit (Eq. 9); the released code asks it of the ablation's logit as well.
+        # A distance grows by one unit a unit (Eq. 10); the released code asks it of the ablation's logit as well.
         if config.eikonal_weight > 0:
             points = uniform((len(batch.rgb), config.eikonal_points, 3), batch.rgb, generator)  # in [-1, 1]^3
             _, _, gradient = field.with_gradient(points, create_graph=True)
