@@ -126,7 +126,13 @@ def test_slides_show_the_title_and_pictures_with_their_headings():
 
 
 def test_classroom_is_written_and_the_zip_has_what_students_need(tmp_path):
+    of_the_teacher = tmp_path / "room" / "nbgrader" / "gradebook.db"
+    stale = tmp_path / "room" / "student" / "02_of_another_call.ipynb"
+    for file in (of_the_teacher, stale):
+        file.parent.mkdir(parents=True)
+        file.write_text("kept")
     counts = editions.write_classroom(tmp_path / "room", names=["03", "08"])
+    assert of_the_teacher.read_text() == "kept"  # whatever is there that no edition is called
     assert counts == {"student": 2, "solution": 2, "instructor": 2, "slides": 2, "nbgrader": 1}
     with zipfile.ZipFile(tmp_path / "room" / "student.zip") as archive:
         names = set(archive.namelist())
@@ -139,6 +145,7 @@ def test_classroom_is_written_and_the_zip_has_what_students_need(tmp_path):
         "README.md",
     }
     assert {f"course/{name}" for name in wanted} <= names and "NotImplementedError" in inside
+    assert f"course/notebooks/{stale.name}" not in names
     assert not any("__pycache__" in name or "/src/" in name or name.endswith("test_check.py") for name in names)
     committed = nbformat.read(NOTEBOOKS / "03_volume_rendering.ipynb", 4)
     assert nbformat.read(tmp_path / "room" / "solution" / "03_volume_rendering.ipynb", 4) == committed

@@ -45,7 +45,21 @@ def test_an_update_replaces_what_nobody_changed_and_puts_the_rest_beside(course,
     course("third")
     (sentence,) = lab.working_copies(folder, work, update=True)
     assert "yours is kept" in sentence and "mine" in copy.read_text()
-    assert "third" in (work / "00_one.new.ipynb").read_text()
+    beside = work / "00_one.new.ipynb"
+    assert "third" in beside.read_text()
+    beside.write_text("also mine")
+    course("fourth")
+    (sentence,) = lab.working_copies(folder, work, update=True)
+    assert "00_one.new2.ipynb" in sentence and beside.read_text() == "also mine"
+    assert "mine" in copy.read_text() and "fourth" in (work / "00_one.new2.ipynb").read_text()
+
+
+@pytest.mark.parametrize("students", [False, True])
+def test_the_students_zip_without_sources_is_copied_as_it_is(course, tmp_path, students):
+    folder, work = course("first"), tmp_path / "work"
+    (folder / "src" / "00_one.py").unlink()
+    assert lab.working_copies(folder, work, students) == []
+    assert (work / "00_one.ipynb").read_bytes() == (folder / "00_one.ipynb").read_bytes()
 
 
 def test_students_copies_have_stubs(course, tmp_path):

@@ -149,7 +149,8 @@ def _classroom(options: argparse.Namespace) -> bool:
 
 def _lab(options: argparse.Namespace) -> bool:
     work = WORK.with_name("work-student") if options.students else WORK
-    print(*working_copies(options.folder, work, options.students, options.update), sep="\n", flush=True)
+    for sentence in working_copies(options.folder, work, options.students, options.update):
+        print(sentence, flush=True)
     return open_lab(work, options.options) != 0
 
 

@@ -10,7 +10,7 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
-from lib.course.outputs import INSTRUCTOR, is_heading, keep_committed_outputs, tags
+from lib.course.outputs import clear_outputs, for_readers, is_heading, keep_committed_outputs, tags
 from lib.errors import InputError
 from lib.files import write_atomically
 from lib.paths import NOTEBOOKS
@@ -46,7 +46,7 @@ def read_source(path: Path, instructor: bool = False) -> NotebookNode:
     if not notebook.cells:
         raise InputError(f"{path} has no cells: begin each with a line '# %%' or '# %% [markdown]'")
     _set_ids(notebook, path.stem)
-    notebook.cells = [cell for cell in notebook.cells if instructor or INSTRUCTOR not in tags(cell)]
+    notebook = notebook if instructor else for_readers(notebook)
     keep_committed_outputs(notebook, path.stem)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
@@ -143,8 +143,7 @@ def differences(folder: Path = NOTEBOOKS, names: Sequence[str] = ()) -> list[str
         changed = _changed_lines(committed.read_text(encoding="utf-8"), nbformat.writes(new, indent=1) + "\n")
         if changed:
             for notebook in (old, new):  # what the source says is more telling than what a cell shows
-                for cell in notebook.cells:
-                    cell |= {"outputs": [], "execution_count": None} if cell.cell_type == "code" else {}
+                clear_outputs(notebook)
             telling = _changed_lines(nbformat.writes(old, indent=1), nbformat.writes(new, indent=1))
             line = max(telling or changed, key=len)
             found.append(f"{committed.name} differs from its source at {line[:200]!r}: run 'make notebooks'")

@@ -6,17 +6,15 @@ An exercise is a code cell tagged ``exercise``. What the reader shall write stan
 """
 
 import re
-import shutil
 import zipfile
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
-import nbformat
 from nbformat import NotebookNode
 
-from lib.course.build import read_source, sources
-from lib.course.outputs import INSTRUCTOR, KEY_FIGURE, tags
+from lib.course.build import read_notebook, read_source, sources, write_notebook
+from lib.course.outputs import KEY_FIGURE, clear_outputs, for_readers, tags
 from lib.errors import InputError
 from lib.paths import NOTEBOOKS, REPOSITORY
 
@@ -36,7 +34,8 @@ def student(notebook: NotebookNode) -> NotebookNode:
     InputError
         An exercise without a solution, a mark without its partner, or an exercise that no check follows.
     """
-    edition = solution(notebook)
+    edition = deepcopy(for_readers(notebook))
+    clear_outputs(edition)
     code = [cell for cell in edition.cells if cell.cell_type == "code"]
     for cell, following in zip(code, [*code[1:], None], strict=True):
         if EXERCISE in tags(cell):
@@ -49,20 +48,12 @@ def student(notebook: NotebookNode) -> NotebookNode:
                 raise InputError(f"exercise '{cell.id}' has no check: let a cell tagged 'check' follow it")
         elif "SOLUTION" in cell.source:
             raise InputError(f"cell '{cell.id}' has a solution and is no exercise: tag it 'exercise'")
-        cell.outputs, cell.execution_count = [], None
-    return edition
-
-
-def solution(notebook: NotebookNode) -> NotebookNode:
-    """Without what is for instructors."""
-    edition = deepcopy(notebook)
-    edition.cells = [cell for cell in edition.cells if INSTRUCTOR not in tags(cell)]
     return edition
 
 
 def slides(notebook: NotebookNode) -> NotebookNode:
     """The title and the key figures with the headings above them, each a slide (for ``nbconvert --to slides``)."""
-    edition, chosen, heading = solution(notebook), [], None
+    edition, chosen, heading = deepcopy(for_readers(notebook)), [], None
     for cell in edition.cells:
         if cell.cell_type == "markdown" and cell.source.startswith("#"):
             heading = deepcopy(cell)
@@ -80,56 +71,55 @@ def slides(notebook: NotebookNode) -> NotebookNode:
 
 def assignment(notebook: NotebookNode, points: int = 1) -> NotebookNode:
     """Exercises and checks marked for nbgrader, which itself cuts the solutions out and runs the checks."""
-    edition = solution(notebook)
+    edition = deepcopy(for_readers(notebook))
+    clear_outputs(edition)
     for cell in edition.cells:
         kind = next((kind for kind in (EXERCISE, CHECK) if kind in tags(cell)), None)
         if kind is not None:
             grade = {"schema_version": 3, "grade_id": cell.id, "task": False, "cell_type": "code"}
             grade |= {"solution": kind == EXERCISE, "grade": kind == CHECK, "locked": kind == CHECK}
             cell.metadata["nbgrader"] = grade | ({"points": points} if kind == CHECK else {})
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
     return edition
 
 
 def write_classroom(output: Path, folder: Path = NOTEBOOKS, names: Sequence[str] = ()) -> dict[str, int]:
-    """Write all editions below `output`, replacing what an earlier call wrote there; gives how many notebooks each has.
+    """Write all editions below `output`, over those of an earlier call; gives how many notebooks each has.
 
     ``student/``, ``solution/``, ``instructor/``, ``slides/``; ``nbgrader/source/NAME/NAME.ipynb`` for notebooks with
     exercises; and ``student.zip``, which holds all that the students' edition needs.
+    Nothing else there is touched: a teacher's ``nbgrader/submitted`` and gradebook stay.
 
     Raises
     ------
     InputError
         A source is not as it should be, or the zip would be larger than `MOST_MEGABYTES`.
     """
-    counts: dict[str, int] = {}
     made = {}
     for source in sources(folder, names):
         stored = folder / f"{source.stem}.ipynb"
         whole = read_source(source, instructor=True)
-        committed = nbformat.read(stored, as_version=4) if stored.is_file() else solution(whole)
+        committed = read_notebook(stored) if stored.is_file() else for_readers(whole)
         made["student", source.stem] = student(whole)
         made["solution", source.stem] = committed
         made["instructor", source.stem] = whole
         made["slides", source.stem] = slides(committed)
         if any(EXERCISE in tags(cell) for cell in whole.cells):
             made["nbgrader", source.stem] = assignment(whole)
-    shutil.rmtree(output, ignore_errors=True)
+    paths: dict[str, list[Path]] = {}
     for (edition, name), notebook in made.items():
         path = output / edition / f"{name}.ipynb"
         path = output / "nbgrader" / "source" / name / path.name if edition == "nbgrader" else path
         path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, path)
-        counts[edition] = counts.get(edition, 0) + 1
-    write_zip(output / "student.zip", output / "student")
-    return counts
+        write_notebook(notebook, path)
+        paths.setdefault(edition, []).append(path)
+    write_zip(output / "student.zip", paths["student"])
+    return {edition: len(written) for edition, written in paths.items()}
 
 
-def write_zip(path: Path, notebooks: Path, needed: Sequence[str] = NEEDED) -> None:
+def write_zip(path: Path, notebooks: Sequence[Path], needed: Sequence[str] = NEEDED) -> None:
     """Pack the students' notebooks with the package, its data and weights, and how to install them."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for notebook in sorted(notebooks.glob("*.ipynb")):
+        for notebook in notebooks:
             archive.write(notebook, f"course/notebooks/{notebook.name}")
         for name in needed:
             place = REPOSITORY / name

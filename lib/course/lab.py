@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib.course.build import read_source, sources, write_notebook
+from lib.course.build import read_source, write_notebook
 from lib.course.editions import student
 from lib.files import read_json, sha256, write_json
 from lib.paths import NOTEBOOKS, REPOSITORY
@@ -23,7 +23,8 @@ def working_copies(
     """Copy notebooks that are not in the working folder yet; gives a sentence about each that is behind the course.
 
     Nothing of the reader's is ever overwritten. With `update`, a copy that the reader has not changed is replaced where
-    the course has a newer notebook; beside one that was changed the newer one is put as ``NAME.new.ipynb``.
+    the course has a newer notebook; beside one that was changed the newer one is put as ``NAME.new.ipynb``,
+    or ``NAME.new2.ipynb`` and so on where that is there already.
 
     Parameters
     ----------
@@ -32,9 +33,10 @@ def working_copies(
     """
     record, sentences = work / MADE_FROM, []
     made = read_json(record) if record.is_file() else {}
-    for source in sources(folder):
-        origin, copy = folder / f"{source.stem}.ipynb", work / f"{source.stem}.ipynb"
-        now = sha256(source if students else origin)
+    for notebook in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        source = folder / "src" / f"{notebook.stem}.py"  # not in the students' zip, whose notebooks have stubs already
+        origin = source if students and source.is_file() else notebook
+        copy, now = work / notebook.name, sha256(origin)
         known = made.get(copy.name, {})
         if copy.is_file() and known.get("origin") == now:
             continue
@@ -45,16 +47,24 @@ def working_copies(
                 sentences.append(f"{copy.name}: the course has a newer one (make lab UPDATE=1)")
                 continue
             if not untouched:
-                target = copy.with_suffix(".new.ipynb")
+                target = _free_name(copy)
                 sentences.append(f"{copy.name}: yours is kept; the newer one is {target.name} beside it")
         work.mkdir(parents=True, exist_ok=True)
-        if students:
-            write_notebook(student(read_source(source)), target)
+        if origin == source:
+            write_notebook(student(read_source(origin)), target)
         else:
             shutil.copyfile(origin, target)
         made[copy.name] = {"origin": now, "copy": sha256(target)}
     write_json(record, made)
     return sentences
+
+
+def _free_name(copy: Path) -> Path:
+    """A name for a newer notebook beside the reader's copy, such that nothing is overwritten."""
+    target, number = copy.with_suffix(".new.ipynb"), 2
+    while target.exists():
+        target, number = copy.with_suffix(f".new{number}.ipynb"), number + 1
+    return target
 
 
 def open_lab(work: Path, options: Sequence[str] = ()) -> int:

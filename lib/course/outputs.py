@@ -41,6 +41,18 @@ def is_heading(cell: NotebookNode) -> bool:
     return cell.cell_type == "markdown" and cell.source.lstrip().startswith("#")
 
 
+def for_readers(notebook: NotebookNode) -> NotebookNode:
+    """The same notebook without the cells for instructors; the cells are not copied."""
+    return NotebookNode(notebook | {"cells": [cell for cell in notebook.cells if INSTRUCTOR not in tags(cell)]})
+
+
+def clear_outputs(notebook: NotebookNode) -> None:
+    """Leave out, in place, what running the cells gave."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+
+
 def pngs(cell: NotebookNode) -> list[bytes]:
     """Give the PNG outputs of a cell, in order."""
     pictures = [output.get("data", {}).get("image/png") for output in cell.get("outputs", [])]
@@ -66,23 +78,27 @@ def keep_committed_outputs(notebook: NotebookNode, name: str) -> list[str]:
             cell.metadata.pop(key, None)
         if cell.cell_type != "code":
             continue
+        if any(output.output_type == "error" for output in cell.outputs):
+            raise InputError(f"cell '{cell.id}' of {name} ended with an error: repair it before storing outputs")
         cell.outputs = (_checked_outputs if CHECKED in tags(cell) else _shown_outputs)(cell, name, notes)
     notebook.metadata = NotebookNode({key: NotebookNode(value) for key, value in NOTEBOOK_METADATA.items()})
     return notes
+
+
+def _append_text(kept: list[NotebookNode], text: str) -> None:
+    """Add printed text to what comes just before it: how a stream is cut into pieces depends on timing."""
+    if text and kept and kept[-1].output_type == "stream":
+        kept[-1].text += text
+    elif text:
+        kept.append(new_output("stream", name="stdout", text=text))
 
 
 def _shown_outputs(cell: NotebookNode, name: str, notes: list[str]) -> list[NotebookNode]:
     """Text, tables and formulas of a cell, in order, without numbers that change from run to run."""
     kept: list[NotebookNode] = []
     for output in cell.outputs:
-        if output.output_type == "error":
-            raise InputError(f"cell '{cell.id}' of {name} ended with an error: repair it before storing outputs")
         if output.output_type == "stream":
-            text = _steady(output.text) if output.name == "stdout" else ""
-            if text and kept and kept[-1].output_type == "stream":  # how a stream is cut depends on timing
-                kept[-1].text += text
-            elif text:
-                kept.append(new_output("stream", name="stdout", text=text))
+            _append_text(kept, _steady(output.text) if output.name == "stdout" else "")
         elif "image/png" in output.data:
             kept += _stored_picture(output, cell, name, notes)
         elif not any(mime.startswith("application/") for mime in output.data):
@@ -130,17 +146,12 @@ def _checked_outputs(cell: NotebookNode, name: str, notes: list[str]) -> list[No
     """The text of a cell that nbval compares, and its pictures, which nbval does not look at."""
     kept: list[NotebookNode] = []
     for output in cell.outputs:
-        if output.output_type == "error":
-            raise InputError(f"cell '{cell.id}' of {name} ended with an error: repair it before storing outputs")
         if output.output_type == "stream":
             if output.name != "stdout":
                 raise InputError(
                     f"checked cell '{cell.id}' of {name} writes to {output.name}: quiet it, or drop its tag"
                 )
-            if kept and kept[-1].output_type == "stream":  # how a stream is cut into pieces depends on timing
-                kept[-1].text += output.text
-            else:
-                kept.append(new_output("stream", name="stdout", text=output.text))
+            _append_text(kept, output.text)
             continue
         if "image/png" in output.data:
             kept += _stored_picture(output, cell, name, notes)

@@ -46,7 +46,7 @@ class System(nn.Module):
     neighbor_weighting : str or None
         How a neighbour of each training image is chosen (`lib.losses.semantic.neighbor_probabilities`); None: the
         system wants no neighbours.
-    mesh_samples, mesh_bound : int, float
+    mesh_grid : tuple of int and float
         The grid on which its shapes are measured: samples along each axis, and half of its side.
     fresh_parts : tuple of str
         Modules that begin with new weights in a run that starts from a checkpoint.
@@ -62,8 +62,7 @@ class System(nn.Module):
     can_refine = False
     neighbor_weighting: str | None = None
     fresh_parts: tuple[str, ...] = ()
-    mesh_samples = 100
-    mesh_bound = 0.7
+    mesh_grid = (100, 0.7)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -146,8 +145,8 @@ class Reconstruction:
         system renders that does not by volume rendering.
     bins : {"equal", "released"}
         Of the depths that volume rendering looks at (`lib.rendering.volume.sample_depths`).
-    mesh_samples, mesh_bound : int, float
-        The grid of marching cubes, unless `mesh` is asked for another.
+    mesh_grid : tuple of int and float
+        Of marching cubes: samples along each axis, and half of the side, unless `mesh` is asked for another.
     slope : float
         The field is no steeper than this; marching cubes asks it only where it may be 0.
     """
@@ -160,8 +159,7 @@ class Reconstruction:
     cast: Callable[[int, Viewpoint, Tensor], RenderedMaps] | None = None
     slope: float = 4.0
     bins: DepthBins = "equal"
-    mesh_samples: int = 100
-    mesh_bound: float = 0.7
+    mesh_grid: tuple[int, float] = (100, 0.7)
 
     def __len__(self) -> int:
         return len(self.viewpoint)
@@ -201,7 +199,7 @@ class Reconstruction:
         trimesh.Trimesh
             In the canonical frame; empty when the field has no zero crossing.
         """
-        resolution, bound = resolution or self.mesh_samples, bound or self.mesh_bound
+        resolution, bound = resolution or self.mesh_grid[0], bound or self.mesh_grid[1]
         device = self.viewpoint.distance.device
         chunk = CACHED if device.type == "cpu" else CHUNK
 

@@ -153,7 +153,7 @@ class SDFSRN(System):
     name = "sdf_srn"
     needs_viewpoint = True
     can_refine = True
-    mesh_samples, mesh_bound = 129, 0.6
+    mesh_grid = (129, 0.6)
 
     def __init__(self, config: SDFSRNConfig = SHAPENET):
         super().__init__()
@@ -311,8 +311,8 @@ class SDFSRN(System):
             return self.render(field[i : i + 1], view, pixels)
 
         slope = math.inf if self.config.field == "occupancy" else 4.0  # a logit may have any
-        grid = {"mesh_samples": self.mesh_samples, "mesh_bound": self.mesh_bound}
-        return Reconstruction(evaluate, distance, viewpoint, 0.01, self.config.near, cast, slope, **grid)
+        near, grid = self.config.near, self.mesh_grid
+        return Reconstruction(evaluate, distance, viewpoint, 0.01, near, cast, slope, mesh_grid=grid)
 
     @torch.no_grad()
     def render(self, field: WrittenField, viewpoint: Viewpoint, pixels: Float[Tensor, "batch rays 2"]) -> RenderedMaps:

@@ -51,7 +51,7 @@ class SDFSRNSmall(SDFSRN):
     """`SDFSRN` with the additions of this module."""
 
     name = "sdf_srn_small"
-    mesh_samples, mesh_bound = System.mesh_samples, System.mesh_bound
+    mesh_grid = System.mesh_grid
 
     def __init__(self, config: SDFSRNSmallConfig = SMALL):
         super().__init__(config)

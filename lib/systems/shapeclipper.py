@@ -110,7 +110,7 @@ class ShapeClipper(System):
     """The whole of Fig. 4: encoder E, fields f_S and f_T, viewpoint estimator V and the renderer R."""
 
     name = "shapeclipper"
-    mesh_samples, mesh_bound = 101, 0.6
+    mesh_grid = (101, 0.6)
 
     def __init__(self, config: ShapeClipperConfig = PAPER):
         super().__init__()
@@ -330,9 +330,9 @@ class ShapeClipper(System):
         def distance(i: int, points: Tensor):
             return self.sdf_field(points, shape_code[i : i + 1])[0]
 
-        grid = {"mesh_samples": self.mesh_samples, "mesh_bound": self.mesh_bound}
         view = viewpoint or predicted or front
-        return Reconstruction(field, distance, view, beta, DEPTH_RANGE, bins=self.config.depth_bins, **grid)
+        bins, grid = self.config.depth_bins, self.mesh_grid
+        return Reconstruction(field, distance, view, beta, DEPTH_RANGE, bins=bins, mesh_grid=grid)
 
     def reconstruct_batch(self, batch: Batch) -> Reconstruction:
         """Shapes of a batch, seen with the masks of training."""

@@ -85,7 +85,7 @@ class ShapeClipperSmall(ShapeClipper):
     """`ShapeClipper` with the additions of this module."""
 
     name = "shapeclipper_small"
-    mesh_samples, mesh_bound = System.mesh_samples, System.mesh_bound
+    mesh_grid = System.mesh_grid
 
     def __init__(self, config: ShapeClipperSmallConfig = SMALL):
         super().__init__(config)
