@@ -1,6 +1,7 @@
 """Experiments: two real cells through papermill (one resumed, one that fails), skipping, refusals, and the table."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from papermill.cli import NoDatesSafeLoader
 from safetensors.torch import load_file
 from tiny_dataset import write_tiny_dataset
 
-from lib.course import experiment
+from lib.course import experiment, experiment_cells, experiment_report
 from lib.course.experiment import _parser, _settings, main, run_cells, run_experiment
 from lib.course.experiment_cells import ABOUT, Settings, plan_cells
 from lib.course.experiment_report import keep_report
@@ -32,6 +33,7 @@ from lib.evaluation import (
     write_results,
 )
 from lib.evaluation.comparison import compare_rows, comparison_table
+from lib.evaluation.results import check_one_commit, commit
 from lib.files import write_json
 from lib.systems import make_system
 from lib.systems.checkpoints import load_system, save_weights
@@ -290,10 +292,48 @@ def test_start_is_checked_before_anything_runs(settings, tmp_path, checkpoint, c
     assert not given.output.exists()
 
 
-def test_whole_experiment_is_kept_where_the_ledger_looks(done, settings, tmp_path):
+@pytest.mark.parametrize(
+    ("commits", "complaint"),
+    [
+        (["a1", "a1"], ""),
+        (["a1", "b2"], "mixes numbers of the commits a1, b2"),
+        (["a1", "a1, b2"], "mixes numbers of the commits a1, b2"),  # a cell that went on at another commit
+        (["a1+changes"], "commit 'a1\\+changes'"),
+        (["a1", "a1+changes"], "mixes"),
+        (["unknown"], "commit 'unknown'"),
+    ],
+)
+def test_a_table_is_of_one_clean_commit(commits, complaint):
+    refused = pytest.raises(InputError, match=f"^table [^\n]*{complaint}") if complaint else nullcontext()
+    with refused:
+        check_one_commit(commits, "table")
+
+
+def test_a_cell_that_went_on_at_another_commit_is_not_kept(done, settings, tmp_path, monkeypatch):
+    grid = replace(GRID, rows={FULL: {}})
+    run_experiment(grid, settings, say=lambda line: None)
+    cells = plan_cells(grid, settings)
+    results = settings.output / "results.json"
+    monkeypatch.setattr(experiment_report, "read_results", lambda path: [{"commit": "a1"}])
+    about = json.loads((cells[0].folder / ABOUT).read_text())
+    assert about["commits"] == [commit()]
+    write_json(cells[0].folder / ABOUT, about | {"commits": ["a1"]})
+    keep_report("tables-2-3", settings, cells, tmp_path)
+    monkeypatch.setattr(experiment_cells, "commit", lambda: "b2")
+    cells[0].begin()
+    with pytest.raises(InputError, match=f"{results.parent} mixes numbers of the commits a1, b2"):
+        keep_report("tables-2-3", settings, cells, tmp_path)
+    write_json(cells[0].folder / ABOUT, about)
+
+
+def test_whole_experiment_is_kept_where_the_ledger_looks(done, settings, tmp_path, monkeypatch):
     grid, said = replace(GRID, rows={FULL: {}}), []
     run_experiment(grid, settings, say=said.append)
-    path = keep_report("tables-2-3", settings, plan_cells(grid, settings), tmp_path)
+    cells = plan_cells(grid, settings)
+    monkeypatch.setattr(
+        experiment_report, "check_one_commit", lambda commits, what: None
+    )  # this checkout may have changes
+    path = keep_report("tables-2-3", settings, cells, tmp_path)
     assert path == tmp_path / "tables-2-3-tiny-box-quick.json"
     assert read_results(path) == read_results(settings.output / "results.json")
     assert path.with_suffix(".png").read_bytes() == (settings.output / "instances.png").read_bytes()

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from lib.course.experiment_cells import ABOUT, Cell, Settings, plan_cells
+from lib.course.experiment_cells import Cell, Settings, plan_cells
 from lib.course.experiment_report import keep_report, write_report
 from lib.course.grids import FULL, GRIDS, Grid, find_grid
 from lib.course.run import Job, Report, notebook_environment, run_jobs, status_line
 from lib.errors import InputError, exit_code
-from lib.files import write_json
 from lib.paths import FURNITURE, NOTEBOOKS, RUNS
 from lib.training.__main__ import read_settings
 
@@ -42,7 +41,7 @@ def run_cells(cells: Sequence[Cell], *, jobs: int = 1, say: Report = print, stat
         run_jobs,
         environment=environment,
         workers=jobs,
-        begin=lambda job: write_json(by_log[job.log].folder / ABOUT, by_log[job.log].about),
+        begin=lambda job: by_log[job.log].begin(),
         progress=_step_reached,
         say=say,
         status=status,
@@ -89,8 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failures: list[str] = []
 
     def work() -> None:
-        if options.jobs < 1:
-            raise InputError(f"--jobs must be at least 1, not {options.jobs}")
+        for name, least in {"jobs": 1, "resolution": 0, "points": 0}.items():
+            if getattr(options, name) < least:
+                raise InputError(f"--{name} must be at least {least}, not {getattr(options, name)}")
         grid, settings = find_grid(options.name), _settings(options)
         failures.extend(run_experiment(grid, settings, options.jobs))
         if options.keep and not failures:
@@ -116,6 +116,8 @@ def _settings(options: argparse.Namespace) -> Settings:
         category="" if options.category == "all" else options.category,
         profile=options.profile,
         device=options.device,
+        resolution=options.resolution,
+        points=options.points,
     )
 
 
@@ -133,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset", type=Path, default=FURNITURE, help="a prepared folder")
     add("--category", default="chair", help="what is learned and measured; all: every category")
     add("--profile", default="full", choices=["full", "quick"], help="quick: measure a few images, coarsely")
+    add("--resolution", type=int, default=0, help="of the grid that meshes are taken from; default: the profile's")
+    add("--points", type=int, default=0, help="drawn from each surface to compare two; default: the profile's")
     add("--jobs", type=int, default=1, help="cells at a time")
     add("--device", default="auto", choices=["auto", "cpu", "cuda"])
     add("--output", type=Path, help="default: runs/experiments/NAME")

@@ -8,7 +8,8 @@ from lib.course.build import slugify
 from lib.course.grids import FULL, SAVE_EVERY, Grid, find_recipe
 from lib.data.prepared import read_prepared
 from lib.errors import InputError
-from lib.files import read_json
+from lib.evaluation.results import commit
+from lib.files import read_json, write_json
 from lib.paths import FURNITURE
 from lib.systems import make_system
 from lib.systems.checkpoints import begin_with
@@ -31,6 +32,8 @@ class Settings:
         Settings of the recipe that every cell changes; ``start`` is a checkpoint that every training begins with.
     profile : str
         "full" measures all test images; "quick" a few, coarsely.
+    resolution, points : int
+        How finely meshes are taken from the field and compared; 0: the profile's.
     """
 
     output: Path
@@ -41,6 +44,13 @@ class Settings:
     category: str = "chair"
     profile: str = "full"
     device: str = "auto"
+    resolution: int = 0
+    points: int = 0
+
+    @property
+    def measured(self) -> dict[str, int]:
+        """How finely, where that is not the profile's."""
+        return {name: value for name in ("resolution", "points") if (value := getattr(self, name))}
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,12 @@ class Cell:
     def finished(self) -> bool:
         """The notebook writes this file last."""
         return (self.folder / "results.json").is_file()
+
+    def begin(self) -> None:
+        """Write down what the cell is, and at which commits it was worked at."""
+        path = self.folder / ABOUT
+        before = read_json(path).get("commits", []) if path.is_file() else []
+        write_json(path, self.about | {"commits": sorted({*before, commit()})})
 
     @property
     def waits(self) -> bool:
@@ -118,6 +134,7 @@ def _plan_cell(grid: Grid, row: str, seed: int, settings: Settings, info: dict) 
         "run_dir": str(folders[row]),
         "seed": seed,
         "device": settings.device,
+        **settings.measured,
     }
     if row == grid.refined:
         parameters["refine_from"] = str(folders[FULL])
@@ -135,6 +152,7 @@ def _check_folder(cell: Cell) -> None:
         return
     recipe = find_recipe(cell.parameters["recipe"])
     saved = with_new_settings(read_json(path), recipe.system, recipe.training)
+    saved.pop("commits", None)  # a cell may go on at another commit, but `keep_report` will refuse it
     what = first_difference(_flat(saved), _flat(cell.about))
     if what:
         raise InputError(f"{cell.folder} holds a cell with {what}: choose another --output or delete the folder")

@@ -6,15 +6,15 @@ from shutil import copyfile
 
 import pandas as pd
 
-from lib.course.experiment_cells import Cell, Settings
+from lib.course.experiment_cells import ABOUT, Cell, Settings
 from lib.course.grids import FULL, Grid, find_recipe, size_of
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.evaluation import read_instances, read_results, refined_predictor, system_predictor, write_results
 from lib.evaluation.comparison import compare_rows, comparison_table, markdown_table
-from lib.evaluation.results import kept_name
+from lib.evaluation.results import check_one_commit, kept_name
 from lib.figures.experiments import instance_rows, side_by_side
-from lib.files import write_atomically
+from lib.files import read_json, write_atomically
 from lib.paths import RESULTS
 from lib.systems.checkpoints import load_system
 
@@ -57,7 +57,8 @@ def _heading(grid: Grid, settings: Settings, cells: str) -> str:
     recipe = find_recipe(name).changed(**dict(settings.changes))
     steps = f"{recipe.training.pretrain_steps} + {recipe.training.steps} steps"
     changed = [f"{key}={value}" for key, value in settings.changes if key not in ("steps", "pretrain_steps")]
-    how = ", ".join([steps, f"images of {recipe.system.image_size} pixels", *changed])
+    measured = [f"{name} {value}" for name, value in settings.measured.items()]
+    how = ", ".join([steps, f"images of {recipe.system.image_size} pixels", *changed, *measured])
     return (
         f"**{grid.title}**, our numbers: {settings.category or 'all categories'} of {settings.dataset.name}, "
         f"recipe `{name}` ({how}), profile {settings.profile}, protocol `{grid.protocol}`, {cells}"
@@ -89,11 +90,14 @@ def keep_report(name: str, settings: Settings, cells: Sequence[Cell], folder: Pa
     Raises
     ------
     InputError
-        Cells are not finished.
+        Cells are not finished, or were not all trained and measured at one clean commit.
     """
     missing = sum(not cell.finished for cell in cells)
     if missing:
         raise InputError(f"--keep: {missing} of {len(cells)} cells are not finished, so nothing was copied to {folder}")
+    begun_at = [commit for cell in cells for commit in read_json(cell.folder / ABOUT).get("commits", ["unknown"])]
+    measured_at = [row["commit"] for row in read_results(settings.output / "results.json")]
+    check_one_commit([*begun_at, *measured_at], settings.output)
     about = cells[0].parameters
     size = size_of(about["recipe"], settings.profile)
     path = folder / f"{kept_name(name, about['dataset'], settings.category, size)}.json"

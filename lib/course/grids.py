@@ -54,6 +54,13 @@ GRIDS = {
         {FULL: {}} | dict(SDF_SRN_ABLATIONS) | {REFINED: {}},
         REFINED,
     ),
+    # nobody gives the viewpoints, and a second image of the shape could say more about them than the first alone
+    "unknown-viewpoints": Grid(
+        "ShapeClipper (CVPR 2023), Tables 2 and 3 with viewpoints that nobody gives",
+        "small",
+        "view",
+        {FULL: {}} | {name: ABLATIONS[name] for name in ("w/o L_SSC", "w/o normal")},
+    ),
     # "full" prefers other silhouettes, normalises images, gives the last sample length 0, and sees no 3D shape
     "differences": Grid(
         "ShapeClipper (CVPR 2023), where paper and released code differ",

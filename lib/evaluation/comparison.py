@@ -85,7 +85,7 @@ def comparison_table(results: Sequence[dict], protocol: str) -> pd.DataFrame:
     """What `compare_rows` wrote as a table of text: means, ± spread over seeds, differences with 95 %.
 
     Lengths are times ten, as in the papers. A difference is marked ``*`` where its interval leaves out 0 and every
-    seed, of at least two, has its sign.
+    seed, of at least two, has its sign; otherwise it says that we cannot tell.
     """
     rows = [row for row in results if row["seed"] is None and row["protocol"] == protocol]
     if not rows:
@@ -104,8 +104,8 @@ def comparison_table(results: Sequence[dict], protocol: str) -> pd.DataFrame:
                 one, agreeing = numbers[f"{metric}_difference"], numbers[f"{metric}_agreeing"]
                 value, low, high = (scale * one[key] for key in ("value", "low", "high"))
                 beyond_chance = (low > 0 or high < 0) and agreeing["value"] == agreeing["n"] > 1
-                star = " *" if beyond_chance else ""
-                cells[f"{title}, difference"] = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]{star}"
+                verdict = "*" if beyond_chance else "the same" if low == high == 0 else "cannot tell"
+                cells[f"{title}, difference"] = f"{value:+.3f} [{low:+.3f}, {high:+.3f}] {verdict}"
         cells["seeds"] = str(numbers["chamfer_distance_spread"]["n"])
     return pd.DataFrame.from_dict(table, orient="index").fillna("").rename_axis("row")
 

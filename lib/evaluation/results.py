@@ -5,7 +5,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -61,6 +61,28 @@ def study_row(system: str, protocol: str, metric: str, value: float, unit: str, 
     usual = {"dataset": "none", "split": "none", "category": "all", "profile": "quick"}
     number = {"system": system, "protocol": protocol, "metric": metric, "value": float(value), "unit": unit, "n": n}
     return result_row(**usual | number | about)
+
+
+def check_one_commit(commits: Iterable[str], what: object) -> None:
+    """Numbers that are compared with each other must come from one commit without changes.
+
+    Parameters
+    ----------
+    commits : iterable of str
+        As rows of results hold them: one, or several with commas between them.
+    what : object
+        Whose numbers they are, for the message.
+
+    Raises
+    ------
+    InputError
+        There are several, one ends in ``+changes``, or it is not known.
+    """
+    found = sorted({one for several in commits for one in several.split(", ")})
+    if len(found) > 1:
+        raise InputError(f"{what} mixes numbers of the commits {', '.join(found)}: run all its cells at one commit")
+    if found and (found[0] == "unknown" or found[0].endswith("+changes")):
+        raise InputError(f"{what} has numbers of commit {found[0]!r}: commit the changes and run its cells again")
 
 
 def kept_name(grid: str, dataset: str, category: str, size: str) -> str:

@@ -189,10 +189,11 @@ class ShapeClipper(System):
             terms, _ = self.compare(batch.neighbor, shape_code, neighbor_texture, neighbor_viewpoint, rays, generator)
             losses |= {f"neighbor_{name}": config.semantic_weight * term for name, term in terms.items()}
 
-        # Priors on predicted viewpoints (Sec. 3.4); the released code also looks at the query in the mirror.
+        # Predicted azimuths spread evenly (Sec. 3.4); the released code also looks at the query in the mirror.
         if not self.needs_viewpoint:
+            losses["azimuth_prior"] = config.azimuth_prior_weight * azimuth_prior_loss(viewpoint.azimuth)
             mirrored = self.estimate(batch.rgb.flip(2)) if config.mirror_weight > 0 else None
-            losses |= self.viewpoint_priors(viewpoint, mirrored)
+            losses |= self.margin_and_mirror(viewpoint, mirrored)
         return losses
 
     def as_seen(self, batch: Batch) -> Batch:
@@ -219,10 +220,9 @@ class ShapeClipper(System):
         _, _, gradient = self.sdf_field.with_gradient(points, shape_code.detach())
         return eikonal_loss(gradient)
 
-    def viewpoint_priors(self, viewpoint: Viewpoint, mirrored: Viewpoint | None) -> dict[str, Tensor]:
-        """Azimuths of the queries spread evenly (Sec. 3.4); margin and mirror are the released code's."""
-        config = self.config
-        losses = {"azimuth_prior": config.azimuth_prior_weight * azimuth_prior_loss(viewpoint.azimuth)}
+    def margin_and_mirror(self, viewpoint: Viewpoint, mirrored: Viewpoint | None) -> dict[str, Tensor]:
+        """The released code's priors on predicted viewpoints."""
+        config, losses = self.config, {}
         if config.camera_margin_weight > 0:
             losses["camera_margin"] = config.camera_margin_weight * camera_margin_loss(viewpoint)
         if mirrored:

@@ -174,10 +174,11 @@ class ShapeClipperSmall(ShapeClipper):
             terms, _ = self.compare(batch.neighbor, shape_code, neighbor_texture, neighbor_from_view, rays, generator)
             losses |= {f"neighbor_{name}": config.semantic_weight * term for name, term in terms.items()}
         if not self.needs_viewpoint:
-            losses |= self.viewpoint_priors(viewpoint, mirrored)
+            azimuths = viewpoint.azimuth  # (B, 2)
             if with_neighbor:
-                azimuths = torch.cat([viewpoint.azimuth, neighbor_viewpoint.azimuth])  # (2 B, 2)
-                losses["azimuth_prior"] = config.azimuth_prior_weight * azimuth_prior_loss(azimuths)
+                azimuths = torch.cat([azimuths, neighbor_viewpoint.azimuth])  # (2 B, 2)
+            losses["azimuth_prior"] = config.azimuth_prior_weight * azimuth_prior_loss(azimuths)
+            losses |= self.margin_and_mirror(viewpoint, mirrored)
         return losses
 
     def eikonal(self, on_rays: Tensor, shape_code: Tensor, generator: torch.Generator) -> Tensor:

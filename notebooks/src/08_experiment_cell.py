@@ -23,6 +23,8 @@ dataset: str = "furniture"  # name of the prepared data
 data_root: str = ""  # a prepared folder; empty: the one that comes with the course
 category: str = "chair"  # what is learned and measured; empty: every category
 run_dir: str = ""  # where to write; empty: runs/<profile>/08_experiment_cell, emptied first in the quick profile
+resolution: int = 0  # of the grid that meshes are taken from; 0: the profile's (48 or 100)
+points: int = 0  # drawn from each surface to compare two; 0: the profile's (5,000 or 100,000)
 refine_from: str = ""  # folder of a finished cell: train nothing, optimise its code for each image (SDF-SRN's Table 3)
 seed: int = 0  # of the first weights and of everything drawn
 device: str = "auto"  # auto | cpu | cuda
@@ -94,9 +96,10 @@ from lib.evaluation import Run, evaluate_instances, refined_predictor, results_t
 from lib.evaluation import write_instances, write_results
 
 quick = profile == "quick"
-count, resolution, points = (12, 48, 5_000) if quick else (len(test), 100, 100_000)
+count, usual_resolution, usual_points = (12, 48, 5_000) if quick else (len(test), 100, 100_000)
+resolution = resolution or usual_resolution
 rows = torch.linspace(0, len(test) - 1, min(count, len(test))).round().long().tolist()
-options = {"protocols": ("raw", "view"), "points": points, "rows": rows}
+options = {"protocols": ("raw", "view"), "points": points or usual_points, "rows": rows}
 steps = chosen.system.refine_steps if refine_from else None
 measured = system_predictor(system, resolution, colored=False)
 if refine_from:
