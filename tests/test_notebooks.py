@@ -52,7 +52,7 @@ def test_checked_cells_have_something_to_check(notebook):
 
 def test_size(path, notebook):
     assert path.stat().st_size < 2_000_000
-    assert len(notebook.cells) <= 44
+    assert len(notebook.cells) <= 52
     for cell in code_cells(notebook):
         assert len(cell.source.splitlines()) <= 30, f"cell {cell.id} is long: move it to notebooks/support"
         assert all(len(png) <= MAX_PNG_BYTES for png in pngs(cell))
