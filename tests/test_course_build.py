@@ -202,18 +202,45 @@ def test_stored_outputs_stay_where_the_source_did(tmp_path):
 def test_check_finds_every_difference_but_outputs(tmp_path):
     source, target = write_source(tmp_path), tmp_path / "03_spheres.ipynb"
     assert "is not built" in build.differences(tmp_path)[0]
-    notebook = executed(tmp_path)
-    outputs.keep_committed_outputs(notebook, "03_spheres")
+    nbformat.write(executed(tmp_path), target)
+    notebook, _ = build.build(source, target)
     build.write_notebook(notebook, target)
     assert build.differences(tmp_path) == []
     source.write_text(SOURCE.replace("figure = 2", "figure = 3"))
     assert "figure = 2" in build.differences(tmp_path)[0]
     source.write_text(SOURCE)
+    notebook, _ = build.build(source)
     notebook.metadata["papermill"] = {}
     nbformat.write(notebook, target)
-    assert "papermill" in build.differences(tmp_path)[0]
+    assert "metadata of papermill" in build.differences(tmp_path)[0]
+    notebook, _ = build.build(source)
+    notebook.metadata["language_info"] = {"name": "python", "version": "3.11.7", "file_extension": ".py"}
+    notebook.metadata["kernelspec"]["display_name"] = "Python 3 (ipykernel)"
+    notebook.cells[1].metadata |= {"scrolled": True, "jupyter": {"outputs_hidden": True}, "editable": True}
+    nbformat.write(notebook, target)
+    assert build.differences(tmp_path) == []  # what JupyterLab writes
     source.rename(source.with_name("04_spheres.py"))
     assert any("no source" in sentence for sentence in build.differences(tmp_path))
+
+
+def test_building_refuses_to_undo_what_was_edited_by_hand(tmp_path):
+    source, target = write_source(tmp_path), tmp_path / "03_spheres.ipynb"
+    build.check_not_edited(target)
+    notebook, _ = build.build(source)
+    build.write_notebook(notebook, target)
+    source.write_text(SOURCE.replace("figure = 2", "figure = 3"))
+    build.check_not_edited(target)  # the source may change
+    cell_of(notebook, "total").outputs = [display(text_plain="0")]
+    notebook.metadata["language_info"] = {"name": "python", "version": "3.11.7"}
+    build.write_notebook(notebook, target)
+    build.check_not_edited(target)  # and running and saving is no edit
+    notebook.cells.append(nbformat.v4.new_code_cell("mine = 1"))
+    build.write_notebook(notebook, target)
+    with pytest.raises(InputError, match=r"^03_spheres.ipynb was edited .* src/03_spheres.py [^\n]*$"):
+        build.check_not_edited(target)
+    command = [sys.executable, "-m", "lib.course", "--folder", str(tmp_path), "build"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "mine = 1" in target.read_text()
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"cells": 3}', "[]"])

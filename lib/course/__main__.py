@@ -132,6 +132,7 @@ def _build(options: argparse.Namespace) -> bool:
 
 
 def _build_one(source: Path, target: Path, outputs: Path | None) -> None:
+    builder.check_not_edited(target)
     notebook, notes = builder.build(source, outputs or target)
     changed = builder.write_notebook(notebook, target)
     print(f"{target.name}: {'written' if changed else 'unchanged'}", *notes, sep="\n  note: ")

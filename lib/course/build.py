@@ -1,6 +1,8 @@
 """Build ``notebooks/NN_slug.ipynb`` from ``notebooks/src/NN_slug.py``: one way, the same bytes every time."""
 
 import difflib
+import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -10,7 +12,15 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
-from lib.course.outputs import clear_outputs, for_readers, is_heading, keep_committed_outputs, tags
+from lib.course.outputs import (
+    BUILT,
+    clear_outputs,
+    for_readers,
+    is_heading,
+    keep_committed_metadata,
+    keep_committed_outputs,
+    tags,
+)
 from lib.errors import InputError
 from lib.files import write_atomically
 from lib.paths import NOTEBOOKS
@@ -93,7 +103,34 @@ def build(source: Path, stored: Path | None = None) -> tuple[NotebookNode, list[
             if cell.cell_type == "code" and cell.source in known:
                 old = known[cell.source]
                 cell.outputs, cell.execution_count = old.outputs, old.execution_count
-    return notebook, keep_committed_outputs(notebook, source.stem)
+    notes = keep_committed_outputs(notebook, source.stem)
+    notebook.metadata[BUILT] = NotebookNode({"cells": _checksum(notebook)})
+    return notebook, notes
+
+
+def _checksum(notebook: NotebookNode) -> str:
+    """Of what the cells say, not of what they show."""
+    cells = json.dumps([[cell.cell_type, cell.source] for cell in notebook.cells])
+    return hashlib.sha256(cells.encode()).hexdigest()[:16]
+
+
+def check_not_edited(path: Path) -> None:
+    """A built notebook whose cells somebody changed by hand must not be overwritten without a word.
+
+    Raises
+    ------
+    InputError
+        Its cells are not those that were built.
+    """
+    if not path.is_file():
+        return
+    notebook = read_notebook(path)
+    built = notebook.metadata.get(BUILT, {}).get("cells")
+    if built is not None and built != _checksum(notebook):
+        raise InputError(
+            f"{path.name} was edited after it was built, and building would undo that: write the change into "
+            f"src/{path.stem}.py (work in 'make lab' next time), delete {path.name}, and build again"
+        )
 
 
 def read_notebook(path: Path) -> NotebookNode:
@@ -140,7 +177,10 @@ def differences(folder: Path = NOTEBOOKS, names: Sequence[str] = ()) -> list[str
             found.append(f"{committed.name} is not built: run 'make notebooks'")
             continue
         old, new = read_notebook(committed), build(source, committed)[0]
-        changed = _changed_lines(committed.read_text(encoding="utf-8"), nbformat.writes(new, indent=1) + "\n")
+        odd = sorted({"papermill", "widgets"} & set(old.metadata))  # with these it does not render on the web
+        found += [f"{committed.name} has metadata of {key}: run 'make notebooks'" for key in odd]
+        keep_committed_metadata(old)  # but opening and saving in JupyterLab is no difference
+        changed = _changed_lines(nbformat.writes(old, indent=1), nbformat.writes(new, indent=1))
         if changed:
             for notebook in (old, new):  # what the source says is more telling than what a cell shows
                 clear_outputs(notebook)

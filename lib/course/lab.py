@@ -67,8 +67,8 @@ def _free_name(copy: Path) -> Path:
     return target
 
 
-def open_lab(work: Path, options: Sequence[str] = ()) -> int:
-    """Start JupyterLab on the working copies, with the whole repository to look at; gives its exit code."""
+def lab_command(work: Path) -> tuple[list[str], dict[str, str]]:
+    """How JupyterLab is started on the working copies, with the whole repository to look at: command, environment."""
     paths = [str(NOTEBOOKS), os.environ.get("PYTHONPATH", "")]  # for `support`
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={REPOSITORY}"]
@@ -78,4 +78,10 @@ def open_lab(work: Path, options: Sequence[str] = ()) -> int:
     command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if getattr(os, "geteuid", lambda: 1)() == 0:
         command.append("--allow-root")  # in a container; JupyterLab asks for it
+    return command, environment
+
+
+def open_lab(work: Path, options: Sequence[str] = ()) -> int:
+    """Start JupyterLab on the working copies; gives its exit code."""
+    command, environment = lab_command(work)
     return subprocess.run([*command, *options], env=environment, check=False).returncode

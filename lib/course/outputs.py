@@ -28,7 +28,10 @@ NOTEBOOK_METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+BUILT = "course"  # what the build notes about itself
+# what JupyterLab, papermill and jupytext write about a cell
 UNSTORED = ("collapsed", "execution", "papermill", "scrolled", "jupyter", "widgets", "slug", "title", "id")
+UNSTORED += ("editable", "deletable", "slideshow")
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -73,16 +76,23 @@ def keep_committed_outputs(notebook: NotebookNode, name: str) -> list[str]:
         A cell ended with an error, or one tagged ``nbval-check-output`` shows what nbval cannot compare.
     """
     notes: list[str] = []
+    keep_committed_metadata(notebook)
     for cell in notebook.cells:
-        for key in UNSTORED:
-            cell.metadata.pop(key, None)
         if cell.cell_type != "code":
             continue
         if any(output.output_type == "error" for output in cell.outputs):
             raise InputError(f"cell '{cell.id}' of {name} ended with an error: repair it before storing outputs")
         cell.outputs = (_checked_outputs if CHECKED in tags(cell) else _shown_outputs)(cell, name, notes)
-    notebook.metadata = NotebookNode({key: NotebookNode(value) for key, value in NOTEBOOK_METADATA.items()})
     return notes
+
+
+def keep_committed_metadata(notebook: NotebookNode) -> None:
+    """Strip, in place, what JupyterLab and papermill write about a notebook and its cells."""
+    for cell in notebook.cells:
+        for key in UNSTORED:
+            cell.metadata.pop(key, None)
+    kept = NOTEBOOK_METADATA | {key: notebook.metadata[key] for key in (BUILT,) if key in notebook.metadata}
+    notebook.metadata = NotebookNode({key: NotebookNode(value) for key, value in kept.items()})
 
 
 def _append_text(kept: list[NotebookNode], text: str) -> None:
