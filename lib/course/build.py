@@ -184,6 +184,7 @@ def differences(folder: Path = NOTEBOOKS, names: Sequence[str] = ()) -> list[str
         if changed:
             for notebook in (old, new):  # what the source says is more telling than what a cell shows
                 clear_outputs(notebook)
+                notebook.metadata.pop(BUILT, None)
             telling = _changed_lines(nbformat.writes(old, indent=1), nbformat.writes(new, indent=1))
             line = max(telling or changed, key=len)
             found.append(f"{committed.name} differs from its source at {line[:200]!r}: run 'make notebooks'")
