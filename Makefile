@@ -18,13 +18,13 @@ PY     := $(VENV)/bin/python
 COURSE := $(PY) -m lib.course
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lab notebooks classroom experiment bench lint lock clean
+.PHONY: help setup run test test-browser lab notebooks classroom experiment bench lint lock clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## this list
 	@echo "Learning 3D shape from single photographs"
 	@echo
-	@sed -n 's/^\([a-z][a-z]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z][a-z-]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
 	@echo
 	@echo "  make run NOTEBOOKS=\"00 06\"             only some notebooks"
 	@echo "  make run PROFILE=full                  the real thing instead of the quick one"
@@ -57,6 +57,10 @@ run: $(STAMP)  ## execute the notebooks into runs/PROFILE/, with a gallery index
 test: $(STAMP)  ## unit tests, then every notebook by papermill, then their stored outputs by nbval
 	@$(COURSE) test --jobs $(JOBS)
 
+test-browser: $(STAMP)  ## every notebook in JupyterLab in a real browser (needs the system's Chromium)
+	@$(VENV)/bin/uv pip install --quiet playwright --constraint constraints.txt
+	@COURSE_BROWSER=all $(PY) -m pytest -q tests/test_browser.py
+
 lab: $(STAMP)  ## JupyterLab on working copies in work/ (STUDENTS=1: with exercises to solve; UPDATE=1; OPTIONS="--ip=...")
 	@$(COURSE) lab $(if $(STUDENTS),--students) $(if $(UPDATE),--update) -- $(OPTIONS)
 
@@ -78,7 +82,7 @@ lint: $(STAMP)  ## ruff, and that each .ipynb is what its source builds
 	@$(COURSE) build --check
 
 lock: $(STAMP)  ## write constraints.txt: the newest versions that pyproject.toml admits, for 3.11, 3.12 and all systems
-	@$(VENV)/bin/uv pip compile pyproject.toml --extra dev --extra classroom --universal --fork-strategy fewest --upgrade \
+	@$(VENV)/bin/uv pip compile pyproject.toml --extra dev --extra browser --extra classroom --universal --fork-strategy fewest --upgrade \
 	  --no-annotate --no-header --no-emit-index-url --quiet --output-file constraints.txt.tmp
 	@mv constraints.txt.tmp constraints.txt
 	@echo "constraints.txt: $$(wc -l < constraints.txt) packages"
