@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,6 +102,55 @@ def _():
         lambda *a: found(*a, own_model=True),
         lambda *a: found(*a, scale=lambda x: x),
         lambda *a: found(*a).flip(1),
+    ]
+
+
+@answers("match_share")
+def _():
+    def share(index, models, missing=True, empty=False, pooled=False, enough=False):
+        parts = []
+        for row, line in enumerate(index.tolist()):
+            same = [models[n] == models[row] for n in line if n >= 0 or not missing]
+            if same or empty:
+                parts.append(([any(same)] if enough else same) or [0])
+        values = [one for part in parts for one in part] if pooled else [sum(part) / len(part) for part in parts]
+        return sum(values) / len(values)
+
+    return [
+        share,
+        lambda *a: share(*a, missing=False),
+        lambda *a: share(*a, empty=True),
+        lambda *a: share(*a, pooled=True),
+        lambda *a: share(*a, enough=True),
+        lambda *a: 100 * share(*a),
+        lambda *a: share(*a) * math.nan,
+        lambda index, models: (index >= 0).float().mean(dim=1),
+        lambda *a: 1 - share(*a),
+    ]
+
+
+@answers("model_interval")
+def _():
+    def interval(values, models, resamples, groups=True, replace=True, ends=(2.5, 97.5), by_model=False):
+        names, which = np.unique(models if groups else np.arange(len(values)), return_inverse=True)
+        if by_model:
+            values = np.array([values[which == k].mean() for k in range(len(names))])
+            which = np.arange(len(names))
+        draw, means = np.random.default_rng(0), []
+        for _ in range(resamples):
+            times = np.bincount(draw.choice(len(names), len(names), replace=replace), minlength=len(names))[which]
+            means.append(times @ values / times.sum())
+        return tuple(np.percentile(means, ends))
+
+    return [
+        interval,
+        lambda *a: interval(*a, groups=False),
+        lambda *a: interval(*a, replace=False),
+        lambda *a: interval(*a, ends=(5, 95)),
+        lambda *a: interval(*a, by_model=True),
+        lambda *a: interval(*a)[::-1],
+        lambda *a: (a[0].mean(), *interval(*a)),
+        lambda *a: (a[0].mean() - a[0].std(), a[0].mean() + a[0].std()),
     ]
 
 

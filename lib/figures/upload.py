@@ -74,7 +74,8 @@ def shape_of_uploads(
         mesh = shape.mesh(resolution=100)
         path = write_glb(mesh, folder / "photo.glb")
         shown = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else f"{path.name} in {RUN_FOLDER}"
-        return shape_figure(images, mesh, shape.viewpoint, "your photo"), f"The mesh is {shown}."
+        title = "the example" if "about" in photos[-1] else "your photo"
+        return shape_figure(images, mesh, shape.viewpoint, title), f"The mesh is {shown}."
     except InputError as error:
         return None, in_words(error, photos, masks, folder)
 

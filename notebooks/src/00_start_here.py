@@ -168,7 +168,7 @@ from lib.evaluation import (
 count, resolution = (12, 48) if profile == "quick" else (len(chairs), 100)
 rows = torch.linspace(0, len(chairs) - 1, count).round().long().tolist()
 begin = time.perf_counter()
-options = {"protocols": ("view",), "points": 10_000, "seed": seed, "progress": False}
+options = {"protocols": ("view",), "points": 10_000, "seed": seed}
 predict = system_predictor(system, resolution, colored=False)
 instances = evaluate_instances(predict, chairs, rows=rows, **options)
 about = Run("shapeclipper" + (" (true view)" if given is not None else ""), profile)
@@ -204,7 +204,8 @@ figure = case_sheet(cases)
 # short legs, and nearly the whole lower half is wrong. The mean tells you neither.
 #
 # </details>
-#
+
+# %% [markdown]
 # ## Look around it
 #
 # The network stores no triangles: it is a function, and volume rendering shows it from anywhere. Move the camera,
@@ -257,7 +258,8 @@ assert np.array_equal(cut, crop_to_mask(pixels, opacity, size=side)[0])
 # Give a photo whose background is transparent (an RGBA image), or any photo together with a mask, white where the
 # object is. Use the parameters `photo` and `photo_mask`, or the buttons below. If a photo comes without a mask, the
 # buttons offer you the mask of a network that finds objects in photos (U-2-Net, its small version, shipped with the
-# course). Look at it before you use it. The example is a held-out picture from our own data, put on white.
+# course). Look at it before you use it. The example is a held-out picture from our own data: a render on
+# white, not a photograph.
 #
 # Without a photo of yours, the next picture shows a lamp. The network was trained on chairs, and on nothing else.
 #
@@ -290,7 +292,8 @@ reconstruct = upload_control(system, run, size, example)
 # how little it fits the photo. Question 3 has more of this.
 #
 # </details>
-#
+
+# %% [markdown]
 # ## The data
 #
 # Furniture that designers modelled for *Sweet Home 3D*, rendered with textures and light at 64 x 64 pixels. Models are

@@ -143,6 +143,49 @@ def knn(answer: Callable[[Tensor, list, int], Tensor]) -> None:
     right("knn")
 
 
+def match_share(answer: Callable[[Tensor, list], float]) -> None:
+    """(rows of neighbours (N, K), -1: none; model of each image) -> share that shows the query's model."""
+    models = ["a", "a", "b", "b", "a"]
+    index = torch.tensor([[1, 2], [0, 4], [3, -1], [-1, -1], [2, 3]])  # shares 1/2, 1, 1, none, 0
+    found = torch.as_tensor(answer(index, models), dtype=torch.float64)
+    expect(found.shape == (), f"one number is asked for, not an answer of shape {tuple(found.shape)}")
+    expect(not found.isnan(), "the share is NaN: leave out an image without neighbours before you take the mean")
+    expect(not near(found, 62.5), "a share is a number between 0 and 1, not per cent")
+    expect(not near(found, 0.75), "one neighbour of the right model is not enough: count how many of them show it")
+    expect(not near(found, 4 / 7), "all pairs were pooled: first the mean of each image, then the mean over images")
+    expect(not near(found, 0.4), "-1 says that there is no neighbour, but it was counted as one")
+    expect(not near(found, 0.5), "image 3 has no neighbours and was counted as 0: leave it out of the mean")
+    expect(near(found, 0.625), f"the images' shares are 1/2, 1, 1 and 0, so the mean is 0.625, not {float(found):.3f}")
+    right("match_share")
+
+
+def model_interval(answer: Callable[[np.ndarray, list, int], tuple]) -> None:
+    """(value of each image (N,), model of each, resamples) -> ends of the middle 95 % of means over drawn models."""
+
+    def ends(values, models: list, resamples: int = 4000) -> tuple[float, ...]:
+        return tuple(float(number) for number in answer(np.asarray(values, dtype=float), models, resamples))
+
+    found = ends([0.0, 1.0], ["a", "b"])  # (a, a), (a, b), (b, a) or (b, b): means 0, 1/2, 1/2 or 1
+    expect(len(found) == 2, f"two numbers are asked for, the lower and the upper end, not {len(found)}")
+    expect(found[0] <= found[1], "the lower end comes first")
+    expect(found[0] < found[1], "all resamples have the same mean: draw *with* replacement")
+    expect(near(found[0], 0.0) and near(found[1], 1.0), "two models with values 0 and 1 have the interval 0 to 1")
+    values = np.linspace(0, 1, 40)  # of 40 models, each with five equal images, in mixed order
+    order = np.random.default_rng(1).permutation(200)
+    low, high = ends(np.repeat(values, 5)[order], [f"model {m}" for m in np.repeat(range(40), 5)[order]])
+    width = 2 * 1.96 * values.std() / math.sqrt(40)  # the central limit theorem, for models
+    message = "the interval is less than half as wide as it should be: images were drawn, but models must be"
+    expect(not near(high - low, width / math.sqrt(5), 0.02), message)
+    width_message = f"the middle 95 % of the means is {width:.3f} wide here, yours {high - low:.3f}"
+    expect(abs(high - low - width) < 0.08 * width, f"{width_message}: from 2.5 to 97.5 per cent")
+    expect(abs((low + high) / 2 - 0.5) < 0.03, f"the values are even about 0.5, yours about {(low + high) / 2:.3f}")
+    large = np.repeat([1.0, 0.0], [450, 50])  # 50 models with nine images of value 1, 50 with one image of value 0
+    low, high = ends(large, [f"{m // 9}" for m in range(450)] + [f"{m}" for m in range(50, 100)])
+    expect((low + high) / 2 > 0.8, "a model with nine images counts like one with one: take the mean over images")
+    expect(low < 0.9 < high, f"the mean over images, 0.9, must be inside, but yours is {low:.3f} to {high:.3f}")
+    right("model_interval")
+
+
 # --- 02: bounds ------------------------------------------------------------------------------------------------------
 
 
