@@ -258,8 +258,8 @@ assert np.array_equal(cut, crop_to_mask(pixels, opacity, size=side)[0])
 # Give a photo whose background is transparent (an RGBA image), or any photo together with a mask, white where the
 # object is. Use the parameters `photo` and `photo_mask`, or the buttons below. If a photo comes without a mask, the
 # buttons offer you the mask of a network that finds objects in photos (U-2-Net, its small version, shipped with the
-# course). Look at it before you use it. The example is a held-out picture from our own data: a render on
-# white, not a photograph.
+# course). Look at it before you use it. The example is a held-out picture from our own data: a render on white, not a
+# photograph.
 #
 # Without a photo of yours, the next picture shows a lamp. The network was trained on chairs, and on nothing else.
 #

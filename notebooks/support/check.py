@@ -173,7 +173,7 @@ def model_interval(answer: Callable[[np.ndarray, list, int], tuple]) -> None:
     values = np.linspace(0, 1, 40)  # of 40 models, each with five equal images, in mixed order
     order = np.random.default_rng(1).permutation(200)
     low, high = ends(np.repeat(values, 5)[order], [f"model {m}" for m in np.repeat(range(40), 5)[order]])
-    width = 2 * 1.96 * values.std() / math.sqrt(40)  # the central limit theorem, for models
+    width = float(2 * 1.96 * values.std() / math.sqrt(40))  # the central limit theorem, for models
     message = "the interval is less than half as wide as it should be: images were drawn, but models must be"
     expect(not near(high - low, width / math.sqrt(5), 0.02), message)
     width_message = f"the middle 95 % of the means is {width:.3f} wide here, yours {high - low:.3f}"
