@@ -149,9 +149,9 @@ else:
 #
 # </details>
 #
-# Bars are 95 % confidence intervals, by *bootstrap*. The images of one model are copies of each other, nearly, so they
-# are not independent. Therefore whole models are drawn again, with replacement, as many as there are. If model $m$ is
-# drawn $n_m$ times and its images have the values $v_i$, the mean becomes
+# Bars are 95 % confidence intervals, by *bootstrap*. Images of one model are nearly copies of each other, so they are
+# not independent. Therefore whole models are drawn again, with replacement, as many as there are. If model $m$ is drawn
+# $n_m$ times and its $|m|$ images have the values $v_i$, the mean becomes
 #
 # $$\bar v^* = \frac{\sum_m n_m \sum_{i \in m} v_i}{\sum_m n_m \, |m|}$$
 #
@@ -284,8 +284,8 @@ else:
 # <details><summary>What came out, and why</summary>
 #
 # After a turn of 50 to 90 degrees, for three of the four. Pixels come close to no preference there, and rise again: the
-# rear of a table looks like its front, its side does not. The network trained on images and texts falls least. At
-# 170° the bands are wide, because few pairs of images differ by so much.
+# rear of a table looks like its front, its side does not. The network trained on images and texts falls least up to
+# there. At 170° the bands are wide: cameras stand above the floor, so few pairs look from opposite directions.
 #
 # </details>
 #
@@ -317,9 +317,9 @@ else:
 # %% [markdown]
 # <details><summary>What came out, and why</summary>
 #
-# Nearly anywhere. Of random images 74 % stand more than 45° away. Of the neighbours by pixels 65 % do, by ImageNet 69
-# %: these two prefer the query's own side a little, as one expects where outlines are compared. The other two are
-# within a few per cent of random images. None prefers the opposite side.
+# Nearly anywhere. Of random images 74 % stand more than 45° away. Of the neighbours by pixels it is 65 %, by ImageNet's
+# features 69 %: these two prefer the query's own side a little. For pixels that is no surprise, because an outline
+# changes with the side. The other two are within two per cent of random images. None prefers the opposite side.
 #
 # </details>
 
