@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,6 +26,66 @@ def unit(x):
     return x / x.norm(dim=-1, keepdim=True)
 
 
+@answers("on_white")
+def _():
+    def mixed(colours, opacity, background=1.0):
+        a = opacity[..., None]
+        return a * colours + (1 - a) * background
+
+    return [
+        mixed,
+        lambda c, a: mixed(c, a, background=0.0),
+        lambda c, a: mixed(c, (a >= 0.5).to(a)),
+        lambda c, a: mixed(c, 1 - a),
+        lambda c, a: a * c + 1 - a,
+        lambda c, a: a[..., None] * c + 1,
+        lambda c, a: mixed(c, a).mean(dim=-1),
+    ]
+
+
+@answers("crop_square")
+def _():
+    def crop(mask, margin, over=0.5, end=1, larger=max, up=math.ceil, centred=True, clamp=False, swap=False):
+        rows, columns = (mask >= over).nonzero(as_tuple=True)
+        low = [int(columns.min()), int(rows.min())]
+        high = [int(columns.max()) + end, int(rows.max()) + end]
+        side = up(margin * larger(high[0] - low[0], high[1] - low[1]))
+        corner = [(a + b - side) // 2 for a, b in zip(low, high, strict=True)] if centred else low
+        corner = [max(0, c) for c in corner] if clamp else corner
+        return (*(corner[::-1] if swap else corner), side)
+
+    return [
+        crop,
+        lambda *a: crop(*a, larger=min),
+        lambda *a: crop(*a, end=0),
+        lambda *a: crop(*a, centred=False),
+        lambda *a: crop(*a, clamp=True),
+        lambda *a: crop(*a, swap=True),
+        lambda *a: crop(*a, over=0.1),
+        lambda *a: crop(*a, over=0.6),
+        lambda *a: crop(a[0], a[1] ** 2),
+        lambda *a: crop(*a)[:2],
+    ]
+
+
+@answers("camera_position")
+def _():
+    def position(azimuth, elevation, distance, sign=-1.0, flat=torch.cos, rise=torch.sin):
+        x, y = sign * azimuth.sin() * flat(elevation), azimuth.cos() * flat(elevation)
+        return distance * torch.stack([x, y, rise(elevation)], dim=-1)
+
+    return [
+        position,
+        lambda *a: position(*a, sign=1.0),
+        lambda *a: position(*a, flat=torch.ones_like),
+        lambda a, e, d: position(a, e, 1.0),
+        lambda a, e, d: position(a.deg2rad(), e.deg2rad(), d),
+        lambda *a: position(*a, rise=lambda e: e.sin().abs()),
+        lambda a, e, d: position(a - math.pi / 2, e, d),
+        lambda *a: position(*a).T,
+    ]
+
+
 @answers("knn")
 def _():
     def found(features, models, k, scale=unit, own=False, own_model=False, ascending=False):
@@ -41,6 +102,55 @@ def _():
         lambda *a: found(*a, own_model=True),
         lambda *a: found(*a, scale=lambda x: x),
         lambda *a: found(*a).flip(1),
+    ]
+
+
+@answers("match_share")
+def _():
+    def share(index, models, missing=True, empty=False, pooled=False, enough=False):
+        parts = []
+        for row, line in enumerate(index.tolist()):
+            same = [models[n] == models[row] for n in line if n >= 0 or not missing]
+            if same or empty:
+                parts.append(([any(same)] if enough else same) or [0])
+        values = [one for part in parts for one in part] if pooled else [sum(part) / len(part) for part in parts]
+        return sum(values) / len(values)
+
+    return [
+        share,
+        lambda *a: share(*a, missing=False),
+        lambda *a: share(*a, empty=True),
+        lambda *a: share(*a, pooled=True),
+        lambda *a: share(*a, enough=True),
+        lambda *a: 100 * share(*a),
+        lambda *a: share(*a) * math.nan,
+        lambda index, models: (index >= 0).float().mean(dim=1),
+        lambda *a: 1 - share(*a),
+    ]
+
+
+@answers("model_interval")
+def _():
+    def interval(values, models, resamples, groups=True, replace=True, ends=(2.5, 97.5), by_model=False):
+        names, which = np.unique(models if groups else np.arange(len(values)), return_inverse=True)
+        if by_model:
+            values = np.array([values[which == k].mean() for k in range(len(names))])
+            which = np.arange(len(names))
+        draw, means = np.random.default_rng(0), []
+        for _ in range(resamples):
+            times = np.bincount(draw.choice(len(names), len(names), replace=replace), minlength=len(names))[which]
+            means.append(times @ values / times.sum())
+        return tuple(np.percentile(means, ends))
+
+    return [
+        interval,
+        lambda *a: interval(*a, groups=False),
+        lambda *a: interval(*a, replace=False),
+        lambda *a: interval(*a, ends=(5, 95)),
+        lambda *a: interval(*a, by_model=True),
+        lambda *a: interval(*a)[::-1],
+        lambda *a: (a[0].mean(), *interval(*a)),
+        lambda *a: (a[0].mean() - a[0].std(), a[0].mean() + a[0].std()),
     ]
 
 

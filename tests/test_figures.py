@@ -14,7 +14,7 @@ from lib.data.loading import PreparedDataset
 from lib.evaluation import Prediction
 from lib.figures.maps import normal_colors
 from lib.figures.results import case_sheet, make_case, ranked_rows, view_of_rotation
-from lib.figures.shapes import MAX_FACES, decimated, draw_mesh, turnable, viewpoint_at
+from lib.figures.shapes import MAX_FACES, decimated, draw_mesh, mesh_sheet, turnable, viewpoint_at
 from lib.figures.training import loss_panels, loss_terms, series, training_board
 from lib.geometry.cameras import Viewpoint
 from lib.geometry.meshes import marching_cubes
@@ -70,6 +70,16 @@ def test_turnable_meshes_are_small_and_seen_from_where_asked():
     assert first.x < -1  # azimuth 90: the camera stands at -x
     assert second.y > 1
     assert len(figure.to_json()) < 1_000_000
+
+
+def test_a_sheet_shows_one_object_in_two_frames_alike_if_it_starts_there():
+    box = trimesh.creation.box((0.2, 0.4, 0.8))
+    box.apply_translation((0.2, 0.1, 0.0))
+    turned = box.copy().apply_transform(trimesh.transformations.rotation_matrix(np.pi / 2, (0, 0, 1)))
+    figure = mesh_sheet({"one": box, "turned": turned}, turns=(0, 90), starts=(10, 100))
+    a, b, c, d = (axis.images[0].get_array() for axis in figure.axes)
+    assert np.abs(a - c).mean() < 0.01 and np.abs(b - d).mean() < 0.01 and np.abs(a - b).mean() > 0.02
+    plt.close(figure)
 
 
 @given(st.integers(-179, 179), st.integers(-80, 80))

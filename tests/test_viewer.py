@@ -17,7 +17,7 @@ from tiny_dataset import write_tiny_dataset
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
 from lib.figures import upload, viewer
-from lib.figures.upload import shape_of_uploads
+from lib.figures.upload import offered_mask, shape_of_uploads
 from lib.figures.viewer import LiveBoard, Snapshots, controlled, drawn_once, slider, turned_views
 from lib.training.listeners import TensorBoard
 from support import nb00
@@ -204,10 +204,78 @@ def test_bad_uploads_get_one_sentence(tmp_path, photo, mask, said):
     assert not (tmp_path / "photo.glb").exists()
 
 
+def opaque(value: int = 255, spot: tuple = (200, 40, 40)) -> np.ndarray:
+    """A photo without a mask: a coloured disc on a plain background."""
+    y, x = np.mgrid[:96, :96]
+    photo = np.full((96, 96, 3), value, np.uint8)
+    photo[(y - 48) ** 2 + (x - 48) ** 2 < 24**2] = spot
+    return photo
+
+
+def test_a_failed_upload_leaves_no_mesh_of_an_earlier_one_and_names_no_folder(tmp_path):
+    system = make_system().eval()
+    shape_of_uploads(system, uploaded("me.png", png(cut_out())), (), tmp_path, 32)
+    assert (tmp_path / "photo.glb").exists()
+    _, sentence = shape_of_uploads(system, uploaded("mine.png", png(opaque())), (), tmp_path, 32)
+    assert sentence.startswith("error: mine.png has no alpha channel") and str(tmp_path) not in sentence
+    assert not (tmp_path / "photo.glb").exists()
+
+
+def test_a_photo_without_a_mask_is_offered_the_networks(tmp_path):
+    figure, sentence, mask = offered_mask(uploaded("mine.png", png(opaque())), tmp_path, 32)
+    inside = np.asarray(Image.open(io.BytesIO(mask["content"]))) > 0
+    disc = (opaque() != 255).any(-1)
+    assert (inside & disc).sum() / (inside | disc).sum() > 0.9
+    assert isinstance(figure, Figure) and sentence.startswith("mine.png comes without a mask.")
+    assert offered_mask((), tmp_path) is None
+    assert offered_mask(uploaded("cut.png", png(cut_out())), tmp_path) is None  # it brings its own
+    figure, sentence, mask = offered_mask(uploaded("grey.png", png(opaque(128, (128,) * 3))), tmp_path)
+    assert (figure, mask) == (None, None) and sentence.startswith("error: grey.png comes without a mask, and no object")
+    assert str(tmp_path) not in offered_mask(uploaded("a.png", b"no image"), tmp_path)[1]
+
+
+def test_the_upload_control_takes_the_offered_mask_only_when_told_to(shown, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(upload, "shape_of_uploads", lambda *a: calls.append(a[1:3]) or (None, "made"))
+    monkeypatch.setattr(
+        upload, "offered_mask", lambda photos, *a: (None, "look", {"name": "m.png"}) if photos else None
+    )
+    example = {"name": "a.png", "content": b"", "about": "An example."}
+    reconstruct = upload.upload_control(make_system(TINY).eval(), tmp_path, 32, example)
+    row, _, use = shown[0].children
+    photos, masks, without, button, trial = row.children
+    reconstruct()
+    assert calls == [((), ())] and use.layout.display == "none"
+    trial.click()
+    assert len(calls) == 1 and use.layout.display == ""  # a mask is shown, nothing made
+    use.click()
+    assert calls[1] == ((example,), ({"name": "m.png"},)) and use.layout.display == "none"
+    trial.click()
+    photos.set_state({"value": [{"name": "b.png", "type": "", "size": 0, "content": b"", "last_modified": 0}]})
+    assert use.layout.display == "none" and [file["name"] for file in photos.value] == ["b.png"]
+    masks.set_state({"value": [{"name": "c.png", "type": "", "size": 0, "content": b"", "last_modified": 0}]})
+    button.click()
+    assert [file["name"] for files in calls[2] for file in files] == ["b.png", "c.png"]
+    without.click()
+    assert masks.value == ()
+
+
 def test_the_upload_button_shows_figure_and_sentence(shown, tmp_path):
     reconstruct = upload.upload_control(make_system(TINY).eval(), tmp_path, 32)
     reconstruct()
     assert isinstance(shown[0], ipywidgets.VBox)
+
+
+def test_an_example_is_a_photo_without_a_mask_that_says_what_it_is(tmp_path):
+    dataset = PreparedDataset(write_tiny_dataset(tmp_path / "data"), "test")
+    example = nb00.example_upload(dataset, 0, "Chair by A, CC0-1.0")
+    picture = Image.open(io.BytesIO(example["content"]))
+    assert picture.mode == "RGB" and np.array_equal(picture, np.asarray(dataset.rgb[0]))
+    assert example["about"].endswith("pixels wide: Chair by A, CC0-1.0.") and "test split" in example["about"]
+    assert nb00.read_makers(tmp_path) == {}
+    lines = "model,category,name,creator,licence,pack\nm,chair,Chair,A,CC0-1.0,p\n"
+    (tmp_path / "ATTRIBUTION.csv").write_text(lines)
+    assert nb00.read_makers(tmp_path) == {"m": "Chair by A, CC0-1.0"}
 
 
 def test_sliders_show_as_many_digits_as_a_step_has():

@@ -133,8 +133,21 @@ def turnable(meshes: dict[str, trimesh.Trimesh], azimuths: Sequence[float] = (40
 
 
 def mesh_sheet(
-    meshes: dict[str, trimesh.Trimesh], azimuths: tuple[float, ...] = (30, 120, 210), elevation: float = 20.0
+    meshes: dict[str, trimesh.Trimesh],
+    turns: Sequence[float] = (0, 90, 180, 270),
+    starts: Sequence[float] = (0,),
+    elevation: float = 20.0,
 ):
-    """Pictures of meshes: a row each, seen from a few sides; returns the matplotlib figure."""
-    rows = [[draw_mesh(mesh, viewpoint_at(a, elevation), 220) for a in azimuths] for mesh in meshes.values()]
-    return image_grid(rows, [f"from {azimuth:g}°" for azimuth in azimuths], list(meshes), size=1.9)
+    """Pictures of meshes: a row each, turned by degrees from where each starts; returns the matplotlib figure.
+
+    Parameters
+    ----------
+    starts : sequence of float
+        Azimuths of the first pictures, degrees; the last serves the rest. Meshes of two frames need two.
+    """
+    starts = [*starts, *[starts[-1]] * (len(meshes) - len(starts))]
+    rows = [
+        [draw_mesh(mesh, viewpoint_at(start + turn, elevation), 220) for turn in turns]
+        for mesh, start in zip(meshes.values(), starts, strict=True)
+    ]
+    return image_grid(rows, [f"turned {turn:g}°" for turn in turns], list(meshes), size=1.9)

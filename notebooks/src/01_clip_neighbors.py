@@ -5,14 +5,16 @@
 # show similar *shapes*, from other sides. If the bet is lost, the rest of the method pulls shapes towards nonsense. The
 # paper tests it with one figure and one number. Here you test it properly.
 #
-# You will understand
+# You need lesson 00: what a mask, a viewpoint and the Chamfer distance are. After this lesson you can
 #
-# - what an embedding is, and how to ask one for neighbours, by image or by text;
-# - the paper's test, and why a high score in it can be worth nothing;
-# - how much nearer in *shape* neighbours are than images drawn at random;
-# - what a turn of the object does to an embedding, and why that decides whether a neighbour shows anything new.
+# - ask an embedding for neighbours, by image or by text, and write the search yourself;
+# - repeat the paper's test, and say why a high score in it can be worth nothing;
+# - measure how much nearer in *shape* neighbours are than images drawn at random, with an interval that is honest about
+#   copies;
+# - say what a turn of the object does to an embedding, and why that decides whether a neighbour shows anything new.
 #
-# **Time**: about twenty minutes to read; the cells take about a minute on two CPU cores.
+# **Time**: about twenty minutes to read, half an hour for the three exercises; the cells take about a minute on two CPU
+# cores.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: full measures the shapes of all queries, quick of 350
@@ -56,6 +58,21 @@ print(f"{len(models)} images of {len(set(models))} models in {len(set(categories
 # $$s(i, j) = \frac{e_i \cdot e_j}{\|e_i\| \, \|e_j\|}, \qquad
 # \mathcal N_K(i) = \text{the } K \text{ images } j \neq i \text{ with the largest } s(i, j)$$
 #
+# Three vectors that you can check by hand: their lengths are 5, 5 and 2.
+
+# %% slug="cosine-by-hand"
+import torch
+
+e = torch.tensor([[3.0, 4.0], [4.0, 3.0], [0.0, 2.0]])
+s_01 = (3 * 4 + 4 * 3) / (5 * 5)  # 0.96
+s_02 = (3 * 0 + 4 * 2) / (5 * 2)  # 0.8
+s_12 = (4 * 0 + 3 * 2) / (5 * 2)  # 0.6
+print("cosines:", s_01, s_02, s_12, "so the neighbours of image 2 are 0, then 1")
+by_code = find_neighbors(e / e.norm(dim=1, keepdim=True), 2)
+assert by_code.index.tolist() == [[1, 2], [0, 2], [0, 1]]
+assert torch.allclose(by_code.score, torch.tensor([[s_01, s_02], [s_01, s_12], [s_02, s_12]]))
+
+# %% [markdown]
 # The paper takes $e$ from CLIP, a network trained on 400 million pairs of images and texts. Its weights are not part of
 # this course. What is: `image_text_furniture`, a tiny network trained in CLIP's way on captioned renders of *other*
 # furniture; `efficientnet_lite0`, trained to name the thousand classes of ImageNet; and two controls, a network with
@@ -97,8 +114,18 @@ redraw = controlled(
 #
 # $$\text{share} = \underset{i}{\mathrm{mean}} \;\; \underset{j \in \mathcal N_5(i)}{\mathrm{mean}} \; [m_j = m_i]$$
 #
-# **Predict.** A random image shows the query's model in one case of seventy. How often do the five nearest by *pixels* show it,
-# and the five nearest by a network with *random* weights? Write down two numbers.
+# Three images with two neighbours each; the first two show one model:
+
+# %% slug="share-by-hand"
+nearest_of = np.array([[1, 2], [0, 2], [0, 1]])
+shows = np.array(["a", "a", "b"])
+shares = [1 / 2, 1 / 2, 0 / 2]  # image 0 finds 1 (yes) and 2 (no), image 1 finds 0 and 2, image 2 finds two others
+print("share:", round(sum(shares) / 3, 3))
+assert nb01.match_share(nearest_of, shows).tolist() == shares
+
+# %% [markdown]
+# **Predict.** A random image shows the query's model in one case of seventy. How often do the five nearest by *pixels*
+# show it, and the five nearest by a network with *random* weights? Write down two numbers.
 
 # %%
 show_source(nb01.match_share, nb01.match_row)
@@ -115,42 +142,69 @@ else:
     print(nb01.NO_REPEATS)
 
 # %% [markdown]
-# Bars are 95 % confidence intervals: the models are drawn again with replacement a thousand times, and the bar holds the
-# middle 95 % of the means. It says how well these models fix the mean; a mean over other models could lie outside. The
-# paper's two values stand below the line: other images, other networks, and 1,716 models to confuse instead of a few
-# dozen, so compare within either part only.
+# <details><summary>What came out, and why</summary>
 #
-# <details><summary>What came out</summary>
-#
-# Pixels find the query's model in more than a quarter of the cases, and even random weights in more than a fifth. Copies of
-# a model share outline and shading, and that is enough.
+# Pixels find the query's model in more than a quarter of the cases, and even random weights in more than a fifth.
+# Copies of a model share outline and shading, and that is enough.
 #
 # </details>
 #
-# **What goes wrong.** Look at the orange frames above. They are the *same object*, recoloured or turned. On CompCars too,
-# a neighbour that shows the query's model may be the same car, in the same advertisement, from the same side. It scores
-# full marks, and teaches nothing: for SSC, many photos of one object are multi-view supervision, which the method claims
-# to do without. On ETH-80, where every toy keeps its colour, a tiny network with *random* weights scores 66 %, and a large
-# one trained on ImageNet 74 %, where chance is 1 % (`lib/results/eth80_neighbors.json`). So the share measures whether an
-# embedding recognises *objects*, by whatever means. The bet was about *shapes*, so from here on the query's own model is
-# not admitted, and neighbours come from its category. (The paper searches its whole training set. On Pix3D, where that is
-# chairs only, the two are the same.)
+# Bars are 95 % confidence intervals, by *bootstrap*. Images of one model are nearly copies of each other, so they are
+# not independent. Therefore whole models are drawn again, with replacement, as many as there are. If model $m$ is drawn
+# $n_m$ times and its $|m|$ images have the values $v_i$, the mean becomes
+#
+# $$\bar v^* = \frac{\sum_m n_m \sum_{i \in m} v_i}{\sum_m n_m \, |m|}$$
+#
+# A thousand such draws are made, and the bar holds the middle 95 % of their means. With two models, $a$ with two images
+# of value 1 and $b$ with one image of value 0, only four draws are possible:
+
+# %% slug="interval-by-hand"
+draws = {"aa": (2 * 2) / (2 * 2), "ab": (2 + 0) / (2 + 1), "ba": (2 + 0) / (2 + 1), "bb": 0 / (2 * 1)}
+print({drawn: round(mean, 2) for drawn, mean in draws.items()})  # each has probability 1/4
+row = nb01.interval_row([1.0, 1.0, 0.0], ["a", "a", "b"])
+assert np.isclose(row["value"], 2 / 3) and (row["low"], row["high"]) == (draws["bb"], draws["aa"])
+
+# %% [markdown]
+# An interval says how well these models fix the mean; a mean over other models could lie outside. The paper's two
+# values stand below the line: other images, other networks, and 1,716 models to confuse instead of a few dozen, so
+# compare within either part only.
+#
+# **What goes wrong.** Look at the orange frames above. They are the *same object*, recoloured or turned. On CompCars
+# too, a neighbour that shows the query's model may be the same car, in the same advertisement, from the same side. It
+# scores full marks, and teaches nothing: for SSC, many photos of one object are multi-view supervision, which the
+# method claims to do without. On ETH-80, where every toy keeps its colour, a tiny network with *random* weights scores
+# 66 %, and a large one trained on ImageNet 74 %, where chance is 1 % (`lib/results/eth80_neighbors.json`). So the share
+# measures whether an embedding recognises *objects*, by whatever means. The bet was about *shapes*, so from here on the
+# query's own model is not admitted, and neighbours come from its category. (The paper searches its whole training set.
+# On Pix3D, where that is chairs only, the two are the same.)
 
 # %% [markdown]
 # ## The bet itself: is the shape nearer?
 #
-# Where true shapes are known, the bet can be settled by their distance. With points $P$ and $Q$ drawn from two surfaces,
-# the *Chamfer distance* is the mean way from a point of one to the nearest of the other, in both directions:
+# Where true shapes are known, the bet can be settled by their distance. With points $P$ and $Q$ drawn from two
+# surfaces, the *Chamfer distance* is the mean way from a point of one to the nearest of the other, in both directions:
 #
 # $$CD(P, Q) = \tfrac12 \Big( \underset{p \in P}{\mathrm{mean}} \min_{q \in Q} \|p - q\|
 #   + \underset{q \in Q}{\mathrm{mean}} \min_{p \in P} \|p - q\| \Big)$$
 #
+# Two points against one: from $(0, 0)$ it is 1 to $(0, 1)$, from $(2, 0)$ it is $\sqrt 5$, and back it is 1.
+
+# %% slug="chamfer-by-hand"
+from lib.geometry.metrics import chamfer_distance, nearest_distances
+
+by_hand = ((1 + 5**0.5) / 2 + 1) / 2
+print("Chamfer distance by hand:", round(by_hand, 3))
+P, Q = np.array([[0.0, 0, 0], [2, 0, 0]]), np.array([[0.0, 1, 0]])
+assert np.isclose(by_hand, chamfer_distance(*nearest_distances(P, Q)))
+
+# %% [markdown]
 # We measure it from the query's shape to those of its neighbours, both in the canonical frame, beside that to random
-# images (notebook **07** looks at it closely). Tables and figures show $10 \times CD$, where the longest side of an object
-# is 1. Each grey dot is one query. (Two draws of a thousand points from one and the same surface are 0.21 apart in these
-# units: that is the floor.)
+# images (notebook **07** looks at it closely). Tables and figures show $10 \times CD$, where the longest side of an
+# object is 1. Each grey dot is one query. (Two draws of a thousand points from one and the same surface are 0.21 apart
+# in these units: that is the floor.)
 #
-# **Predict.** By what share are neighbours nearer in shape than random images of the category: a tenth, a half, nine tenths?
+# **Predict.** By what share are neighbours nearer in shape than random images of the category: a tenth, a half, nine
+# tenths?
 
 # %% tags=["results"] alt="Chamfer distance from queries to their neighbours in each embedding and to random images"
 distances = None
@@ -173,10 +227,16 @@ else:
     print("This data has no meshes: the shapes of neighbours cannot be compared.")
 
 # %% [markdown]
-# The category does most of the work: a random image *of the category* is about half as far away as any image. What an
-# embedding adds is a tenth or so. Which embedding adds most cannot be told: the printed intervals overlap. Even the
-# pixels, far behind in the paper's test, are close to the rest in this one. They know nothing of furniture, but like
-# outlines from like sides come from like shapes.
+# <details><summary>What came out, and why</summary>
+#
+# A tenth or so: between 7 and 15 per cent. The category does most of the work: a random image *of the category* is
+# little more than half as far away as any image. What an embedding adds comes on top of that.
+#
+# </details>
+#
+# Most of the printed intervals overlap, so the order of the embeddings is not settled. Even the pixels, far behind in
+# the paper's test, are close to the rest in this one. They know nothing of furniture. Is it that similar outlines, seen
+# from similar sides, come from similar shapes? The section *Do neighbours show another side?* returns to this.
 
 # %% [markdown]
 # ## The other half of the bet: a turn must not matter
@@ -201,10 +261,13 @@ else:
 # %% [markdown]
 # ## A turn, or another object?
 #
-# Cosines of different embeddings have different scales, so turn them into a question with a yes or no: *which is
-# nearer to the query, its own object turned by this angle, or another object seen from the query's side?* At 50 % a turn
+# Cosines of different embeddings have different scales, so turn them into a question with a yes or no: *which is nearer
+# to the query, its own object turned by this angle, or another object seen from the query's side?* At 50 % a turn
 # counts as much as being another object. (In the furniture set "object" means model: its images differ also in colour
 # and a little in proportions. ETH-80 has 41 photos of each object.)
+#
+# **Predict.** At which angle does an embedding lose its own object most easily: after a small turn, after a quarter, or
+# when it sees the rear?
 
 # %% tags=["preference"] alt="How often the turned object is preferred to another object seen from the same side, by angle and embedding"
 preferred = {}
@@ -218,12 +281,19 @@ else:
     print(nb01.NO_REPEATS if knows_views else "This data has no viewpoints.")
 
 # %% [markdown]
-# Some curves sag in the middle and rise again: the rear of a table looks like its front, its side does not. Others only
-# fall. Among the renders all of this is mild, because models differ much more than sides do. On the 3,280 real photographs of ETH-80
-# (toy cars, animals, cups, fruit; see *Questions*) it is deep: ImageNet features prefer the own object in 78 % of cases
-# after a turn of 30°, in **39 %** after 90°, and in 89 % after 170° (`lib/results/eth80_neighbors.json`). The paper says
-# that CLIP's embeddings have "some robustness to viewpoint changes". Whatever embedding you use, measure it, and at a
-# quarter turn: that is where most of what is new would be seen.
+# <details><summary>What came out, and why</summary>
+#
+# After a turn of 50 to 90 degrees, for three of the four. Pixels come close to no preference there, and rise again: the
+# rear of a table looks like its front, its side does not. The network trained on images and texts falls least up to
+# there. At 170° the bands are wide: cameras stand above the floor, so few pairs look from opposite directions.
+#
+# </details>
+#
+# On the 3,280 real photographs of ETH-80 (toy cars, animals, cups, fruit; see *Questions*) the sag is deep: ImageNet
+# features prefer the own object in 78 % of cases after a turn of 30°, in **39 %** after 90°, and in 89 % after 170°
+# (`lib/results/eth80_neighbors.json`). The paper says that CLIP's embeddings have "some robustness to viewpoint
+# changes". Whatever embedding you use, measure it, and at a quarter turn: that is where most of what is new would be
+# seen.
 
 # %% [markdown]
 # ## Do neighbours show another side?
@@ -245,10 +315,18 @@ else:
     print("This data has no viewpoints.")
 
 # %% [markdown]
+# <details><summary>What came out, and why</summary>
+#
+# Nearly anywhere. Of random images 74 % stand more than 45° away. Of the neighbours by pixels it is 65 %, by ImageNet's
+# features 69 %: these two prefer the query's own side a little. For pixels that is no surprise, because an outline
+# changes with the side. The other two are within two per cent of random images. None prefers the opposite side.
+#
+# </details>
+
+# %% [markdown]
 # ## Both wishes in one picture
 #
-# Random images stand anywhere; the neighbours of most embeddings, we saw, prefer the query's own side a little, those of
-# the pixels most. Now with the shapes: below is the nearer shape, right the newer side.
+# A good neighbour has the query's shape and shows another side of it. Below is the nearer shape, right the newer side.
 
 # %% tags=["wishes"] alt="Chamfer distance of neighbours against the share of them that show another side"
 if spread and distances is not None:
@@ -257,9 +335,11 @@ if spread and distances is not None:
 # %% [markdown]
 # ## How many neighbours?
 #
-# The paper takes $K = 5$ and draws one of them in each step. More bring more sides, and worse shapes. Bands are 95 %
-# confidence intervals as above; at the right they are wide because some shapes are rarer than others, which moves all
-# lines together.
+# The paper takes $K = 5$ and draws one of them in each step. What would more of them cost? Bands are 95 % confidence
+# intervals as above; in the right panel they are wide because some shapes are rarer than others, which moves all lines
+# together.
+#
+# **Predict.** With $K = 20$, how much of what the embeddings gained in shape over random images is left?
 
 # %% tags=["sweep"] alt="Share of the query's model and Chamfer distance against the number of neighbours"
 counts = [k for k in (1, 2, 3, 5, 10, 20) if k < len(models)]
@@ -280,6 +360,14 @@ if panels:
     figure = nb01.band_figure(panels, "random", levels, xlabel="K")
 else:
     print(nb01.NO_REPEATS)
+
+# %% [markdown]
+# <details><summary>What came out, and why</summary>
+#
+# About half, or a little less. Up to $K = 5$ the distance changes little; from there it rises towards the dotted line,
+# the random images of the category. A category has only a few models here, so twenty neighbours are a good part of it.
+#
+# </details>
 
 # %% [markdown]
 # ## A map
@@ -306,11 +394,8 @@ figure = nb01.map_figure(shown, kinds, places, range(0, len(drawn), max(1, len(d
 # with descriptions should know about geometry. Does ours? Beside each text stands how many of the images that it finds
 # have all its words in their captions, and how many of all images have (chance).
 #
-# The last line is a **failure**. The first text fits one held-out model, a round table on one pedestal that ends in four
-# feet. Its images stand far down the order; above them are desk lamps and chairs, as if "on one leg" had come to mean "a
-# thin stem". It is an expression that few training models carry, and of tables only two. Nor could captions have told: legs
-# are counted in cross-sections at 8, 12, 16 and 20 % of the height, which must agree, and the lowest cuts through the
-# feet. So this table's caption names no leg, and a share "by caption" cannot see what is missed.
+# **Predict.** The first text fits one held-out model, a round table on one pedestal that ends in four feet. The last
+# line shows its images. Among all images, sorted by how well they fit the text, where does the first of them stand?
 
 # %% tags=["texts"] alt="Texts and the images nearest to each; last, the table that the first text means, with its ranks"
 readers = {name: e.encode_text for name, e in embedders.items() if e.encode_text}
@@ -330,6 +415,16 @@ if readers and pictures.metadata["caption"].isna().all():
     print("No image has a caption: what a text finds can be looked at, not counted.")
 if not readers:
     print("No embedding at hand reads texts.")
+
+# %% [markdown]
+# <details><summary>What came out, and why</summary>
+#
+# At place 35: a **failure**. Above it are desk lamps and chairs, as if "on one leg" had come to mean "a thin stem". It
+# is an expression that few training models carry, and of tables only two. Captions could not have told either: legs are
+# counted in cross-sections at 8, 12, 16 and 20 % of the height, which must agree, and the lowest cuts through the feet.
+# So this table's caption names no leg, and a share "by caption" cannot see what is missed.
+#
+# </details>
 
 # %% slug="write-results"
 about = {"dataset": pictures.prepared.info["name"], "split": split, "seed": seed, "profile": profile}
@@ -413,6 +508,86 @@ from support import check
 check.knn(my_neighbors)
 
 # %% [markdown]
+# ### The paper's share (easy, 5 minutes)
+#
+# Give the mean over images of the share of their neighbours that show the query's model. Where an image has fewer than
+# $K$ neighbours, -1 stands in the last places. An image without any is left out.
+#
+# <details><summary>Hint: an image without neighbours has a share</summary>
+#
+# In Python, `models[-1]` is the last model. Drop -1 before you look models up.
+#
+# </details>
+#
+# <details><summary>Hint: the answer is NaN, or a little too small</summary>
+#
+# Leave images without neighbours out of the mean, and divide by the number of the others.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-match-share"
+import torch
+
+
+def my_share(index, models):
+    """Share, a number, for rows of neighbours (N, K) and the model of each image."""
+    # BEGIN SOLUTION
+    shares = []
+    for query, row in enumerate(index.tolist()):
+        same = [models[neighbor] == models[query] for neighbor in row if neighbor >= 0]
+        if same:
+            shares.append(sum(same) / len(same))
+    return sum(shares) / len(shares)
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-match-share"
+from support import check
+
+check.match_share(my_share)
+
+# %% [markdown]
+# ### An interval over models (medium, 15 minutes)
+#
+# Draw whole models with replacement, as many as there are, and take the mean over the images of the drawn models. Do so
+# many times. Give the ends of the middle 95 % of these means.
+#
+# <details><summary>Hint: the interval is far too narrow</summary>
+#
+# Five copies of an image are not five independent images. Draw names of models, not rows.
+#
+# </details>
+#
+# <details><summary>Hint: large models count too little</summary>
+#
+# A model that is drawn brings all its images, as often as it was drawn: `np.bincount` counts the draws, and its value
+# at an image's model is that image's weight.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-model-interval"
+import numpy as np
+
+
+def my_interval(values, models, resamples):
+    """(low, high) for a value (N,) and a model of each image."""
+    # BEGIN SOLUTION
+    generator, means = np.random.default_rng(0), []
+    names, model_of = np.unique(models, return_inverse=True)
+    for _ in range(resamples):
+        drawn = generator.choice(len(names), len(names))
+        weight = np.bincount(drawn, minlength=len(names))[model_of]
+        means.append((weight * values).sum() / weight.sum())
+    return np.percentile(means, 2.5), np.percentile(means, 97.5)
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-model-interval"
+from support import check
+
+check.model_interval(my_interval)
+
+# %% [markdown]
 # ## Questions
 #
 # 1. Which embedding would you give to SSC? Which would you have chosen by the paper's test alone?
@@ -435,12 +610,15 @@ check.knn(my_neighbors)
 # %% [markdown] tags=["instructor"]
 # ## For instructors: ninety minutes
 #
-# - 0-20 browse, with bets on the next neighbour; 20-40 the paper's test and why random weights score;
-# - 40-65 the bet itself, shapes; exercise *Neighbours* (10 minutes); 65-90 turns, and the choice of K.
+# - 0-20 browse, with bets on the next neighbour; exercise *Neighbours* (10 minutes);
+# - 20-40 the paper's test and why random weights score; exercise *The paper's share* (5 minutes);
+# - 40-70 the bet itself, shapes; exercise *An interval over models* (15 minutes);
+# - 70-90 turns, and the choice of K.
 #
 # **Common mistakes**
 #
-# - Cosine and dot product are the same only for unit vectors: the exercise's third message.
+# - Cosine and dot product are the same only for unit vectors: the first exercise's third message.
+# - Images are drawn instead of models: the interval of five copies each is less than half as wide as it should be.
 # - Intervals that overlap are read as "equal". They say "cannot tell".
 #
 # Timings of the cells are in the gallery that `make run` writes.

@@ -38,6 +38,94 @@ def right(name: str) -> None:
     print(f"{name}: right")
 
 
+# --- 00: start here --------------------------------------------------------------------------------------------------
+
+
+def on_white(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """(colours (H, W, 3), opacities (H, W)), in [0, 1] -> the colours on a white background (H, W, 3)."""
+    colours = torch.rand(3, 3, 3, generator=generator(), dtype=torch.float64)
+    opacity = torch.tensor([[1.0, 0.0, 0.5], [0.2, 0.7, 1.0], [0.0, 0.9, 0.4]], dtype=torch.float64)
+    found = torch.as_tensor(answer(colours, opacity))
+    expect(
+        found.shape == (3, 3, 3), f"three colours for each of 3 x 3 pixels, not an answer of shape {tuple(found.shape)}"
+    )
+    mixed = torch.empty_like(colours)
+    for row, column, k in np.ndindex(3, 3, 3):
+        a = float(opacity[row, column])
+        mixed[row, column, k] = a * float(colours[row, column, k]) + (1 - a)
+    hard = torch.where(opacity[..., None] >= 0.5, colours, 1.0)
+    reversed_mask = colours + opacity[..., None] * (1 - colours)
+    channels = colours * opacity + 1 - opacity
+    expect(not near(found, channels), "the opacity of a column was used for a colour: give the mask a third axis")
+    expect(not near(found, colours * opacity[..., None]), "the background is black: add 1 - a, the share of white")
+    expect(not near(found, reversed_mask), "the object is white and the background is not: a is the object's share")
+    expect(not near(found, hard), "half-covered pixels are all object or all white: mix, do not choose")
+    expect((found <= 1 + 1e-6).all(), "some colours are brighter than white: the two shares must sum to 1")
+    expect(near(found, mixed), "some pixels differ from a c + (1 - a), computed in a loop")
+    right("on_white")
+
+
+def crop_square(answer: Callable[[Tensor, float], tuple]) -> None:
+    """(mask (H, W) in [0, 1], margin) -> left, top and side of the square crop, in whole pixels."""
+
+    def numbers(mask: Tensor, margin: float) -> tuple[float, ...]:
+        return tuple(float(number) for number in answer(mask, margin))
+
+    mask = torch.zeros(40, 60)
+    mask[10:28, 5:13] = 1.0  # 18 rows, 8 columns
+    found = numbers(mask, 1.2)
+    expect(len(found) == 3, f"three numbers are needed, left, top and side, not {len(found)}")
+    left, top, side = found
+    expect(side != 10, "this side fits the smaller side of the box: the larger one counts")
+    expect(side != 21, "rows 10 to 27 are 18 rows, not 17, and 1.2 x 18 = 21.6 must be rounded up")
+    expect(side == 22, f"1.2 times the larger side, 18, rounded up, is 22, not {side:g}")
+    expect((left, top) != (8, -2), "left and top are exchanged: a mask's first axis runs down")
+    expect((left, top) != (5, 10), "the crop begins where the box does: both must have the same centre")
+    expect((left, top) != (0, 8), "the crop stops at the photo's border: beyond it is white, so left may be negative")
+    expect((left, top) == (-2, 8), f"the crop around this box begins at (-2, 8), not at ({left:g}, {top:g})")
+    faint = mask.clone()
+    faint[0, 0] = 0.2
+    expect(numbers(faint, 1.2) == found, "a faint pixel (0.2) moves the crop: only 0.5 and more counts as object")
+    faint[30:34, 20:59] = 0.5
+    expect(numbers(faint, 1.0) == (5, -5, 54), "with pixels of exactly 0.5 and margin 1 the crop is (5, -5, 54)")
+    right("crop_square")
+
+
+def camera_position(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
+    """(azimuths (N,), elevations (N,), radians; distance) -> where the cameras stand (N, 3)."""
+    quarter = math.pi / 2
+    azimuth, elevation = torch.tensor([0.0, quarter, 0.0, 0.0]), torch.tensor([0.0, 0.0, quarter, -quarter / 3])
+    found = torch.as_tensor(answer(azimuth, elevation, 2.0))
+    expect(found.shape == (4, 3), f"four cameras need four points: shape (4, 3), not {tuple(found.shape)}")
+    front, side, above, below = found
+    expect(not near(front, torch.tensor([2.0, 0.0, 0.0])), "azimuth 0 is in front of the object, at +y, not at +x")
+    expect(not near(front, torch.tensor([0.0, 1.0, 0.0])), "the camera is at distance 1: multiply by the distance")
+    expect(near(front, torch.tensor([0.0, 2.0, 0.0])), f"azimuth 0 is (0, 2, 0), not {rounded(front)}")
+    expect(not near(side, torch.tensor([2.0, 0.0, 0.0])), "azimuth 90 degrees is at -x, not at +x: a minus is missing")
+    message = f"azimuth pi / 2 is (-2, 0, 0), not {rounded(side)}: are angles in radians?"
+    expect(near(side, torch.tensor([-2.0, 0.0, 0.0])), message)
+    expect(near(above[2], 2.0), "at elevation 90 degrees the camera is straight above, at z = 2")
+    expect(
+        near(found.norm(dim=-1), torch.full((4,), 2.0)),
+        "the camera leaves its sphere when it rises: x and y shrink by cos",
+    )
+    expect(near(below[2], -1.0), "a negative elevation is below the object: z keeps the sign of the sine")
+    drawn = 6 * torch.rand(2, 20, generator=generator(3), dtype=torch.float64) - 3
+    found = torch.as_tensor(answer(*drawn, 3.0))
+    for row, (a, e) in enumerate(drawn.T.tolist()):  # the rotation from world to camera, backwards
+        turn = np.array([[math.cos(a), 0, math.sin(a)], [0, 1, 0], [-math.sin(a), 0, math.cos(a)]])
+        tip = np.array([[1, 0, 0], [0, math.cos(e), -math.sin(e)], [0, math.sin(e), math.cos(e)]])
+        axes = np.array([[-1, 0, 0], [0, 0, -1], [0, -1, 0]])
+        truth = -(tip @ turn @ axes).T @ np.array([0, 0, 3.0])
+        expect(near(found[row], torch.tensor(truth)), f"azimuth {a:.2f}, elevation {e:.2f} is {rounded(truth)}")
+    right("camera_position")
+
+
+def rounded(point) -> str:
+    """A point as a reader would write it."""
+    return "(" + ", ".join(f"{float(number):.3g}" for number in point) + ")"
+
+
 # --- 01: neighbours --------------------------------------------------------------------------------------------------
 
 
@@ -53,6 +141,49 @@ def knn(answer: Callable[[Tensor, list, int], Tensor]) -> None:
     expect(found[0] == [1, 2], f"the neighbours of image 0 are 1 and 2 in this order, best first, not {found[0]}")
     expect(found[3] == [2, 1], f"the neighbours of image 3 are 2 and 1, not {found[3]}")
     right("knn")
+
+
+def match_share(answer: Callable[[Tensor, list], float]) -> None:
+    """(rows of neighbours (N, K), -1: none; model of each image) -> share that shows the query's model."""
+    models = ["a", "a", "b", "b", "a"]
+    index = torch.tensor([[1, 2], [0, 4], [3, -1], [-1, -1], [2, 3]])  # shares 1/2, 1, 1, none, 0
+    found = torch.as_tensor(answer(index, models), dtype=torch.float64)
+    expect(found.shape == (), f"one number is asked for, not an answer of shape {tuple(found.shape)}")
+    expect(not found.isnan(), "the share is NaN: leave out an image without neighbours before you take the mean")
+    expect(not near(found, 62.5), "a share is a number between 0 and 1, not per cent")
+    expect(not near(found, 0.75), "one neighbour of the right model is not enough: count how many of them show it")
+    expect(not near(found, 4 / 7), "all pairs were pooled: first the mean of each image, then the mean over images")
+    expect(not near(found, 0.4), "-1 says that there is no neighbour, but it was counted as one")
+    expect(not near(found, 0.5), "image 3 has no neighbours and was counted as 0: leave it out of the mean")
+    expect(near(found, 0.625), f"the images' shares are 1/2, 1, 1 and 0, so the mean is 0.625, not {float(found):.3f}")
+    right("match_share")
+
+
+def model_interval(answer: Callable[[np.ndarray, list, int], tuple]) -> None:
+    """(value of each image (N,), model of each, resamples) -> ends of the middle 95 % of means over drawn models."""
+
+    def ends(values, models: list, resamples: int = 4000) -> tuple[float, ...]:
+        return tuple(float(number) for number in answer(np.asarray(values, dtype=float), models, resamples))
+
+    found = ends([0.0, 1.0], ["a", "b"])  # (a, a), (a, b), (b, a) or (b, b): means 0, 1/2, 1/2 or 1
+    expect(len(found) == 2, f"two numbers are asked for, the lower and the upper end, not {len(found)}")
+    expect(found[0] <= found[1], "the lower end comes first")
+    expect(found[0] < found[1], "all resamples have the same mean: draw *with* replacement")
+    expect(near(found[0], 0.0) and near(found[1], 1.0), "two models with values 0 and 1 have the interval 0 to 1")
+    values = np.linspace(0, 1, 40)  # of 40 models, each with five equal images, in mixed order
+    order = np.random.default_rng(1).permutation(200)
+    low, high = ends(np.repeat(values, 5)[order], [f"model {m}" for m in np.repeat(range(40), 5)[order]])
+    width = float(2 * 1.96 * values.std() / math.sqrt(40))  # the central limit theorem, for models
+    message = "the interval is less than half as wide as it should be: images were drawn, but models must be"
+    expect(not near(high - low, width / math.sqrt(5), 0.02), message)
+    width_message = f"the middle 95 % of the means is {width:.3f} wide here, yours {high - low:.3f}"
+    expect(abs(high - low - width) < 0.08 * width, f"{width_message}: from 2.5 to 97.5 per cent")
+    expect(abs((low + high) / 2 - 0.5) < 0.03, f"the values are even about 0.5, yours about {(low + high) / 2:.3f}")
+    large = np.repeat([1.0, 0.0], [450, 50])  # 50 models with nine images of value 1, 50 with one image of value 0
+    low, high = ends(large, [f"{m // 9}" for m in range(450)] + [f"{m}" for m in range(50, 100)])
+    expect((low + high) / 2 > 0.8, "a model with nine images counts like one with one: take the mean over images")
+    expect(low < 0.9 < high, f"the mean over images, 0.9, must be inside, but yours is {low:.3f} to {high:.3f}")
+    right("model_interval")
 
 
 # --- 02: bounds ------------------------------------------------------------------------------------------------------

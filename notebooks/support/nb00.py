@@ -1,11 +1,15 @@
-"""Companion of notebook 00: a prediction seen from any side, and pages of the data."""
+"""Companion of notebook 00: a prediction seen from any side, a photo to try, and pages of the data."""
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import trimesh
+from PIL import Image
 from torch import nn
 
 from lib.data.loading import PreparedDataset
@@ -31,7 +35,33 @@ def prediction_viewer(system: nn.Module, dataset: PreparedDataset) -> Callable[.
     return draw
 
 
+# --- Your own photo ---------------------------------------------------------------------------------------------------
+
+
+def example_upload(dataset: PreparedDataset, row: int, maker: str = "") -> dict:
+    """A picture as the file of a reader, for `lib.figures.upload.upload_control`: on white, without its mask.
+
+    Parameters
+    ----------
+    maker : str, optional
+        Who made the object.
+    """
+    sample, content = dataset.metadata.iloc[row], io.BytesIO()
+    Image.fromarray(np.asarray(dataset.rgb[row])).save(content, "PNG")
+    about = f"An example from the data's {sample['split']} split, {dataset.rgb.shape[2]} pixels wide"
+    about += f": {maker}." if maker else "."
+    return {"name": f"{sample['id']}.png", "content": content.getvalue(), "about": about}
+
+
 # --- The data ---------------------------------------------------------------------------------------------------------
+
+
+def read_makers(folder: Path) -> dict[str, str]:
+    """Model -> its name, who made it and under which licence; empty where a prepared folder does not say."""
+    path = folder / "ATTRIBUTION.csv"
+    if not path.is_file():
+        return {}
+    return {c.model: f"{c.name} by {c.creator}, {c.licence}" for c in pd.read_csv(path).itertuples(index=False)}
 
 
 def sample_page(dataset: PreparedDataset, category: str, page: int, page_size: int = 4, makers: dict | None = None):
@@ -92,7 +122,7 @@ def sample_sheet(dataset: PreparedDataset, rows: list[int], makers: list[str] | 
             draw_dial(dial, sample.azimuth, sample.elevation)
         caption = f"“{sample.caption}”" if isinstance(sample.caption, str) else "no caption"
         words.text(0, 0.62, caption, fontsize=9, transform=words.transAxes, wrap=True)
-        words.text(0, 0.25, maker, fontsize=7, color="0.35", transform=words.transAxes, va="center", wrap=True)
+        words.text(0, 0.25, maker, fontsize=8, color="0.35", transform=words.transAxes, va="center", wrap=True)
     return figure
 
 

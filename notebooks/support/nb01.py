@@ -21,6 +21,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image
 from sklearn.manifold import TSNE
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from lib.data.embeddings import Embedder, embed_images, make_embedder, read_embeddings
 from lib.data.images import read_sample_images
@@ -179,7 +180,8 @@ def draw_intervals(axis, table: pd.DataFrame, form: str) -> None:
         value, color = row["value"], GREY if name.startswith("random,") else BLUE
         limits = [[value - row["low"]], [row["high"] - value]]
         axis.errorbar([value], [place], xerr=limits, fmt="o", capsize=3, color=color)
-        axis.annotate(f"{value:{form}}", (value, place), (0, 6), textcoords="offset points", ha="center")
+        behind = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8}  # dots may lie there
+        axis.annotate(f"{value:{form}}", (value, place), (0, 6), textcoords="offset points", ha="center", bbox=behind)
     axis.set(yticks=range(len(table)), yticklabels=table.index, ylim=(-0.6, len(table) - 0.3))
 
 
@@ -213,13 +215,12 @@ def shape_distances(
 ) -> pd.DataFrame:
     """Chamfer distance of each pair of a query and one of its others: query, kind, rank, row, distance."""
     distance = cache(lambda a, b: chamfer_distance(*nearest_distances(points(a), points(b))))
-    lines = [
-        (query, kind, rank, row, distance(min(query, row), max(query, row)))
-        for kind, found in others.items()
-        for query, line in zip(queries.tolist(), found.tolist(), strict=True)
-        for rank, row in enumerate(line)
-        if row >= 0
-    ]
+    lines = []
+    pairs = [(kind, *pair) for kind, found in others.items() for pair in zip(queries.tolist(), found, strict=True)]
+    for kind, query, found in tqdm(pairs, "shapes", unit="query"):
+        for rank, row in enumerate(found.tolist()):
+            if row >= 0:
+                lines.append((query, kind, rank, row, distance(min(query, row), max(query, row))))
     return pd.DataFrame(lines, columns=["query", "kind", "rank", "row", "distance"])
 
 
@@ -278,7 +279,7 @@ def turn_curves(vectors, models: Labels, categories: Labels, angles, seed: int =
     pairs["kind"] = np.where(models[query] == models[other], "same object", "other object")
     pairs["angle"] = 20 * np.minimum(angles[query, other] // 20, 8) + 10  # the middle of the bin
     preferences = []
-    for _, part in pairs.groupby("query"):
+    for _, part in tqdm(pairs.groupby("query"), "turns", unit="query"):
         own = part[part["kind"] == "same object"]
         rivals = np.sort(part["similarity"][(part["kind"] == "other object") & (part["angle"] == 10)])
         if len(rivals):  # the share of rivals that each own image beats; ties count half
