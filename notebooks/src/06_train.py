@@ -298,12 +298,11 @@ print(f"{total} steps in {read_log(log)[-1]['seconds']:.0f} s of training")
 #
 # The run folder now holds everything that is needed to go on. `checkpoint/state.safetensors` has the weights, Adam's
 # two moments for each weight, and the step. There is no random state to keep: the generator of a step is seeded by the
-# run's seed and the step's number, and the order of the images by the run's seed and the number of the epoch. So one
-# goes on by making a new system and calling `train` with the same arguments. Run the cell above once more: it tells you
-# that there is nothing left to train.
+# run's seed and the step's number, and the order of the images by the run's seed and the number of the epoch. To go on,
+# make a new system and call `train` with the same arguments. (Run the cell above once more: it tells you that there is
+# nothing left to train.)
 #
-# Two tiny runs show it. One takes six steps in one go. The other stops after the third and keeps nothing but its
-# folder.
+# Two tiny runs test it. One takes six steps in one go. The other stops after the third and keeps nothing but its folder.
 #
 # **Predict.** Will their weights be different, equal but for rounding, or identical?
 
@@ -511,7 +510,7 @@ print(f"10 x Chamfer distance (what 'shapes' looks at) {10 * scores['chamfer_dis
 # make run PROFILE=full NOTEBOOKS=06 PARAMS="-p recipe small-given"
 # python -m lib.training small --categories chair --run runs/chair       # the same without a notebook
 # python -m lib.training small-colors --categories chair --run runs/colors --set start=runs/chair   # then colours
-# tensorboard --logdir runs
+# tensorboard --logdir runs                                            # what the last two commands write as they go
 # ```
 #
 # The loop is the same on several GPUs: Accelerate starts a process for each GPU and divides every batch of 12 among
@@ -607,9 +606,9 @@ check.eikonal(my_eikonal)
 # %% [markdown]
 # ### An even spread of azimuths (hard, 20 minutes)
 #
-# Write $\mathcal{L}_{azi}$ for azimuths as unit pairs (cos, sin): compare the *sorted* values of cos, of sin and of cos
-# · sin with those of the even grid $(2k - 1)\pi / B$, $k = 1 \dots B$: three L2 norms, summed and divided by $3B$. (In
-# one dimension sorting solves the transport problem: this is a Wasserstein distance.)
+# Write $\mathcal{L}_{azi}$ for azimuths as unit pairs (cos, sin): compare the *sorted* values of cos, of sin and of
+# cos · sin with those of the even grid $(2k - 1)\pi / B$, $k = 1 \dots B$: three L2 norms, summed and divided by $3B$.
+# (In one dimension sorting solves the transport problem: this is a Wasserstein distance.)
 #
 # <details><summary>Hint: an even spread costs something</summary>
 #
@@ -685,8 +684,7 @@ print("nearer to the true shapes than the ball:", after < before)
 # **Common mistakes**
 #
 # - A finished run folder trains nothing, and the cell says so: run the second code cell again.
-# - `create_graph=True` is forgotten: the loss has a value, but the field does not
-#   learn from it.
+# - `create_graph=True` is forgotten: the loss has a value, but the field does not learn from it.
 # - $-\gamma$ is taken for $\gamma + 180°$.
 # - Single rows of the log are read as trends.
 #

@@ -108,7 +108,7 @@ figure = case_sheet(cases)
 # $-0.6$. ShapeClipper's protocol scales and centres afterwards, so it hardly changes. The other two protocols do not:
 # at $N = 100$ the far side of an object moves by 0.011, more than the whole tolerance of FS@1, and its middle by half
 # of that.
-
+#
 # With $N = 5$ samples, where are the indices 0 to 4, and where does the released code put them? A wall at $x = 0.3$ is
 # at index 3:
 
@@ -167,7 +167,7 @@ assert np.isclose(metrics.chamfer_distance(*found), CD) and np.isclose(metrics.f
 
 # %% [markdown]
 # The cell below prints ten times the Chamfer distance of the three chairs above. Compare with your answer; then move
-# the threshold. The drawn points are themselves more than 0.01 apart, so at 0.01 little counts. At 0.1 much counts that
+# the threshold. The drawn points are themselves about 0.01 apart, so at 0.01 little counts. At 0.1 much counts that
 # your eye would not forgive. The paper prints 0.01, 0.05 and 0.1; one number alone says little.
 
 # %% tags=["threshold"] alt="Predicted and true points, near and far, and the F-score for every threshold"
@@ -196,9 +196,9 @@ redraw = controlled(
 # %% [markdown]
 # <details><summary>What came out, and why</summary>
 #
-# On average a point of the best chair is off by about 0.04, of the median one by 0.06, of the worst by 0.09. Many
-# expect more of the worst. Even there most points have *some* surface near them: Chamfer distance does not ask whether
-# it is the right one. A ball of the chair's size is off by about 0.2 (below).
+# On average a point of the best chair is off by about 0.04, of the median one by 0.06, of the worst by 0.09. Did you
+# expect more of the worst? Even there most points have *some* surface near them: Chamfer distance does not ask whether
+# it is the right one. A ball is off by about 0.2 (below).
 #
 # </details>
 #
@@ -213,10 +213,6 @@ redraw = controlled(
 # | `icp` | `view`, then moved rigidly onto the truth | small errors of the viewpoint | Cat3D, SDF-SRN on photos |
 # | `rotation` | scale aligned, then the best of all rotations | every error of the viewpoint | ShapeClipper's Table 4 |
 #
-# With an unknown viewpoint `raw` is not fair: the network chose its canonical frame, and nobody told it where a chair's
-# front is. `rotation` is not fair either: it hides a wrong viewpoint. Numbers of different protocols cannot be
-# compared, so every row of our results names its protocol.
-#
 # **Predict.** In which protocol will this chair score best, and in which worst?
 
 # %% tags=["key-figure"] alt="Predicted and true points of one chair as four protocols compare them, front and side"
@@ -226,10 +222,14 @@ figure = protocol_figure(clouds_of(picked["median"][0]))
 # <details><summary>What came out, and why</summary>
 #
 # Each protocol to the right forgives more, and the number falls, `rotation` being lowest. `raw` is worst by far, and
-# the side view shows why: the predicted chair stands the other way round. Nobody told the network where a chair's front
-# is. In the camera's axes the same prediction fits, because shape and viewpoint are turned together.
+# the side view shows why: the predicted chair stands the other way round. In the camera's axes the same prediction
+# fits, because shape and viewpoint are turned together.
 #
 # </details>
+#
+# With an unknown viewpoint `raw` is not fair: the network chose its canonical frame, and nobody told it where a chair's
+# front is. `rotation` is not fair either: it hides a wrong viewpoint. Numbers of different protocols cannot be
+# compared, so every row of our results names its protocol.
 #
 # ## Is it any good? Ask those who learned nothing
 #
@@ -274,8 +274,7 @@ redraw = controlled(
 #
 # Retrieval with the true view is ahead, the *given* checkpoint and the medoid follow, and the checkpoint that has to
 # find the viewpoint comes last of the four. But the intervals of neighbours in this order overlap. Retrieval returns
-# real, sharp chairs, and our test chairs resemble training chairs. Without the true view most baselines fall behind our
-# checkpoints.
+# real, sharp chairs. Without the true view, only retrieval by masks keeps up with our checkpoints.
 #
 # </details>
 #
