@@ -206,9 +206,9 @@ print(f"wrong among the kept: {ranked.wrong_share(0.8):.1%} instead of {ranked.w
 # %% [markdown]
 # <details><summary>What came out, and why</summary>
 #
-# About a half: twice as good as chance. The other half are good normals at which the *network* is wrong, above all
-# edges and thin parts (blue in the pictures above). A blob that happens to turn a normal by little is kept (red). With
-# a perfect network the dropped pixels would be the wrong ones.
+# About a half: twice as good as chance. The other half are good normals at which the *network* is wrong, above all edges
+# and thin parts (blue in the pictures above). A blob that turns normals by less than the cut, here about 60°, is kept
+# (red). With a perfect network the dropped pixels would be the wrong ones.
 #
 # </details>
 #
