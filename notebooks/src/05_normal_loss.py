@@ -152,7 +152,8 @@ print(f"the shipped network's normals are off by {degrees.median():.0f}° (media
 # same.
 #
 # </details>
-#
+
+# %% [markdown]
 # ## Outliers, and who drops them
 #
 # Real estimators misread parts: a dark seat becomes a wall. So the paper sorts *all* pixels of a minibatch by the loss
@@ -220,7 +221,8 @@ print(f"wrong among the kept: {ranked.wrong_share(0.8):.1%} instead of {ranked.w
 # Dropping is not free. Early in training the *network* is wrong everywhere, so the largest errors mark the parts that
 # it still has to learn, thin legs above all, and these are dropped with the outliers. And the share is fixed: a clean
 # minibatch loses 20 % of good pixels, a very bad one keeps many wrong ones.
-#
+
+# %% [markdown]
 # ## The viewpoint receives gradient
 #
 # MonoSDF turns the *rendered* normals into the camera's frame and knows the cameras. ShapeClipper turns the
@@ -283,7 +285,8 @@ write_json(run / "normals.json", {"seed": seed, "images": len(rows), **measured}
 # viewpoint needs more than a gradient: a prior that spreads azimuths, the mirrored image, and in our recipe `small`
 # quarter turns that are tried out in full (notebook 06). That recipe begins with normals alone, because faces in three
 # directions tell the azimuth up to quarter turns before there is any shape.
-#
+
+# %% [markdown]
 # ## Do normals help a whole training?
 #
 # In the paper, without normals 10 x CD rises from 0.618 to 0.766, and without dropout to 0.640 (Table 2). Our own small

@@ -202,7 +202,8 @@ assert abs(float(azimuth_prior_loss(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))) - b
 # does.
 #
 # </details>
-#
+
+# %% [markdown]
 # ## The code that is the formula
 #
 # This method of the paper's system puts the terms together. It returns a dictionary of weighted terms, and training
@@ -290,10 +291,11 @@ print(f"{total} steps in {read_log(log)[-1]['seconds']:.0f} s of training")
 # all. Seat and back are large faces with a normal of their own; a leg is a few pixels wide. The dashed mask curve ends
 # above the solid one, because the shape was read from the other image. The dashed curves of colour and normals end
 # close to the solid ones: after so few steps the shape is an average chair, which fits both images equally badly. The
-# eikonal term starts near 0, because a ball is a distance already, and rises while the ball is bent into a chair.
+# eikonal term is low at first, because a ball's distance is easy, and rises while the ball is bent into a chair.
 #
 # </details>
-#
+
+# %% [markdown]
 # ## Stop and go on
 #
 # The run folder now holds everything that is needed to go on. `checkpoint/state.safetensors` has the weights, Adam's
@@ -435,7 +437,8 @@ print(table.round(3).to_string())
 # test set there.)
 #
 # </details>
-#
+
+# %% [markdown]
 # ## Choose a checkpoint without looking at shapes
 #
 # Not every step improves the system, so one keeps the best state. Best at what? Every ten epochs the released code

@@ -201,7 +201,8 @@ redraw = controlled(
 # it is the right one. A ball is off by about 0.2 (below).
 #
 # </details>
-#
+
+# %% [markdown]
 # ## Four protocols
 #
 # Two shapes are compared in *some* frame and at *some* scale, and each choice forgives something.
@@ -230,7 +231,8 @@ figure = protocol_figure(clouds_of(picked["median"][0]))
 # With an unknown viewpoint `raw` is not fair: the network chose its canonical frame, and nobody told it where a chair's
 # front is. `rotation` is not fair either: it hides a wrong viewpoint. Numbers of different protocols cannot be
 # compared, so every row of our results names its protocol.
-#
+
+# %% [markdown]
 # ## Is it any good? Ask those who learned nothing
 #
 # Six baselines learn nothing about shapes. The *sphere* and the *box* know next to nothing. The *mean shape* is the
@@ -333,7 +335,8 @@ if "azimuth" in wide:
 # chair that fits in `view`. The predicted azimuths are nearly as spread as the true ones of these images: no collapse.
 #
 # </details>
-#
+
+# %% [markdown]
 # ## The paper's tables, and ours
 #
 # Table 2 of the paper: chairs of Pix3D, that is photographs, masks drawn by people, and normals estimated by a network.
