@@ -213,14 +213,9 @@ print(f"wrong among the kept: {ranked.wrong_share(0.8):.1%} instead of {ranked.w
 #
 # </details>
 #
-# Dropping is not free. Early in training the network is wrong everywhere, so the largest errors mark the parts that
-# it still has to learn, and these are dropped with the outliers. And the share is fixed: a clean
-# minibatch loses 20 % of good pixels, a very bad one keeps many wrong ones.
-
-# %% [markdown]
-# Dropping is not free. Early in training the *network* is wrong everywhere, so the largest errors mark the parts that
-# it still has to learn, thin legs above all, and these are dropped with the outliers. And the share is fixed: a clean
-# minibatch loses 20 % of good pixels, a very bad one keeps many wrong ones.
+# Dropping is not free. Early in training the network is wrong everywhere, so the largest errors mark the parts that it
+# still has to learn, and these are dropped with the outliers. And the share is fixed: a clean minibatch loses 20 % of
+# good pixels, a very bad one keeps many wrong ones.
 
 # %% [markdown]
 # ## The viewpoint receives gradient

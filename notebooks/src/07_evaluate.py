@@ -214,7 +214,20 @@ redraw = controlled(
 # | `icp` | `view`, then moved rigidly onto the truth | small errors of the viewpoint | Cat3D, SDF-SRN on photos |
 # | `rotation` | scale aligned, then the best of all rotations | every error of the viewpoint | ShapeClipper's Table 4 |
 #
-# **Predict.** In which protocol will this chair score best, and in which worst?
+# In `view` a point $x$ of a surface with the mean $\bar x$ becomes $(R x - R \bar x) / e$, where $R$ is the rotation from
+# world to camera and $e$ the larger of the extents along the image's two axes. Three points in camera axes by hand:
+
+# %%
+from lib.geometry.alignment import view_normalized
+
+corners = np.array([[0.0, 0, 5], [2, 0, 5], [1, 3, 8]])  # mean (1, 1, 6); extents 2 along x and 3 along y
+by_hand = (corners - [1, 1, 6]) / 3
+print(by_hand.round(2).tolist())
+assert np.allclose(view_normalized(corners, np.eye(3)), by_hand)
+assert np.allclose(view_normalized(2 * corners + [0, 0, 7], np.eye(3)), by_hand)  # twice as large, and farther away
+
+# %% [markdown]
+# **Predict.** In which protocol will the median chair score best, and in which worst?
 
 # %% tags=["key-figure"] alt="Predicted and true points of one chair as four protocols compare them, front and side"
 figure = protocol_figure(clouds_of(picked["median"][0]))
