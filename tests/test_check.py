@@ -271,6 +271,41 @@ def _():
     ]
 
 
+@answers("canonical_normals")
+def _():
+    return [
+        lambda n, r: n @ r,
+        lambda n, r: n @ r.mT,
+        lambda n, r: n,
+        lambda n, r: -(n @ r),
+        lambda n, r: n @ r[0],
+        lambda n, r: (n @ r).flatten(0, 1),
+        lambda n, r: n @ r if len(n) == 1 else n @ r.mT,
+    ]
+
+
+@answers("robust_mean")
+def _():
+    def mean(error, visible, keep, least=1, of=None, descending=False):
+        best = error[visible].sort(descending=descending).values
+        count = max(least, int(keep * (of or len(best))))
+        return best[:count].sum() / max(1, min(count, len(best)))
+
+    def each(error, visible, keep):
+        return torch.stack([mean(e, v, keep) for e, v in zip(error, visible, strict=True)]).mean()
+
+    return [
+        mean,
+        each,
+        lambda *a: mean(*a, descending=True),
+        lambda e, v, k: mean(e, v, k) * k,
+        lambda e, v, k: mean(e, torch.ones_like(v), k),
+        lambda e, v, k: mean(e, v, k, of=v.numel()),
+        lambda e, v, k: mean(e, v, k, least=0),
+        lambda e, v, k: e[v].sort().values[: max(1, int(k * v.sum()))].mean(),
+    ]
+
+
 @answers("normal_loss")
 def _():
     def loss(rendered, estimated, rotation, keep, turn=lambda n, r: n @ r, mean=False, ranked="batch"):
@@ -290,6 +325,43 @@ def _():
         lambda *a: loss(*a, ranked="image"),
         lambda *a: loss(*a) + 1,
         lambda *a: loss(*a) * (1 if len(a[0]) == 1 else 2),
+    ]
+
+
+@answers("eikonal")
+def _():
+    def loss(f, x, total=torch.sum, graph=True, length=lambda g: g.norm(dim=-1), cost=torch.square, over=torch.mean):
+        x = x.requires_grad_()
+        return over(cost(length(torch.autograd.grad(total(f(x)), x, create_graph=graph)[0]) - 1))
+
+    return [
+        loss,
+        lambda *a: loss(*a, over=torch.sum),
+        lambda *a: loss(*a) / 2,
+        lambda *a: loss(*a, cost=torch.abs),
+        lambda *a: loss(*a, length=lambda g: g.square().sum(-1)),
+        lambda *a: loss(*a, total=torch.mean),
+        lambda *a: loss(*a, graph=False),
+        lambda *a: loss(*a, length=lambda g: g.norm(dim=-1).mean()),
+    ]
+
+
+@answers("mirrored_viewpoint")
+def _():
+    keep, opposite, half, supplement = ([1, 1], [1, -1], [-1, -1], [-1, 1])
+
+    def signs(*of_each):
+        return lambda *pairs: tuple(pair * torch.tensor(sign) for pair, sign in zip(pairs, of_each, strict=True))
+
+    return [
+        signs(opposite, keep, opposite),
+        signs(keep, keep, opposite),
+        signs(half, keep, opposite),
+        signs(supplement, keep, opposite),
+        signs(opposite, opposite, opposite),
+        signs(opposite, keep, keep),
+        signs(opposite, keep, half),
+        lambda *pairs: signs(opposite, keep, opposite)(*pairs)[:2],
     ]
 
 

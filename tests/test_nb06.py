@@ -7,8 +7,9 @@ import torch
 from tiny import EVERYTHING, TINY, make_batch, make_system
 
 from lib.systems.shapeclipper import ABLATIONS, IN_THE_PAPER
+from lib.training.log import write_log
 from lib.training.recipes import RECIPES
-from support.nb06 import TERMS, objective_table
+from support.nb06 import TERMS, objective_table, watch
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,16 @@ def test_ablations_are_changes_that_recipes_accept(name):
 def test_weights_of_several_configurations_side_by_side():
     table = objective_table(RECIPES["quick"].system, paper=RECIPES["paper"].system)
     assert table.loc["azimuth_prior", ["weight", "in paper"]].tolist() == [0.0, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("done", "sentence"),
+    [(0, "a new run of 10 steps"), (4, "goes on after about step 4 of 10"), (10, "finished already, 10 steps")],
+)
+def test_watching_says_what_is_in_the_run_folder_and_keeps_its_curves(tmp_path, capsys, done, sentence):
+    rows = [{"step": step, "phase": "training", "loss": 1.0} for step in range(1, done + 1)]
+    if rows:
+        write_log(tmp_path / "log.jsonl", rows)
+    board = watch(tmp_path, 10, make_batch(1))
+    assert capsys.readouterr().out.startswith(sentence)
+    assert board.rows == rows

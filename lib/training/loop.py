@@ -154,7 +154,8 @@ def train(
     model, optimizer = accelerator.prepare(system, optimizer)
     log = RunLog(run, first, listeners, enabled=accelerator.is_main_process)
     quiet = bool(os.environ.get("TQDM_DISABLE")) or not accelerator.is_main_process
-    bar = tqdm(total=config.total, initial=first, unit="step", disable=quiet)
+    until = min(stop_after or config.total, config.total)  # a notebook's bar that ends before its total turns red
+    bar = tqdm(total=until, initial=first, unit="step", disable=quiet)
     with interruptible() as interrupted, bar, log:
         for step in range(first, config.total):
             if step == config.pretrain_steps:

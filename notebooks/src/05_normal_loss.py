@@ -5,14 +5,17 @@
 # the *surface normal* at every pixel of a photo are trained on millions of images and can be had off the shelf.
 # ShapeClipper uses their guesses, wrong ones included.
 #
-# You will understand
+# **Before**: the cameras of notebook 03, and how it renders normals.
 #
-# - in which frame two normals can be compared, and how to test that no axis is flipped;
-# - Eq. 4 of the paper, pixel by pixel;
-# - how the worst pixels of each minibatch are dropped, how many of them were really wrong, and what that costs;
-# - why comparing in the *canonical* frame lets the viewpoint learn from normals, and how far that carries.
+# **Afterwards** you can
 #
-# **Time**: about fifteen minutes to read; the cells take well under a minute on two CPU cores.
+# - turn a normal from a camera's frame into the canonical one, and test that no axis is flipped;
+# - write Eq. 4 of the paper, and compute it for one pixel by hand;
+# - drop the worst pixels of a minibatch, and say how many of them were really wrong;
+# - explain why comparing in the *canonical* frame lets the viewpoint learn from normals, and how far that carries.
+#
+# **Time**: about twenty minutes to read and 45 for three exercises; the cells take well under a minute on two CPU
+# cores.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: number of images in the measurements
@@ -53,8 +56,8 @@ maps = shape.render(image_size=batch.mask.shape[1], samples=32)
 # %% [markdown]
 # ## The picture first
 #
-# Four training images. The second column holds what an off-the-shelf estimator would give: one normal per pixel, in
-# the frame of that image's camera. (Here they are the true normals of the rendered furniture; a later cell spoils them.)
+# Four training images. The second column holds what an off-the-shelf estimator would give: one normal per pixel, in the
+# frame of that image's camera. (Here they are the true normals of the rendered furniture; a later cell spoils them.)
 # The third column holds the same normals turned into the one frame that all chairs share, and the fourth what the
 # network's shape looks like in it. Colours are directions: red, green and blue for x, y and z. In the camera's frame a
 # seat's colour depends on where the camera stands; in the canonical frame seats have *one* colour, whatever the view.
@@ -66,34 +69,71 @@ figure = nb05.frames_figure(data.batch(rows[pick]), maps.normal[pick] * (maps.ma
 # %% [markdown]
 # ## Which frame, and is an axis flipped?
 #
-# Cameras here follow OpenCV: x to the right, y down, z forward; a surface that faces the camera has the normal
-# (0, 0, -1). The world has z up. A world-to-camera rotation $R$ takes one into the other, so a camera-frame normal $n$
-# becomes $R^\top n$ in the canonical frame. Estimators differ in their conventions, and a flipped axis does not crash:
-# it teaches wrong shapes. So test with a plane whose normal you know. The floor's normal is (0, 0, 1); a camera 30°
-# above it must see a normal that points up (negative y) and half towards itself (z = -sin 30°).
+# Cameras here follow OpenCV: x to the right, y down, z forward; a surface that faces the camera has the normal (0, 0,
+# -1). The world has z up. The rows of a world-to-camera rotation $R$ are the camera's axes as the world sees them. So
+# $R$ takes a direction of the world into the camera, and its transpose takes a normal $n$ back:
+#
+# $$n_{world} = R^\top n_{camera}$$
+#
+# Estimators differ in their conventions, and a flipped axis does not crash: it teaches wrong shapes. So test with a
+# plane whose normal you know. The floor's normal is (0, 0, 1). The camera below stands in front of the object at an
+# elevation of 30°.
+#
+# **Predict.** Which normal of the floor does it see? Which of the three numbers is 0, and which are negative?
 
 # %%
-above = Viewpoint.from_angles(torch.tensor([0.7]), torch.tensor([30.0]).deg2rad())
-floor_seen = above.rotation() @ torch.tensor([0.0, 0.0, 1.0])
-print("floor in the camera frame:   ", [round(v, 3) + 0.0 for v in floor_seen[0].tolist()])
-back = to_canonical(floor_seen[None], above.rotation())
-print("and back in the canonical:   ", [round(v, 3) + 0.0 for v in back[0, 0].tolist()])
+c, s = 3**0.5 / 2, 1 / 2  # cos 30°, sin 30°
+R = torch.tensor([[-1, 0, 0], [0, s, -c], [0, -c, -s]])  # rows: the camera's x, y and z axes in the world
+floor_seen = R @ torch.tensor([0.0, 0.0, 1.0])
+print("floor in the camera frame:   ", [round(v, 3) + 0.0 for v in floor_seen.tolist()])
+print("and back in the canonical:   ", [round(v, 3) + 0.0 for v in (R.T @ floor_seen).tolist()])
+
+above = Viewpoint.from_angles(torch.tensor([0.0, 0.7]), torch.tensor([30.0, 30.0]).deg2rad()).rotation()
+assert torch.allclose(above[0], R, atol=1e-6)
+assert torch.allclose(above[1] @ torch.tensor([0.0, 0.0, 1.0]), floor_seen, atol=1e-6)  # from every azimuth
+assert torch.allclose(to_canonical(floor_seen[None, None], R[None])[0, 0], torch.tensor([0.0, 0.0, 1.0]), atol=1e-6)
 canonical = to_canonical(batch.normal.flatten(1, 2), batch.viewpoint.rotation())[batch.mask.flatten(1) > 0.8]
 print(f"pixels that look straight up: {(canonical[:, 2] > 0.95).float().mean():.1%}, ", end="")
-print(f"straight down: {(canonical[:, 2] < -0.95).float().mean():.1%}: no camera stood below the floor")
+print(f"straight down: {(canonical[:, 2] < -0.95).float().mean():.1%}")
+
+# %% [markdown]
+# <details><summary>What came out, and why</summary>
+#
+# $(0, -\cos 30°, -\sin 30°)$. The camera is level from left to right, so x is 0. The floor's normal points up, which is
+# against the camera's y axis, and half towards the camera, which is against its z axis. The azimuth does not matter.
+#
+# The last line is the same test on real data: seats look up, and nothing that a camera sees looks down, because no
+# camera stood below the floor. With a flipped axis it would be the other way round.
+#
+# </details>
 
 # %% [markdown]
 # ## The formula, and the code that is the formula
 #
 # $$\mathcal{L}_N = 5\,\lVert R^\top n - \hat n\rVert_1 - \cos(R^\top n, \hat n) \qquad\text{(Eq. 4)}$$
 #
-# for the estimated normal $n$ and the rendered one $\hat n$. (The paper writes $R n$: its $R$ turns the camera's frame into
-# the canonical one. Ours turns the world into the camera, so it is the transpose.) The released code writes $1 - \cos$, so that a perfect
-# normal costs nothing; constants do not change a gradient. It counts a pixel only if image and rendering both show the
-# object there (mask above one half), and weighs the whole by $\lambda_2 = 0.01$.
+# for the estimated normal $n$ and the rendered one $\hat n$. (The paper writes $R n$: its $R$ turns the camera's frame
+# into the canonical one. Ours turns the world into the camera, so it is the transpose.) The released code writes
+# $1 - \cos$, so that a perfect normal costs nothing; constants do not change a gradient. It counts a pixel only if
+# image and rendering both show the object there (mask above one half), and weighs the whole by $\lambda_2 = 0.01$.
+#
+# Compute it for one pixel: the image shows a surface that looks up, the rendering one that is tilted by 60°.
 
 # %%
-show_source(to_canonical, normal_errors, inliers)
+target, rendered = (0.0, 0.0, 1.0), (0.0, 0.866025, 0.5)
+l1 = abs(0 - 0) + abs(0.866025 - 0) + abs(0.5 - 1)  # 1.366
+cosine = 0 * 0 + 0.866025 * 0 + 0.5 * 1  # 0.5
+by_hand = 5 * l1 + 1 - cosine
+print(f"5 x {l1:.3f} + 1 - {cosine} = {by_hand:.2f}")
+error, _ = normal_errors(torch.tensor([rendered]), torch.tensor([target]))
+assert abs(float(error) - by_hand) < 1e-4
+
+# %%
+show_source(to_canonical, normal_errors)
+
+# %% [markdown]
+# **Predict.** Now the loss of every pixel, for the shipped network. Where is it largest: on flat faces, along edges, or
+# on thin parts?
 
 # %%
 target = to_canonical(batch.normal.flatten(1, 2), batch.viewpoint.rotation()).view_as(batch.normal)
@@ -104,17 +144,43 @@ figure = nb05.error_figure(data.batch(rows[pick]), (maps.normal * both[..., None
 print(f"the shipped network's normals are off by {degrees.median():.0f}° (median over these training images)")
 
 # %% [markdown]
-# The loss is largest along edges and thin parts, where one pixel decides between two faces. That is not an estimator's
-# mistake, but the loss cannot know: from its side, a network that is wrong and a normal that is wrong look the same.
+# <details><summary>What came out, and why</summary>
 #
+# Along edges and on thin parts, where one pixel decides between two faces; and on most of the first chair's seat, where
+# the network puts a vertical front. Flat faces that both show cost little. The edges are nobody's mistake and the seat
+# is the network's, but the loss cannot know: from its side, a network that is wrong and a normal that is wrong look the
+# same.
+#
+# </details>
+
+# %% [markdown]
 # ## Outliers, and who drops them
 #
-# Real estimators misread parts: a dark seat becomes a wall. We spoil our normals in the same manner, a smooth blob in
-# each image turned by 70° about some axis, and look at one minibatch. The paper sorts *all* its pixels by the whole loss
-# of Eq. 4 and leaves a fixed share of the worst out ("w/o noise-tol" in its Table 2 is the run without). It does not say
-# how many. The released code drops 20 %, and sorts by $1 - \cos$ alone; so do we here (`normal_rank` chooses).
+# Real estimators misread parts: a dark seat becomes a wall. So the paper sorts *all* pixels of a minibatch by the loss
+# of Eq. 4 and leaves a fixed share of the worst out ("w/o noise-tol" in its Table 2 is the run without). With $n$
+# pixels and the share $\rho$ that is kept, and $K$ the $\lfloor \rho n \rfloor$ pixels with the smallest errors,
 #
-# Move the two controls. Grey pixels in the pictures count; orange ones were wrong and are dropped.
+# $$\mathcal{L} = \frac{1}{|K|} \sum_{i \in K} \ell_i .$$
+#
+# The paper does not say how large $\rho$ is. The released code has $\rho = 0.8$, and sorts by $1 - \cos$ alone; so do
+# we (`normal_rank` chooses). Five pixels by hand:
+
+# %%
+errors = [0.1, 0.2, 6.0, 0.3, 0.4]
+best = sorted(errors)[: int(0.8 * 5)]  # 0.1, 0.2, 0.3, 0.4: the outlier is gone
+print(f"mean of all {sum(errors) / 5:.2f}, of the best four {sum(best) / 4:.2f}")
+kept = inliers(torch.tensor(errors), 0.8)
+assert kept.tolist() == [True, True, False, True, True]
+assert abs(float(torch.tensor(errors)[kept].mean()) - sum(best) / 4) < 1e-6
+show_source(inliers, normal_loss)
+
+# %% [markdown]
+# Our normals have no outliers, so we make some: a smooth blob in each image is turned by 70° about some axis. A quarter
+# of the pixels is then wrong, and a fifth is dropped.
+#
+# **Predict.** Which share of the dropped pixels was really wrong: a quarter (chance), a half, or nearly all?
+#
+# Then move the two controls. Grey pixels count. Green ones were wrong and are dropped.
 
 # %%
 from lib.figures.viewer import controlled, slider
@@ -126,11 +192,8 @@ show = controlled(
 )
 
 # %% [markdown]
-# The dropped pixels are a mixture. How good is "large error" as a sign of "wrong normal"? Precision and recall over the
-# minibatch, for every share that could be kept:
-#
-# **Predict.** A quarter of the normals is wrong, and a fifth of the pixels is dropped. Which share of the dropped ones was wrong:
-# a quarter (chance), a half, or nearly all?
+# How good is "large error" as a sign of "wrong normal"? Precision and recall over the minibatch, for every share that
+# could be kept:
 
 # %%
 spoiled = nb05.corrupted(batch, wrong_share, torch.Generator().manual_seed(seed))
@@ -142,10 +205,19 @@ print(f"of the dropped pixels {precision:.0%} were wrong; {recall:.0%} of the wr
 print(f"wrong among the kept: {ranked.wrong_share(0.8):.1%} instead of {ranked.wrong_share(1.0):.1%}")
 
 # %% [markdown]
-# Dropping is not free. Early in training the *network* is wrong everywhere, so the largest errors mark the parts that
-# it still has to learn, thin legs above all, and these are dropped with the outliers. And the share is fixed: a clean
-# minibatch loses 20 % of good pixels, a very bad one keeps many wrong ones.
+# <details><summary>What came out, and why</summary>
 #
+# About a half: twice as good as chance. The other half are good normals at which the *network* is wrong, above all edges
+# and thin parts (blue in the pictures above). A blob that turns normals by less than the cut, here about 60°, is kept
+# (red). With a perfect network the dropped pixels would be the wrong ones.
+#
+# </details>
+#
+# Dropping is not free. Early in training the network is wrong everywhere, so the largest errors mark the parts that it
+# still has to learn, and these are dropped with the outliers. And the share is fixed: a clean minibatch loses 20 % of
+# good pixels, a very bad one keeps many wrong ones.
+
+# %% [markdown]
 # ## The viewpoint receives gradient
 #
 # MonoSDF turns the *rendered* normals into the camera's frame and knows the cameras. ShapeClipper turns the
@@ -165,9 +237,16 @@ near = np.abs(turns) == 15
 print("15° away on either side, the step goes home:", bool((slopes[near] * turns[near] > 0).all()))
 
 # %% [markdown]
-# Near the truth the arrows point home. Farther away there are other valleys, a quarter turn or a half turn off: a chair
-# has faces in three directions, and a seat looks like a seat from every side. How far does the pull reach? For each of
-# several images we walk downhill from every start, on the loss of the normals and on that of the mask.
+# <details><summary>What came out, and why</summary>
+#
+# Near the truth the arrows point home. Farther away there are other, shallow valleys: for this chair at a quarter turn
+# to one side (-90°), a little beyond one to the other side (120°), and at the half turn (180°). A chair has faces in
+# three directions, and a seat looks like a seat from every side.
+#
+# </details>
+#
+# How far does the pull reach? For each of several images we walk downhill from every start, on the loss of the normals
+# and on that of the mask.
 #
 # **Predict.** Which of the two brings more starts home?
 
@@ -189,13 +268,20 @@ measured = {"precision": precision, "recall": recall, **{f"home_{name}": share f
 write_json(run / "normals.json", {"seed": seed, "images": len(rows), **measured})
 
 # %% [markdown]
-# Two lessons. Where the shape is already right, both losses pull a viewpoint home from tens of degrees away. Counted over
-# the circle the mask brings as many starts home on these images; yet from some, near +40° and +90° in the figure, only
-# the normals do. The normals' own strength is another: they need no finished silhouette, only faces. And no local pull, of either loss, turns a chair around. That is why the viewpoint
-# needs more than a gradient: a prior that spreads azimuths, the mirrored image, and in our recipe `small` quarter turns
-# that are tried out in full (notebook 06). It is also why that recipe begins with normals alone: faces in three
-# directions tell the azimuth up to quarter turns before there is any shape.
+# <details><summary>What came out, and why</summary>
 #
+# The mask, by a little, on these few images. Yet the starts differ: from +50° to +100° the normals bring more of them
+# home, from -60° to -110° the mask does. The two losses have different valleys.
+#
+# </details>
+#
+# Two lessons. Where the shape is already right, both losses pull a viewpoint home from tens of degrees away. And no
+# local pull, of either loss, turns a chair around: no start beyond 120° comes home in the figure. That is why the
+# viewpoint needs more than a gradient: a prior that spreads azimuths, the mirrored image, and in our recipe `small`
+# quarter turns that are tried out in full (notebook 06). That recipe begins with normals alone, because faces in three
+# directions tell the azimuth up to quarter turns before there is any shape.
+
+# %% [markdown]
 # ## Do normals help a whole training?
 #
 # In the paper, without normals 10 x CD rises from 0.618 to 0.766, and without dropout to 0.640 (Table 2). Our own small
@@ -219,10 +305,82 @@ display(comparison_table(grid_results("tables-2-3"), "view"))
 # Write the formulas of this lesson yourself. The cell below each one holds your answer against a truth that does not
 # come from this course, and says what is wrong first.
 #
+# ### Into the canonical frame (easy, 10 minutes)
+#
+# Turn normals of the camera's frame into the canonical one. Each image has a rotation $R$ of its own, from world to
+# camera.
+#
+# <details><summary>Hint: the check speaks of R n</summary>
+#
+# PyTorch keeps normals as rows. For a row vector, `n @ M` is $M^\top n$.
+#
+# </details>
+#
+# <details><summary>Hint: all images are turned in the same way</summary>
+#
+# `@` multiplies the last two axes, and goes through the first one, the images, in step.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-canonical-normals"
+import torch
+
+
+def my_canonical_normals(normal, rotation):
+    """World-frame normals (B, P, 3) of camera-frame normals (B, P, 3) and rotations (B, 3, 3)."""
+    # BEGIN SOLUTION
+    return torch.einsum("bpk,bkj->bpj", normal, rotation)
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-canonical-normals"
+from support import check
+
+check.canonical_normals(my_canonical_normals)
+
+# %% [markdown]
+# ### The mean of the best (medium, 15 minutes)
+#
+# Write $\mathcal{L} = \frac{1}{|K|} \sum_{i \in K} \ell_i$ for the errors of a batch. Only visible pixels count. Of $n$
+# visible pixels in the whole batch, $K$ holds those with the smallest errors: $\lfloor \rho n \rfloor$ of them, but at
+# least one. If none is visible, the loss is 0.
+#
+# <details><summary>Hint: a bad image still counts</summary>
+#
+# Select the visible pixels of all images first, `error[visible]`. That is one list, without images. Then sort.
+#
+# </details>
+#
+# <details><summary>Hint: NaN, or nothing is kept</summary>
+#
+# `int(0.5 * 1)` is 0, and the mean of an empty list is NaN.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-robust-mean"
+import torch
+
+
+def my_robust_mean(error, visible, keep):
+    """Mean of the smallest share `keep` of errors (B, P) where visible (B, P)."""
+    # BEGIN SOLUTION
+    ranked = error[visible].sort().values
+    if len(ranked) == 0:
+        return error.new_zeros(())
+    return ranked[: max(1, int(keep * len(ranked)))].mean()
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-robust-mean"
+from support import check
+
+check.robust_mean(my_robust_mean)
+
+# %% [markdown]
 # ### The normal loss (hard, 20 minutes)
 #
-# Write $5\,\lVert R^\top n - \hat n\rVert_1 + 1 - \cos$ as a mean over the share `keep` of *all* pixels of the batch that have the
-# smallest $1 - \cos$. Rotations $R$ turn the world into the camera.
+# Write $5\,\lVert R^\top n - \hat n\rVert_1 + 1 - \cos$ as a mean over the share `keep` of *all* pixels of the batch
+# that have the smallest $1 - \cos$. Rotations $R$ turn the world into the camera.
 #
 # <details><summary>Hint: right normals cost something</summary>
 #
@@ -272,7 +430,7 @@ print(f"60° off: 1 - cos = {float(cosine):.2f}, loss = {float(error):.2f}")
 everything = torch.ones(1, 1, dtype=torch.bool)
 print(f"perfect: loss = {float(normal_loss(flat, flat, torch.eye(3)[None], everything)):.2f}")
 print(f"of 10 pixels at keep 0.8, {int(inliers(torch.arange(10.0), 0.8).sum())} count")
-print("floor seen from 30° above:", [round(v, 2) + 0.0 for v in floor_seen[0].tolist()])
+print("floor seen from 30° above:", [round(v, 2) + 0.0 for v in floor_seen.tolist()])
 print("dropping finds wrong normals better than chance:", precision > ranked.wrong_share(1.0))
 print("and leaves fewer wrong ones:", ranked.wrong_share(0.8) < ranked.wrong_share(1.0))
 
@@ -287,11 +445,14 @@ print("and leaves fewer wrong ones:", ranked.wrong_share(0.8) < ranked.wrong_sha
 # %% [markdown] tags=["instructor"]
 # ## For instructors: ninety minutes
 #
-# - 0-25 frames, with three pens as axes; 25-55 exercise *The normal loss*; 55-70 dropout; 70-90 viewpoints.
+# - 0-20 frames, with three pens as axes; 20-30 exercise *Into the canonical frame*;
+# - 30-40 Eq. 4 for one pixel; 40-55 dropout and exercise *The mean of the best*; 55-70 viewpoints;
+# - 70-90 exercise *The normal loss*, which needs both others.
 #
 # **Common mistakes**
 #
 # - R and its transpose: test with a joint rotation, which must cost nothing.
-# - Ranking inside each image keeps all of a bad one.
+# - Ranking inside each image keeps half of a bad one, however bad it is.
+# - The share of *all* pixels instead of the visible ones: then much of the background's zero error is "kept".
 #
 # Timings of the cells are in the gallery that `make run` writes.

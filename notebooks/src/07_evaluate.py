@@ -5,16 +5,19 @@
 # a choice of points. Each link can move a method up or down, and the papers of this course do not even use the same
 # chain. Here you take the chain apart.
 #
-# You will understand
+# **Before**: notebook 06, or its idea: one photo goes in, a shape comes out.
 #
-# - how a distance field becomes a mesh, and how one wrong divisor shrank the meshes of three papers;
-# - Chamfer distance and F-score, and what each of four protocols forgives;
-# - why a network has to be compared with a sphere, an average chair and plain retrieval;
-# - what a collapsed viewpoint looks like in numbers;
-# - why the paper's table and ours cannot be ranked against each other.
+# **Afterwards** you can
 #
-# **Time**: about a minute in the quick profile, which measures a few held-out images with coarse grids. The full
-# results of the shipped checkpoints stand beside it.
+# - turn a distance field into a mesh, and say how one wrong divisor shrank the meshes of three papers;
+# - write Chamfer distance and F-score, and say what each of four protocols forgives;
+# - put a network beside a sphere, an average chair and plain retrieval, and say why one must;
+# - read a collapsed viewpoint from one number;
+# - explain why the paper's table and ours cannot be ranked against each other.
+#
+# **Time**: thirty minutes to read and 25 for three exercises. The cells take about a minute on two idle cores: the
+# quick profile measures a few held-out images with coarse grids. The full results of the shipped checkpoints stand
+# beside it.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: a few held-out images, coarsely, or the whole test split as in the paper
@@ -54,8 +57,10 @@ print(f"{len(systems)} checkpoints, {len(rows)} of {len(test)} held-out images, 
 # %% [markdown]
 # ## What is measured, in one picture
 #
-# The best, the median and the worst prediction of the first checkpoint. Before you read on, decide: how wrong is the
-# worst, as a number between 0 and 1? A measure should agree with your eye; keep your answer.
+# The best, the median and the worst prediction of the first checkpoint.
+#
+# **Predict.** A measure should agree with your eye. Look at the three chairs: if the longer side of a chair in the
+# picture is 1, how far is a point of the prediction from the truth on average? One number for each chair; keep them.
 
 # %%
 made: dict[str, dict[int, object]] = {name: {} for name in systems}
@@ -73,7 +78,7 @@ def remembering(name):
     return predictor
 
 
-options = {"protocols": ("raw", "view", "icp"), "rows": rows, "points": points, "seed": seed, "progress": False}
+options = {"protocols": ("raw", "view", "icp"), "rows": rows, "points": points, "seed": seed}
 measured = {name: evaluate_instances(remembering(name), test, **options) for name in systems}
 
 # %% tags=["extremes"] alt="Best, median and worst prediction beside the true shapes, from the photo's side and turned"
@@ -96,15 +101,30 @@ figure = case_sheet(cases)
 #
 # $$x = -0.6 + 1.2 \, \frac{i}{N - 1}$$
 #
-# because the indices run from $0$ to $N-1$. (The final evaluations of ShapeClipper and SDF-SRN have 101 and 129 samples in
-# $[-0.6, 0.6]$, and so have our recipes of the papers' size. The small ones have 100 in $[-0.7, 0.7]$, since a predicted
-# camera may stand farther away and make a chair taller.) The released code of ShapeClipper, Cat3D and SDF-SRN divides by $N$,
-# although its indices end at $N - 1$. The mesh shrinks by $(N-1)/N$ and moves towards the corner at $-0.6$.
-# ShapeClipper's protocol scales and centres afterwards, so it hardly changes. The other two protocols do not: at
-# $N = 100$ the far side of an object moves by 0.011, more than the whole tolerance of FS@1, and its middle by half of that.
+# because the indices run from $0$ to $N-1$. (The final evaluations of ShapeClipper and SDF-SRN have 101 and 129 samples
+# in $[-0.6, 0.6]$, and so have our recipes of the papers' size. The small ones have 100 in $[-0.7, 0.7]$, since a
+# predicted camera may stand farther away and make a chair taller.) The released code of ShapeClipper, Cat3D and SDF-SRN
+# divides by $N$, although its indices end at $N - 1$. The mesh shrinks by $(N-1)/N$ and moves towards the corner at
+# $-0.6$. ShapeClipper's protocol scales and centres afterwards, so it hardly changes. The other two protocols do not:
+# at $N = 100$ the far side of an object moves by 0.011, more than the whole tolerance of FS@1, and its middle by half
+# of that.
+#
+# With $N = 5$ samples, where are the indices 0 to 4, and where does the released code put them? A wall at $x = 0.3$ is
+# at index 3:
+
+# %%
+from lib.geometry.meshes import marching_cubes
+
+right = [round(-0.6 + 1.2 * i / (5 - 1), 2) for i in range(5)]
+released = [round(-0.6 + 1.2 * i / 5, 2) for i in range(5)]
+print("index i:   ", *(f"{i:6}" for i in range(5)))
+print("right:     ", *(f"{x:6.2f}" for x in right))
+print("released:  ", *(f"{x:6.2f}" for x in released))
+for shrink, place in ((False, right[3]), (True, released[3])):
+    wall = marching_cubes(lambda x: x[:, 0] - 0.3, bound=0.6, resolution=5, released_shrink=shrink)
+    assert np.allclose(wall.vertices[:, 0], place, atol=1e-6)
 
 # %% tags=["shrink"] alt="Displacement of the surface against grid size: formula and measured points"
-from lib.geometry.meshes import marching_cubes
 from support.nb07 import shrink_figure
 
 
@@ -129,14 +149,29 @@ figure = shrink_figure(sizes, moved)
 #
 # The F-score counts instead: the share $P$ of predicted points nearer than a threshold to the truth, the share $R$ of
 # true points nearer than it to the prediction, and their harmonic mean $2PR/(P+R)$. FS@5 has the threshold 0.05.
-#
-# The cell prints ten times the Chamfer distance of the three chairs above. Compare with your answer; then move the
-# threshold. At 0.01 almost nothing counts, and the drawn points are about that far apart anyway; at 0.1 a ball
-# passes for a chair's seat. The paper prints 0.01, 0.05 and 0.1; one number alone says little.
+# Two predicted points and three true ones on a line, by hand:
+
+# %%
+from lib.geometry import metrics
+
+to_truth = [0.1, 0.3]  # predicted points 0, 1; true points 0.1, 1.3, 3
+to_prediction = [0.1, 0.3, 2.0]
+CD = 0.5 * (0.1 + 0.3) / 2 + 0.5 * (0.1 + 0.3 + 2.0) / 3  # 0.1 + 0.4
+P, R = 1 / 2, 1 / 3  # at a threshold of 0.2
+FS = 2 * P * R / (P + R)
+print(f"CD = {CD:.2f}; at a threshold of 0.2 P = {P:.2f}, R = {R:.2f}, F-score = {FS:.2f}")
+predicted, true = (np.array([[x, 0.0, 0.0] for x in line]) for line in ([0, 1], [0.1, 1.3, 3]))
+found = metrics.nearest_distances(predicted, true)
+assert np.allclose(found[0], to_truth) and np.allclose(found[1], to_prediction)
+assert np.isclose(metrics.chamfer_distance(*found), CD) and np.isclose(metrics.f_score(*found, 0.2), FS)
+
+# %% [markdown]
+# The cell below prints ten times the Chamfer distance of the three chairs above. Compare with your answer; then move
+# the threshold. The drawn points are themselves about 0.01 apart, so at 0.01 little counts. At 0.1 much counts that
+# your eye would not forgive. The paper prints 0.01, 0.05 and 0.1; one number alone says little.
 
 # %% tags=["threshold"] alt="Predicted and true points, near and far, and the F-score for every threshold"
 from lib.figures.viewer import controlled, dropdown, slider
-from lib.geometry import metrics
 from lib.geometry.alignment import Clouds
 from lib.geometry.meshes import sample_surface
 from support.nb07 import protocol_figure, threshold_figure
@@ -159,6 +194,15 @@ redraw = controlled(
 )
 
 # %% [markdown]
+# <details><summary>What came out, and why</summary>
+#
+# On average a point of the best chair is off by about 0.04, of the median one by 0.06, of the worst by 0.09. Did you
+# expect more of the worst? Even there most points have *some* surface near them: Chamfer distance does not ask whether
+# it is the right one. A ball is off by about 0.2 (below).
+#
+# </details>
+
+# %% [markdown]
 # ## Four protocols
 #
 # Two shapes are compared in *some* frame and at *some* scale, and each choice forgives something.
@@ -170,32 +214,57 @@ redraw = controlled(
 # | `icp` | `view`, then moved rigidly onto the truth | small errors of the viewpoint | Cat3D, SDF-SRN on photos |
 # | `rotation` | scale aligned, then the best of all rotations | every error of the viewpoint | ShapeClipper's Table 4 |
 #
-# With an unknown viewpoint `raw` is not fair: the network chose its canonical frame, and nobody told it where a chair's
-# front is. `rotation` is not fair either: it hides a wrong viewpoint. Numbers of different protocols cannot be compared,
-# so every row of our results names its protocol.
-#
-# **Predict.** In which protocol will this chair score best, and in which worst?
+# In `view` a point $x$ of a surface with the mean $\bar x$ becomes $(R x - R \bar x) / e$, where $R$ is the rotation from
+# world to camera and $e$ the larger of the extents along the image's two axes. Three points in camera axes by hand:
+
+# %%
+from lib.geometry.alignment import view_normalized
+
+corners = np.array([[0.0, 0, 5], [2, 0, 5], [1, 3, 8]])  # mean (1, 1, 6); extents 2 along x and 3 along y
+by_hand = (corners - [1, 1, 6]) / 3
+print(by_hand.round(2).tolist())
+assert np.allclose(view_normalized(corners, np.eye(3)), by_hand)
+assert np.allclose(view_normalized(2 * corners + [0, 0, 7], np.eye(3)), by_hand)  # twice as large, and farther away
+
+# %% [markdown]
+# **Predict.** In which protocol will the median chair score best, and in which worst?
 
 # %% tags=["key-figure"] alt="Predicted and true points of one chair as four protocols compare them, front and side"
 figure = protocol_figure(clouds_of(picked["median"][0]))
+
+# %% [markdown]
+# <details><summary>What came out, and why</summary>
+#
+# Each protocol to the right forgives more, and the number falls, `rotation` being lowest. `raw` is worst by far, and
+# the side view shows why: the predicted chair stands the other way round. In the camera's axes the same prediction
+# fits, because shape and viewpoint are turned together.
+#
+# </details>
+#
+# With an unknown viewpoint `raw` is not fair: the network chose its canonical frame, and nobody told it where a chair's
+# front is. `rotation` is not fair either: it hides a wrong viewpoint. Numbers of different protocols cannot be
+# compared, so every row of our results names its protocol.
 
 # %% [markdown]
 # ## Is it any good? Ask those who learned nothing
 #
 # Six baselines learn nothing about shapes. The *sphere* and the *box* know next to nothing. The *mean shape* is the
 # average training chair, the *medoid* the most typical one. *Retrieval* finds the most similar training image, by
-# features of an ImageNet network or by the overlap of masks, and returns its true mesh. These baselines are strong: they
-# return smooth, real chairs, and those marked *true view* are told the viewpoint, which our network has to find.
+# features of an ImageNet network or by the overlap of masks, and returns its true mesh. Those marked *true view* are
+# told the viewpoint, which our first checkpoint has to find. (The second one, *given*, is told it too.)
 #
 # **Predict.** Put our two checkpoints into an order with the medoid and with retrieval, both with the true view.
 
 # %%
+from tqdm.auto import tqdm
+
 from lib.evaluation.baselines import make_baselines
 
 baselines = make_baselines(known, test, shapes=24 if quick else 64)
 if quick:
     options["protocols"] = ("raw", "view")  # ICP takes the longest
-measured |= {name: evaluate_instances(predict, test, **options) for name, predict in baselines.items()}
+for name, predict in tqdm(baselines.items(), desc="baselines"):
+    measured[name] = evaluate_instances(predict, test, progress=False, **options)
 results = []
 for name, instances in measured.items():
     about = Run(name, profile if name in systems else "none")
@@ -216,11 +285,19 @@ redraw = controlled(
 )
 
 # %% [markdown]
+# <details><summary>What came out, and why</summary>
+#
+# Retrieval with the true view is ahead, the *given* checkpoint and the medoid follow, and the checkpoint that has to
+# find the viewpoint comes last of the four. But the intervals of neighbours in this order overlap. Retrieval returns
+# real, sharp chairs. Without the true view, only retrieval by masks keeps up with our checkpoints.
+#
+# </details>
+#
 # The whiskers are 95 % confidence intervals by bootstrap. *Models* are drawn again with replacement, each with all its
 # views, because two photos of one chair are not two independent chairs. An interval says how well these models fix the
-# mean; it does not say where the mean of other chairs would fall. With a dozen images the intervals are wide. Next comes the whole test
-# split, measured at full resolution by the command that made the checkpoints; then each category by itself, if this run
-# measured several.
+# mean; it does not say where the mean of other chairs would fall. With a dozen images the intervals are wide. Next
+# comes the whole test split, measured at full resolution by the command that made the checkpoints; then each category
+# by itself, if this run measured several.
 
 # %%
 shipped = [row for path in sorted(WEIGHTS.glob("*/results.json")) for row in read_results(path)]
@@ -232,10 +309,26 @@ if len({row["category"] for row in results}) > 2:  # "all" and more than one
 # %% [markdown]
 # ## The viewpoint
 #
-# The azimuths of a good estimator are on the diagonal. If they are on a dashed line, the network has taken the back for
-# the front in all images. That is no mistake, because nobody told it where the front is. If they are on a horizontal line,
-# the network has *collapsed*: every image gets the same azimuth, and shapes become averages over all sides. The entropy of
-# the predicted azimuths shows this without any truth: 1 is even, 0 collapsed; a dozen images drawn evenly reach about 0.8.
+# The azimuths of a good estimator are on the diagonal of the figure below. If they are on a dashed line, the network
+# has taken the back for the front in all images. That is no mistake, because nobody told it where the front is. If they
+# are on a horizontal line, the network has *collapsed*: every image gets the same azimuth, and shapes become averages
+# over all sides. The entropy of the predicted azimuths shows this without any truth. With the shares $p_k$ of the
+# images in 12 sectors of the circle it is
+#
+# $$H = -\frac{1}{\log 12} \sum_{k=1}^{12} p_k \log p_k ,$$
+#
+# 1 for an even spread and 0 for a collapse; a dozen images drawn evenly reach about 0.8. Four azimuths by hand:
+
+# %%
+from math import log
+
+azimuths = np.array([10.0, 20.0, 100.0, 200.0])  # two in one sector of 30°, the others alone: shares 1/2, 1/4, 1/4
+H = (1 / 2 * log(2) + 1 / 4 * log(4) + 1 / 4 * log(4)) / log(12)
+print(f"entropy of {azimuths.tolist()}: {H:.2f}; of one azimuth for all: {metrics.azimuth_entropy(0 * azimuths):.2f}")
+assert np.isclose(metrics.azimuth_entropy(azimuths), H)
+
+# %% [markdown]
+# **Predict.** You have seen the first checkpoint's chair in four protocols. On which line will its azimuths be?
 
 # %% tags=["viewpoint"] alt="Predicted against true azimuths, and their spread over the circle"
 from support.nb07 import azimuth_figure
@@ -247,6 +340,14 @@ table = measured[shown_system]
 wide = table[table["protocol"] == "none"].pivot(index="id", columns="metric", values="value")
 if "azimuth" in wide:
     figure = azimuth_figure(wide["azimuth"].to_numpy(), (wide["azimuth"] - wide["azimuth_difference"]).to_numpy())
+
+# %% [markdown]
+# <details><summary>What came out, and why</summary>
+#
+# On the dashed lines, all but one or two: a half turn off, and consistently so. That is why `raw` was so bad for a
+# chair that fits in `view`. The predicted azimuths are nearly as spread as the true ones of these images: no collapse.
+#
+# </details>
 
 # %% [markdown]
 # ## The paper's tables, and ours
@@ -266,28 +367,29 @@ results_table(shipped or results, metrics=metrics_shown).round(4)
 
 # %% [markdown]
 # The protocol, Eq. 8 and the thresholds are the same. Everything else differs: other objects, 64 x 64 pixels instead of
-# 224 x 224, rendered images with exact masks and normals instead of photographs, few training steps, a small backbone, and
-# ImageNet neighbours instead of CLIP's. If our number is smaller, that says nothing about which method is better. Compare
-# rows *within* one table: there, everything but one thing is the same.
+# 224 x 224, rendered images with exact masks and normals instead of photographs, few training steps, a small backbone,
+# and ImageNet neighbours instead of CLIP's. If our number is smaller, that says nothing about which method is better.
+# Compare rows *within* one table: there, everything but one thing is the same.
 #
-# Two facts about the paper's numbers are worth knowing. Its checkpoints were chosen by the Chamfer distance to true shapes
-# of the validation split, so they used 3D ground truth. And Table 4, in the protocol `rotation`, has a *lower* Chamfer
-# distance than Table 3 for the same method (0.572 and 0.693). The two tables differ in two things: the protocol turns each
-# shape until it fits best, and Table 4 leaves one of the 12 categories out. FS@1 falls at the same time, from 0.152 to
-# 0.059, so it is not simply an easier protocol.
+# Two facts about the paper's numbers are worth knowing. Its checkpoints were chosen by the Chamfer distance to true
+# shapes of the validation split, so they used 3D ground truth. And Table 4, in the protocol `rotation`, has a *lower*
+# Chamfer distance than Table 3 for the same method (0.572 and 0.693). The two tables differ in two things: the protocol
+# turns each shape until it fits best, and Table 4 leaves one of the 12 categories out. FS@1 falls at the same time,
+# from 0.152 to 0.059, so it is not simply an easier protocol.
 
 # %% [markdown]
 # ## Where paper and code differ
 #
-# The released code does some things that its paper does not mention, and some that its authors did not intend. What does
-# each cost? This table has what can be measured without training: *right* is what the formula or the comment intends,
-# *released* what the code does, *paper* what the text says.
+# The released code does some things that its paper does not mention, and some that its authors did not intend. What
+# does each cost? This table has what can be measured without training: *right* is what the formula or the comment
+# intends, *released* what the code does, *paper* what the text says.
 #
-# - **Marching cubes** divide a vertex's index by $N$, the number of samples, instead of $N - 1$. On an exact sphere this takes away a quarter to a half of FS@1. Our
-#   predictions lose next to nothing, because their errors are far larger than the shift; in `view` they lose nothing.
-# - **Neighbours** should be drawn by how *different* their silhouettes are, to show another side of the object. The code
-#   compares pixels drawn separately in the two images: even a mask and itself overlap by only 0.2. So all neighbours
-#   become equally likely again, which is what the paper says.
+# - **Marching cubes** divide a vertex's index by $N$, the number of samples, instead of $N - 1$. On an exact sphere
+#   this takes away a quarter to a half of FS@1. Our predictions lose next to nothing, because their errors are far
+#   larger than the shift; in `view` they lose nothing.
+# - **Neighbours** should be drawn by how *different* their silhouettes are, to show another side of the object. The
+#   code compares pixels drawn separately in the two images: even a mask and itself overlap by only 0.2. So all
+#   neighbours become equally likely again, which is what the paper says.
 # - **The last interval** of a ray has length 0, or is infinite as in VolSDF. An infinite one needs a thin surface:
 #   otherwise the little density at the far end becomes opaque, and the background fills the mask.
 # - **Images are not normalised** as they were for the pretrained network. Ours, rendered on white, hardly suffer: the
@@ -321,11 +423,11 @@ display(purposeful_differences().style.hide())
 # %% [markdown]
 # ## The ledger of claims
 #
-# Every number in the tables of the five papers, and every number that they claim elsewhere, is in `lib/evaluation/claims.yaml`. Our
-# numbers are to the right of the bar, for the quick, the small and the paper's size. They come from files of results;
-# where there is no file, there is no number. *Quick* and *small* are measured on the course's furniture, ShapeClipper's
-# with given viewpoints. They show that the code works and in which order the rows come, and cannot be compared with the
-# printed number beside them. Choose a table.
+# Every number in the tables of the five papers, and every number that they claim elsewhere, is in
+# `lib/evaluation/claims.yaml`. Our numbers are to the right of the bar, for the quick, the small and the paper's size.
+# They come from files of results; where there is no file, there is no number. *Quick* and *small* are measured on the
+# course's furniture, ShapeClipper's with given viewpoints. They show that the code works and in which order the rows
+# come, and cannot be compared with the printed number beside them. Choose a table.
 
 # %% tags=["claims"]
 from lib.evaluation.claims import place_table, places, summary_table
@@ -471,16 +573,19 @@ print("empty meshes:", int(sum(t.query("metric == 'empty'")["value"].sum() for t
 # - The paper, Sec. 4.2 for the measures and Tables 2 to 4.
 # - Tatarchenko et al., *What Do Single-view 3D Reconstruction Networks Learn?*, CVPR 2019: retrieval beats networks,
 #   and why the F-score is the better measure.
-# - `lib/evaluation` and `lib/geometry/alignment.py` measure; `notebooks/support/nb07.py` has the figures of this notebook.
+# - `lib/evaluation` and `lib/geometry/alignment.py` measure; `notebooks/support/nb07.py` has the figures of this
+#   notebook.
 
 # %% [markdown] tags=["instructor"]
 # ## For instructors: ninety minutes
 #
-# - 0-15 guess the numbers; 15-45 exercises; 45-65 protocols; 65-90 baselines, and why tables cannot be ranked.
+# - 0-15 guess the numbers, then toy points on a line; 15-45 exercises; 45-65 protocols, each with its prediction;
+# - 65-90 baselines, the half turn of the azimuths, and why tables cannot be ranked.
 #
 # **Common mistakes**
 #
 # - Squared distances; the arithmetic mean in the F-score; 0 / 0.
 # - A protocol that forgives more is taken for a better method.
+# - Overlapping intervals are taken for a tie, or a small lead on a dozen images for a victory.
 #
 # Timings of the cells are in the gallery that `make run` writes.

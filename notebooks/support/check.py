@@ -356,6 +356,56 @@ def ssc(answer: Callable[[Callable, Callable, str, str], object]) -> None:
 # --- 05: normals -----------------------------------------------------------------------------------------------------
 
 
+def canonical_normals(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """(normals (B, P, 3), camera frame; rotations world to camera (B, 3, 3)) -> normals (B, P, 3), world frame."""
+    x, y, z = torch.eye(3)[:, None, None]
+    axes = torch.cat([y, z, x], dim=1)  # this camera's x, y and z axes are the world's y, z and x axes
+    found = torch.as_tensor(answer(x, axes))
+    expect(found.shape == (1, 1, 3), f"one normal for each pixel: shape (1, 1, 3), not {tuple(found.shape)}")
+    expect(not near(found, x), "nothing was turned: these normals are still in the camera's frame")
+    expect(not near(found, z), "this is R n, which turns world into camera; the way back is the transpose, R^T n")
+    expect(not near(found, -y), "the normals point into the surface: a minus too many")
+    message = "a camera whose x axis is the world's y axis: its normal (1, 0, 0) is (0, 1, 0) in the world"
+    expect(near(found, y), message)
+    turns = torch.linalg.qr(torch.randn(2, 3, 3, generator=generator(), dtype=torch.float64))[0]
+    turns = turns * torch.linalg.det(turns)[:, None, None].sign()
+    normals = torch.randn(2, 5, 3, generator=generator(1), dtype=torch.float64)
+    normals = normals / normals.norm(dim=-1, keepdim=True)
+    found, truth, first = torch.as_tensor(answer(normals, turns)), torch.zeros(2, 5, 3), torch.zeros(2, 5, 3)
+    for image in range(2):  # by a loop over pixels and the camera's axes: each axis, as the world sees it, times n_k
+        for pixel in range(5):
+            truth[image, pixel] = sum(turns[image, k] * normals[image, pixel, k] for k in range(3))
+            first[image, pixel] = sum(turns[0, k] * normals[image, pixel, k] for k in range(3))
+    expect(not near(found, first), "each image has a rotation of its own: yours turns all images by the first one")
+    expect(near(found, truth), "random normals, turned by random rotations, differ from a loop's")
+    right("canonical_normals")
+
+
+def robust_mean(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
+    """(errors (B, P), visible pixels (B, P), keep) -> mean of the smallest share `keep` of the visible errors."""
+    error = torch.tensor([[0.1, 0.2, 0.3, 0.4], [9.0, 8.0, 7.0, 0.5]])
+    everything = torch.ones(2, 4, dtype=torch.bool)
+    found = torch.as_tensor(answer(error, everything, 0.5))
+    expect(found.shape == (), f"one number for the whole batch, not an answer of shape {tuple(found.shape)}")
+    expect(not near(found, 7.8 / 4), "half of each image was kept: rank over the whole batch, not image by image")
+    expect(not near(found, 24.5 / 4), "the worst pixels were kept: sort so that the smallest errors come first")
+    expect(not near(found, 1.0 / 8), "divide by the number of pixels that were kept, not by that of all pixels")
+    expect(near(found, 0.25), f"of these eight errors the smaller half has the mean 0.25, yours is {float(found):.3f}")
+    seen = torch.tensor([[False, True, True, True], [False, True, True, True]])
+    found = torch.as_tensor(answer(error, seen, 0.5))
+    expect(not near(found, 0.25), "a pixel that is not visible was counted: select the visible ones first")
+    expect(not near(found, 0.35), "the share is one of the visible pixels: of 6 visible ones, 0.5 keeps 3")
+    expect(
+        near(found, 0.3), f"of the six visible errors the smaller half has the mean 0.3, yours is {float(found):.3f}"
+    )
+    expect(near(answer(error, everything, 1.0), 25.5 / 8), "keep = 1 is the plain mean of all visible pixels")
+    single = torch.tensor([[0.2]])
+    message = "one visible pixel at keep = 0.5: int(0.5) keeps none, but at least one pixel must count"
+    expect(near(answer(single, single > 0, 0.5), 0.2), message)
+    expect(near(answer(single, single > 1, 0.5), 0.0), "no pixel is visible: the loss must be 0, not 0 / 0")
+    right("robust_mean")
+
+
 def normal_loss(answer: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
     """(rendered (B, P, 3), world; estimated (B, P, 3), camera; rotations world to camera (B, 3, 3); keep) -> Eq. 4 + 1.
 
@@ -382,6 +432,91 @@ def normal_loss(answer: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> No
 
 
 # --- 06: training ----------------------------------------------------------------------------------------------------
+
+
+def eikonal(answer: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]) -> None:
+    """(a field: points (N, 3) -> values (N,), points (N, 3)) -> mean of (|grad f| - 1)^2."""
+    points = torch.rand(64, 3, generator=generator(), dtype=torch.float64) + 0.1
+
+    def ball(slope):
+        return lambda x: slope * (x.norm(dim=-1) - 0.5)
+
+    def loss(field):
+        return torch.as_tensor(answer(field, points.clone()))
+
+    found = loss(ball(4.0)).detach()  # every gradient is 4 long
+    expect(found.shape == (), f"one number, the mean over points, not an answer of shape {tuple(found.shape)}")
+    expect(not near(found, 64 * 9), "this is the sum over points: more points must not make it larger. Take the mean")
+    expect(not near(found, 4.5), "a factor 1/2 too many: Sec. 3.4 has the square itself")
+    expect(not near(found, 3), "this is the distance of the length from 1; square it")
+    expect(not near(found, 225), "|grad f| is the length, with the root; yours compares the squared length with 1")
+    expect(not near(found, (4 / 64 - 1) ** 2), "the gradient of the *mean* of f is N times too small: use the sum of f")
+    expect(near(loss(ball(1.0)), 0.0), "the signed distance of a sphere has a gradient of length 1: it costs nothing")
+    expect(near(found, 9.0), f"4 (|x| - 0.5) has gradients of length 4 and costs 9, yours {float(found):.3f}")
+    found = loss(lambda x: x[:, 0].square())  # gradients (2 x, 0, 0)
+    lengths = 2 * points[:, 0]
+    expect(
+        not near(found, (lengths.mean() - 1) ** 2), "square at every point, then take the mean: not the other way round"
+    )
+    expect(
+        near(found, (lengths - 1).square().mean()),
+        "for f = x^2 the lengths are 2 |x|: yours differs from the mean over them",
+    )
+    slope = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
+    trained = loss(ball(slope))
+    expect(trained.requires_grad, "the loss cannot train the field: torch.autograd.grad needs create_graph=True")
+    trained.backward()
+    expect(
+        near(slope.grad, 6.0), "the loss (c - 1)^2 of c (|x| - 0.5) has the derivative 2 (c - 1) in c; yours differs"
+    )
+    right("eikonal")
+
+
+def mirrored_viewpoint(answer: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> None:
+    """(azimuths, elevations, rolls as unit pairs, each (B, 2)) -> those from which the mirrored image is seen."""
+    flip = torch.diag(torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64))  # x to -x, in the world and in the camera
+    angles = torch.tensor([[0.6, -1.9], [0.3, 0.5], [0.2, -0.4]], dtype=torch.float64)
+    pairs = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    found = [torch.as_tensor(part) for part in answer(*(pair.clone() for pair in pairs))]
+    shapes = [tuple(part.shape) for part in found]
+    expect(
+        shapes == [(2, 2)] * 3, "three sets of unit pairs are needed: azimuth, elevation, roll, each of shape (B, 2)"
+    )
+    azimuth, elevation, roll = found
+    expect(
+        all(near(part.norm(dim=-1), torch.ones(2)) for part in found), "a pair is no longer 1 long: change only signs"
+    )
+    expect(
+        not near(azimuth, pairs[0]), "the azimuth did not change: what shows its left side shows its right in a mirror"
+    )
+    expect(
+        not near(azimuth, -pairs[0]), "both signs of the azimuth changed: that is the view from behind, not a mirror"
+    )
+    expect(
+        not near(azimuth, pairs[0] * torch.tensor([-1, 1])),
+        "(-cos, sin) is the angle 180° - γ; the angle -γ is (cos, -sin)",
+    )
+    expect(near(elevation, pairs[1]), "a left-right mirror does not move the camera up or down: keep the elevation")
+    expect(
+        not near(roll, pairs[2]),
+        "the roll did not change: a picture that leans to the left leans to the right in a mirror",
+    )
+    for b in range(
+        2
+    ):  # the mirrored camera sees the mirrored point where the first one sees the point, with x reversed
+        seen = flip @ rotation_matrix(*(pair[b] for pair in pairs)) @ flip
+        other = rotation_matrix(*(part[b].double() for part in found))
+        expect(near(other, seen), "from there a mirrored point is not seen at the mirrored place")
+    right("mirrored_viewpoint")
+
+
+def rotation_matrix(azimuth: Tensor, elevation: Tensor, roll: Tensor) -> Tensor:
+    """R_z(roll) R_x(elevation) R_y(azimuth) P (notebook 03) from unit pairs, in 64 bits."""
+    (ca, sa), (ce, se), (cr, sr) = (pair.tolist() for pair in (azimuth, elevation, roll))
+    turn = torch.tensor([[ca, 0, sa], [0, 1, 0], [-sa, 0, ca]], dtype=torch.float64)
+    tip = torch.tensor([[1, 0, 0], [0, ce, -se], [0, se, ce]], dtype=torch.float64)
+    lean = torch.tensor([[cr, sr, 0], [-sr, cr, 0], [0, 0, 1]], dtype=torch.float64)
+    return lean @ tip @ turn @ torch.tensor([[-1, 0, 0], [0, 0, -1], [0, -1, 0]], dtype=torch.float64)
 
 
 def azimuth_prior(answer: Callable[[Tensor], Tensor]) -> None:

@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from lib.data.loading import Batch
-from lib.figures.style import BLUE, GREY, ORANGE, RED, image_grid, styled
+from lib.figures.style import BLUE, GREEN, GREY, ORANGE, RED, image_grid, styled
 from lib.geometry.cameras import camera_rays, index_to_pixel
 from lib.losses.normal import inliers, normal_errors, normal_loss, to_canonical
 from lib.losses.reprojection import soft_iou
@@ -140,7 +142,10 @@ def dropout_figure(batch: Batch, corruption: Corruption, ranked: Ranking, keep: 
         for axis in column:
             axis.set_axis_off()
     axes[0, 2].set_title("normals, some wrong", fontsize=8.5, loc="left")
-    axes[1, 2].set_title("dropped: orange right, blue by mistake;\nred: wrong, but kept", fontsize=8.5, loc="left")
+    axes[1, 2].set_title("what was dropped", fontsize=8.5, loc="left")
+    meanings = ((GREEN, "dropped: wrong"), (BLUE, "dropped: good"), (RED, "kept: wrong"), ("#D9D9D9", "kept: good"))
+    patches = [Patch(color=color, label=meaning) for color, meaning in meanings]
+    figure.legend(handles=patches, loc="outside lower right", ncols=4, fontsize=8)
     return figure
 
 
@@ -150,9 +155,9 @@ def verdict_colors(
     dropped: Bool[Tensor, "height width"],
     place: Bool[Tensor, "height width"],
 ) -> Float[np.ndarray, "height width 3"]:
-    """Grey on the object; orange where a wrong pixel is dropped, blue where a good one is; red: wrong, but kept."""
+    """Grey on the object; green where a wrong pixel is dropped, blue where a good one is; red: wrong, but kept."""
     picture = np.ones((*inside.shape, 3))
-    colors = [(inside, "#D9D9D9"), (dropped & ~wrong, BLUE), (wrong & place & ~dropped, RED), (dropped & wrong, ORANGE)]
+    colors = [(inside, "#D9D9D9"), (dropped & ~wrong, BLUE), (wrong & place & ~dropped, RED), (dropped & wrong, GREEN)]
     for where, color in colors:
         picture[where.numpy()] = to_rgb(color)
     return picture
@@ -191,7 +196,7 @@ def azimuth_slopes(
     one, size = batch.viewpoint[0], batch.mask.shape[1]
     target, inside = batch.normal[:1].flatten(1, 2)[:, rays], batch.mask[:1].flatten(1)[:, rays] > 0.5
     values, slopes = [], []
-    for turn in turns:
+    for turn in tqdm(turns, desc="azimuths"):
         angle = torch.tensor([float(np.deg2rad(turn))], requires_grad=True)
         view = one.turned(angle)
         depths = sample_depths(view.distance - 0.7, view.distance + 0.7, len(rays), samples)
@@ -227,7 +232,7 @@ def landscape(
     normal = F.interpolate(batch.normal.permute(0, 3, 1, 2), size=image_size, mode="area").permute(0, 2, 3, 1)
     normal = F.normalize(normal, dim=-1)
     columns = {"normals": [], "mask": []}
-    for turn in turns:
+    for turn in tqdm(turns, desc="azimuths"):
         view = batch.viewpoint.turned(torch.full((len(mask),), float(np.deg2rad(turn))))
         maps = shape.render(view, image_size, samples)
         both = ((mask > 0.5) & (maps.mask > 0.5)).flatten(1)

@@ -1,6 +1,7 @@
-"""Companion of notebook 06: one training step in a picture, and the tables of the objective and of the recipes."""
+"""Companion of notebook 06: one step in a picture, the tables of the objective and of the recipes, a run to watch."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 from matplotlib import colormaps
@@ -8,8 +9,10 @@ from matplotlib import colormaps
 from lib.data.loading import Batch
 from lib.figures.maps import normal_colors
 from lib.figures.style import MAGNITUDE, image_grid
+from lib.figures.viewer import LiveBoard, Snapshots
 from lib.rendering.volume import RenderedMaps
 from lib.systems.shapeclipper import ABLATIONS, IN_THE_PAPER, ShapeClipperConfig
+from lib.training.log import read_log
 from lib.training.recipes import RECIPES
 
 # --- One step in a picture --------------------------------------------------------------------------------------------
@@ -132,3 +135,33 @@ def recipe_table() -> pd.DataFrame:
         for name, recipe in RECIPES.items()
     }
     return pd.DataFrame(columns).rename_axis("setting")
+
+
+# --- Train ------------------------------------------------------------------------------------------------------------
+
+
+def watch(run: Path, total: int, sample: Batch, frames: int = 9) -> LiveBoard:
+    """A listener that draws curves and pictures while `train` runs; says first what `train` will find in the folder.
+
+    Parameters
+    ----------
+    run : path
+        Where the run is. The curves begin with the rows that an earlier part of it left in its log.
+    total : int
+        Steps of the whole run.
+    sample : Batch
+        One held-out image.
+    frames : int
+        About how many times it is rendered.
+    """
+    log = run / "log.jsonl"
+    rows = read_log(log) if log.is_file() else []
+    done = max((row["step"] for row in rows), default=0)
+    if done >= total:
+        print(f"finished already, {total} steps: nothing is left to train, and nothing is drawn.")
+        print(f"To begin anew, run the second code cell again (quick profile), or delete {run}.")
+    elif done:
+        print(f"goes on after about step {done} of {total}")
+    else:
+        print(f"a new run of {total} steps")
+    return LiveBoard(Snapshots(sample, every=max(1, total // frames)), rows)

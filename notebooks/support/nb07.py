@@ -8,6 +8,7 @@ import torch
 import trimesh
 from jaxtyping import Float
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from lib.data.loading import Batch, PreparedDataset
 from lib.evaluation import Prediction, evaluate_instances, measure_shape
@@ -69,11 +70,11 @@ def threshold_figure(clouds: Clouds, threshold: float, protocol: str = "view"):
     to_target, to_predicted = nearest_distances(predicted, target)
     figure, axes = plt.subplots(1, 3, figsize=(8.8, 3.1), layout="constrained", width_ratios=[1, 1, 1.25])
     halves = (
-        (axes[0], predicted, to_target, "precision: predicted points near the truth"),
-        (axes[1], target, to_predicted, "recall: true points near the prediction"),
+        (axes[0], predicted, to_target, "precision: predicted\npoints near the truth"),
+        (axes[1], target, to_predicted, "recall: true points\nnear the prediction"),
     )
     for axis, cloud, distance, title in halves:
-        axis.set_title(f"{title}\n{(distance <= threshold).mean():.0%}", fontsize=8.5)
+        axis.set_title(f"{title}: {(distance <= threshold).mean():.0%}", fontsize=9)
         step = max(1, len(cloud) // (2 * SHOWN_POINTS))
         points, near = cloud[::step], distance[::step] <= threshold
         for chosen, color, label in ((~near, ORANGE, "far"), (near, BLUE, "near")):
@@ -354,7 +355,7 @@ def measure_differences(
     images : int
         Of `train`, spread evenly, where silhouettes are compared.
     """
-    rows = []
+    rows, bar = [], tqdm(total=10, desc="differences")
 
     def add(side: str, difference: str, effect: str, value: float, n: int) -> None:
         common = {"dataset": test.name, "profile": profile, "seed": seed}
@@ -365,10 +366,12 @@ def measure_differences(
         for side, found in shrink_on_sphere(samples, seed=seed).items():
             for metric in shown:
                 add(side, f"marching cubes, a sphere, N = {samples}", metric, found[metric], 1)
+        bar.update()
     for row in shrink_on_predictions(made, test, points, seed):
         if row["metric"] in shown:
             difference = f"marching cubes, our chairs, protocol {row['protocol']}"
             add(row["system"].removeprefix("marching cubes: "), difference, row["metric"], row["value"], row["n"])
+    bar.update()
 
     chosen = torch.linspace(0, len(train) - 1, min(images, len(train))).round().long()
     masks = train.mask[chosen].float() / 255
@@ -377,17 +380,21 @@ def measure_differences(
     for side, weighting in (("paper", "uniform"), ("right", "silhouette"), ("released", "released")):
         for effect, value in neighbor_effect(train, neighbors, weighting, chosen).items():
             add(side, "neighbour weighting", EFFECTS[effect], value, len(chosen))
+        bar.update()
 
     few, trained = sorted(made)[::2], float(torch.as_tensor(system.beta()).detach())
     for beta in (0.1, trained):
         found = last_interval_effect(system, test, few, beta)
         for side, iou in (("released", found["zero_iou"]), ("VolSDF", found["infinite_iou"])):
             add(side, f"last interval, beta = {beta:.3g}", "IoU of rendered masks", iou, len(few))
+        bar.update()
 
     for side, mean, std in (("right", 127 / 255, 128 / 255), ("released", 0.0, 1.0)):
         network = Backbone(system.config.backbone, "imagenet", system.config.image_size, mean, std).eval()
         share = retrieval_accuracy(network, every)
         add(side, "images to the pretrained network", "nearest image is of the category", share, len(every))
+        bar.update()
+    bar.close()
     return rows
 
 
