@@ -166,6 +166,13 @@ class Lab:
             self.page.wait_for_timeout(100)
         return False
 
+    def shows(self, cell, text: str, seconds: float = 120) -> None:
+        """Wait until the cell says so."""
+        end = time.monotonic() + seconds
+        while text not in cell.inner_text():
+            assert time.monotonic() < end, f"{text!r} did not appear, but {cell.inner_text()[-500:]!r}"
+            self.page.wait_for_timeout(200)
+
     def settle(self, cell) -> None:
         """Wait until the cell has shown one thing for a second."""
         shown, since = cell.evaluate(SHOWN), time.monotonic()
@@ -273,9 +280,10 @@ def test_a_photo_is_uploaded_and_reconstructed(first, tmp_path, size, noise, lea
     with first.page.expect_file_chooser() as chooser:
         cell.query_selector("button:has-text('photo')").click()
     chooser.value.set_files(photo)
-    first.page.wait_for_timeout(3000)
-    assert first.changes(cell, lambda: cell.query_selector("button:text-is('reconstruct')").click(), 90)
-    assert "error" not in cell.inner_text().lower() and "The mesh is in" in cell.inner_text()
+    first.shows(cell, f"{photo.name} is here")
+    cell.query_selector("button:text-is('reconstruct')").click()
+    first.shows(cell, "The mesh is ")
+    assert "error" not in cell.inner_text().lower()
     uploaded = next(PLACE.rglob("photo.png"))
     assert uploaded.read_bytes() == photo.read_bytes()  # this one, not the one before
     assert first.errors() == []

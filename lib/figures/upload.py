@@ -166,6 +166,9 @@ def upload_control(
     def choose(files: Sequence[dict]) -> None:
         given["photo"], given["offer"], use.layout.display = files, (), "none"
         shown.clear_output()
+        if files:  # a sign that the upload is over, and of which photo is next
+            with shown:
+                print(f"{files[-1]['name']} is here ({len(files[-1]['content']) / 1e6:.1f} MB): now press reconstruct.")
 
     def try_example(_=None) -> None:
         photos.value = masks.value = ()

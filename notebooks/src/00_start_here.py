@@ -39,7 +39,7 @@ from IPython.display import FileLink
 
 from lib.systems.checkpoints import load_system
 from lib.data.loading import PreparedDataset
-from lib.paths import NOTEBOOKS, WEIGHTS, prepared_folder, run_folder
+from lib.paths import WEIGHTS, prepared_folder, run_folder
 from lib.training.__main__ import choose_device
 
 run = run_folder("00_start_here", profile, run_dir)
@@ -112,7 +112,7 @@ import os
 from lib.data.photos import write_glb
 
 glb = write_glb(mesh, run / "shape.glb")
-FileLink(os.path.relpath(glb, NOTEBOOKS))
+FileLink(os.path.relpath(glb))
 
 # %% [markdown]
 # ## How far from the truth?
