@@ -270,8 +270,8 @@ figure = nb03.depth_bias_figure((0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1), (6
 # interval *behind* it, so for a very small $\beta$ the first one inside the wall stops the ray, on average half a
 # spacing too late: the dotted line, which the 64 samples approach on the left.
 #
-# A wall is too far, yet in the first picture most of the chair's depth is too *near* (blue). No contradiction: a ray
-# that meets a surface at a grazing angle stays in the fog before it for longer, and stops there.
+# A wall is too far, yet in the first picture the seat is too *near* (blue). No contradiction: a ray that meets a
+# surface at a grazing angle stays in the fog before it for longer, and stops there.
 #
 # </details>
 #
@@ -296,7 +296,7 @@ figure = nb03.thin_figure(scene, (16, 32, 64, 128, 256), beta=0.001, crop=legs)
 # At $\beta$ = 0.02 about 0.73, wherever the slab is: the fog around it always reaches a sample. At $\beta$ = 0.001
 # anything from 0.1 to 1, and 0.77 on average: the fog is thinner than the gaps, so it is luck whether a sample falls
 # into the slab. A slab shows reliably **as long as $\beta$ is not much smaller than the spacing**. In the lower row the
-# legs are broken with 16 and 32 samples, and whole from 128 on.
+# legs are broken with 16 and 32 samples, and as good as whole from 128 on.
 #
 # </details>
 #
@@ -333,9 +333,9 @@ figure = nb03.jitter_figure(scene, beta=0.003, samples=32, repeats=32, generator
 # %% [markdown]
 # <details><summary>What came out, and why</summary>
 #
-# A larger one, but without rings (the spread is smaller). A thin fog stops a ray at the first sample inside the wall.
-# Middles are half a bin behind it on average, random positions 7/12 of a bin. The difference, a twelfth of a bin, is
-# 0.0036 here; the two medians differ by about as much. Question 2 asks for the proof.
+# A larger one, but with much fainter rings: its spread is the smallest. A thin fog stops a ray at the first sample
+# inside the wall. Middles are half a bin behind it on average, random positions 7/12 of a bin. The difference, a
+# twelfth of a bin, is 0.0036 here; the two medians differ by about as much. Question 2 asks for the proof.
 #
 # </details>
 #
