@@ -81,17 +81,20 @@ figure = nb10.idea_figure(test.batch(torch.tensor([shown])), test.mesh(shown))
 #
 # The surface along a ray is the first zero of the field (Eq. 5). The marcher, with state $\eta$, takes $N$ strides:
 #
-# $$z^* = \min\{z \ge 1 : f(z\bar u) = 0\} \quad\text{(Eq. 5)}, \qquad
-# \Delta z^{(j)} = |h(z^{(j)}\bar u;\, \eta^{(j)})|, \quad z^{(j+1)} = z^{(j)} + \Delta z^{(j)} \quad\text{(Eq. 6)}$$
+# $$z^* = \min\{z \ge 1 : f(z\bar u) = 0\} \quad\text{(Eq. 5)}$$
+#
+# $$\Delta z^{(j)} = |h(z^{(j)}\bar u;\, \eta^{(j)})|, \quad z^{(j+1)} = z^{(j)} + \Delta z^{(j)} \quad\text{(Eq. 6)}$$
 #
 # At the points that it visits, signs are asked for: $\alpha = 1$ at the last one of a pixel inside the silhouette, else
 # $-1$. The colour is that of the surface, and the field's slope is 1 at random points $\tilde x$:
 #
-# $$\mathcal{L}_{ray} = \sum_u \sum_{j=0}^{N} \max\big(0,\; \alpha f(z^{(j)}\bar u) + \varepsilon\big) \quad\text{(Eq. 7)}, \qquad
-# \mathcal{L}_{RGB} = \sum_u \lVert g(z^*\bar u) - I(u)\rVert^2 \quad\text{(Eq. 8)}$$
+# $$\mathcal{L}_{ray} = \sum_u \sum_{j=0}^{N} \max\big(0,\; \alpha f(z^{(j)}\bar u) + \varepsilon\big) \quad\text{(Eq. 7)}$$
 #
-# $$\mathcal{L}_{eik} = \sum_{\tilde x} \big(\lVert\nabla f(\tilde x)\rVert - 1\big)^2 \quad\text{(Eq. 10)}, \qquad
-# \mathcal{L} = \lambda_{RGB}\mathcal{L}_{RGB} + \lambda_{SDF}\mathcal{L}_{SDF} + \lambda_{ray}\mathcal{L}_{ray}
+# $$\mathcal{L}_{RGB} = \sum_u \lVert g(z^*\bar u) - I(u)\rVert^2 \quad\text{(Eq. 8)}$$
+#
+# $$\mathcal{L}_{eik} = \sum_{\tilde x} \big(\lVert\nabla f(\tilde x)\rVert - 1\big)^2 \quad\text{(Eq. 10)}$$
+#
+# $$\mathcal{L} = \lambda_{RGB}\mathcal{L}_{RGB} + \lambda_{SDF}\mathcal{L}_{SDF} + \lambda_{ray}\mathcal{L}_{ray}
 # + \lambda_{eik}\mathcal{L}_{eik} \quad\text{(Eq. 11)}$$
 #
 # On a toy: a ray towards a ball of radius 0.4 whose centre is 2 away, a marcher whose $h$ is $-1/2$ everywhere, three
@@ -234,7 +237,7 @@ display(sixteen.rename(columns={"median": "median error", "p95": "95 % of errors
 #
 # - *Solids*: sphere tracing has the smallest error, too small for the chart. It pays elsewhere: rays that only graze an
 #   object within 0.005 get a surface that is not there (column *invented*).
-# - *Missed*: on box and torus a learned march. It strides past edges and what rays only graze, and no bisection brings
+# - *Missed*: on every field a learned march. It strides past edges and what rays only graze, and no bisection brings
 #   them back. Even steps miss more than it only with fewer evaluations, when a step is longer than the solid is thick.
 #   Volume rendering misses next to nothing, and pays with a depth error of about 0.03.
 # - *Chair*: not the same. The value of a learned field is no safe stride, so sphere tracing needs more steps; even
@@ -254,8 +257,8 @@ display(sixteen.rename(columns={"median": "median error", "p95": "95 % of errors
 # are: the marcher, and through the feature that the marcher sees also the field, but never as a displacement of the
 # surface.
 #
-# Take a ball of radius $r$ hit head on, with a bracket that does not depend on it. By hand,
-# $\partial f/\partial r = -1$ and $\nabla f \cdot d = -1$, so $dz^*/dr = -(-1)/(-1) = -1$.
+# Take a ball of radius $r$ hit head on, with a bracket that does not depend on it. By hand, $\partial f/\partial r =
+# -1$ and $\nabla f \cdot d = -1$, so $dz^*/dr = -(-1)/(-1) = -1$.
 #
 # **Predict.** What will the unrolled gradient say about the radius?
 
@@ -361,8 +364,7 @@ from lib.evaluation import Run, evaluate, read_results, results_table, system_pr
 
 few = torch.linspace(0, len(test) - 1, 10 if quick else len(test)).round().long().tolist()
 resolution, points = (48, 5_000) if quick else (100, 100_000)
-settings = {"points": points, "rows": few, "seed": seed}
-settings |= {"protocols": ("raw", "view"), "progress": False}
+settings = {"points": points, "rows": few, "seed": seed, "protocols": ("raw", "view")}
 predict = system_predictor(system, resolution, colored=False)
 measured = evaluate(predict, test, run=Run("sdf_srn, trained here", profile, total, seed), **settings)
 for name in (shipped.name, f"shapeclipper-{dataset}-{category}-given"):
