@@ -198,6 +198,26 @@ def _():
     ]
 
 
+@answers("distance_transform")
+def _():
+    def transform(mask, norm=lambda x: x.square().sum(-1).sqrt(), over=torch.amin, of=True):
+        rows, columns = torch.meshgrid(*(torch.arange(float(n)) for n in mask.shape), indexing="ij")
+        pixels = torch.stack([rows, columns], dim=-1)
+        return over(norm(pixels[:, :, None] - pixels[mask == of]), dim=-1)
+
+    return [
+        transform,
+        lambda m: transform(m, of=False),
+        lambda m: transform(m, norm=lambda x: x.abs().sum(-1)),
+        lambda m: transform(m, norm=lambda x: x.abs().amax(-1)),
+        lambda m: transform(m, norm=lambda x: x.square().sum(-1)),
+        lambda m: transform(m, over=torch.mean),
+        lambda m: transform(m).flatten(),
+        lambda m: transform(m) / m.shape[1],
+        lambda m: transform(m).clamp(max=4 if m.sum() < 3 else 1),
+    ]
+
+
 @answers("laplace_density")
 def _():
     def density(sdf, beta):
@@ -233,6 +253,28 @@ def _():
         lambda s, z: composite(s, z).sum(dim=-1),
         lambda s, z: composite(s, z) + composite(s, z).roll(1, -1) - composite(s, z).roll(2, -1) * (s.shape[0] > 1),
         lambda s, z: composite(s, z).flip(-1) if len(s) > 1 else composite(s, z),
+    ]
+
+
+@answers("pixel")
+def _():
+    def pixel(w, c, z, share=1.0, white=1.0, far=0.0, least=1e-12, empty=True):
+        mask = w.sum(-1)
+        rgb = ((w[..., None] * c).sum(-2)) / (mask[:, None] if share == "mask" else 1) + white * (1 - mask[:, None])
+        depth = (w * z).sum(-1) / (1 if share == "sum" else mask.clamp(min=least)) + far * (1 - mask) * z[:, -1]
+        return rgb, mask, torch.where(mask > 0, depth, z[:, -1]) if empty else depth
+
+    return [
+        pixel,
+        lambda *a: pixel(*a, white=0.0),
+        lambda *a: pixel(*a, share="mask", white=0.0),
+        lambda *a: pixel(*a, share="sum"),
+        lambda *a: pixel(*a, share="sum", far=1.0),
+        lambda *a: pixel(*a, least=0.0, empty=False),
+        lambda *a: pixel(*a, empty=False),
+        lambda *a: pixel(*a)[:2],
+        lambda w, c, z: (pixel(w, c, z)[0], w.amax(-1), pixel(w, c, z)[2]),
+        lambda w, c, z: pixel(w, c.mean(0, keepdim=True).expand_as(c), z),
     ]
 
 
@@ -439,6 +481,50 @@ def _():
         lambda df, g, d: -df / unit((g * d).sum(-1, keepdim=True))[:, 0],
         lambda df, g, d: -df / (unit(g) * d).sum(-1),
         lambda *a: slope(*a).sum(),
+    ]
+
+
+@answers("written_layer")
+def _():
+    def layer(codes, writer, points, bias=0, order="rows", of=None):
+        codes = codes[:1].expand_as(codes) if of == "first" else codes
+        inputs = points.shape[-1]
+        rows = (codes @ writer.T).unflatten(-1, (1 + inputs, -1))
+        rows = (codes @ writer.T).unflatten(-1, (-1, 1 + inputs)).mT if order == "columns" else rows
+        rows = rows.roll(1, 1) if bias == "last" else rows
+        return bias_of(rows, bias) + points @ rows[:, 1:]
+
+    def bias_of(rows, bias):
+        return 0 * rows[:, :1] if bias == "none" else rows[:, :1]
+
+    return [
+        layer,
+        lambda *a: layer(*a, bias="none"),
+        lambda *a: layer(*a, bias="last"),
+        lambda *a: layer(*a, order="columns"),
+        lambda *a: layer(*a, of="first"),
+        lambda *a: layer(*a).relu(),
+        lambda *a: layer(*a).mT,
+        lambda c, w, p: layer(c, w, p.square()),
+    ]
+
+
+@answers("ray_loss")
+def _():
+    def loss(f, inside, margin, over=torch.sum, sign=1.0, whole=False, beside=False, epsilon=1.0):
+        alpha = -torch.ones_like(f)
+        alpha[:, 0 if whole else -1 :][inside | beside] = 1.0
+        return over((sign * alpha * f + epsilon * margin).clamp(min=0))
+
+    return [
+        loss,
+        lambda *a: loss(*a, sign=-1.0),
+        lambda f, i, m: loss(f[:, -1:], i, m) + loss(f[:, :-1], i, m, whole=True),
+        lambda *a: loss(*a, beside=True),
+        lambda *a: loss(*a, epsilon=0.0),
+        lambda *a: loss(*a, over=torch.mean),
+        lambda *a: loss(*a, over=lambda x: x.sum(-1)),
+        lambda f, i, m: loss(f, i, m) / len(f),
     ]
 
 

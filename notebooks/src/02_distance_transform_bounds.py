@@ -5,15 +5,19 @@
 # that *nothing* is within ten pixels of it: its whole neighbourhood is empty, and so is a cone in space. SDF-SRN turns
 # that into a lower bound on the signed distance, at every depth, from one picture.
 #
-# You will understand
+# **You need** the distance between two points, a little PyTorch, and to know that a signed distance is negative inside.
 #
-# - the bound, why it has a closed form, and what to do at the principal point, where the paper's formula divides by 0;
-# - where the bound is the whole truth, and where it says little;
-# - what 1, 2, 4, 8 views prove together, and why that is the visual hull and no more;
-# - why distances teach a network where yes and no do not reach;
-# - which real masks break the bound, and what repairs it.
+# **Afterwards you can**
 #
-# **Time**: about twenty minutes to read; the cells take well under a minute on two CPU cores.
+# - write the distance transform, the bound and its loss in a few lines each, also at the principal point, where the
+#   paper's formula divides by 0;
+# - point at the places where the bound is the whole truth, and where it says little;
+# - say what 1, 2, 4, 8 views prove together, and why that is the visual hull and no more;
+# - explain why distances teach a network where yes and no do not reach;
+# - name the real masks that break the bound, and what repairs it.
+#
+# **Time**: about twenty-five minutes to read, and thirty-five for the three exercises. On two idle CPU cores all cells
+# together take about a minute.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: size of the grids and length of the fits
@@ -31,6 +35,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+from tqdm.auto import tqdm
 
 from lib.data.prepared import load_mesh, read_prepared
 from lib.data.silhouette_files import read_silhouette
@@ -78,13 +83,23 @@ redraw_paint = easel.show(run)
 # %% [markdown]
 # ## The formula, and the code that is the formula
 #
-# With $\bar u = (u, 1)$ the bound is the distance from $z\bar u$ to the nearest ray of the cone (Eq. 3). The paper
-# proves that this ray passes through $v = (1 + D/|u|)\,u$, the circle's point *farthest from the principal point*:
+# The distance transform is a minimum over the silhouette's pixels $p$; call the silhouette $S$:
 #
-# $$b(z; u) = z\,\Big\| \bar u - \tfrac{\bar v^\top \bar u}{\bar v^\top \bar v}\,\bar v \Big\| . \qquad \text{(Eq. 1-2)}$$
+# $$D(u) = \min_{p \in S} \lVert u - p \rVert$$
 #
-# See why: the distance from a point to a line is $z\,|\bar u \times \bar v| / |\bar v|$. For $v = u + D(\cos t, \sin t)$,
-# $t$ measured from the direction of $u$,
+# With $\bar u = (u, 1)$ the bound is the distance from $z\bar u$ to the nearest ray of the cone:
+#
+# $$b(z; u)^2 = \min_{v,\, z' \ge 0} \lVert z\bar u - z'\bar v \rVert^2
+# \quad\text{subject to}\quad \lVert v - u \rVert = D(u) . \qquad \text{(Eq. 3)}$$
+#
+# The paper proves that this ray passes through $v = (1 + D/|u|)\,u$, the circle's point *farthest from the principal
+# point*:
+#
+# $$b(z; u) = z\,\Big\| \bar u - \tfrac{\bar v^\top \bar u}{\bar v^\top \bar v}\,\bar v \Big\| .
+# \qquad \text{(Eq. 1-2)}$$
+#
+# Here is why. The distance from a point to a line is $z\,|\bar u \times \bar v| / |\bar v|$. For
+# $v = u + D(\cos t, \sin t)$, with $t$ measured from the direction of $u$,
 #
 # $$b_t^2 = z^2 D^2\, \frac{1 + |u|^2 \sin^2 t}{1 + |u|^2 + 2 |u| D \cos t + D^2} .$$
 #
@@ -94,12 +109,37 @@ redraw_paint = easel.show(run)
 #
 # No division by $|u|$ is left: at the principal point the limit is $zD/\sqrt{1+D^2}$. With parallel rays the cone is a
 # cylinder and $b = D$. Our tests search Eq. 3's minimum over circle and depth for 100,000 circles and find this value.
+# Check one by hand: a pixel 0.6 to the right of the principal point, at depth 2, and a silhouette of two points.
+
+# %%
+u, z = torch.tensor([0.6, 0.0]), 2.0
+silhouette = torch.tensor([[0.75, 0.0], [0.6, 0.4]])
+D = (silhouette - u).norm(dim=-1).min()  # 0.15 and 0.4 away: the nearest counts
+b = z * D / (1 + (u.norm() + D) ** 2).sqrt()  # 2 · 0.15 / 1.25 = 0.24
+t = torch.linspace(0, 2 * torch.pi, 3601)
+v = torch.stack([u[0] + D * t.cos(), D * t.sin(), torch.ones_like(t)], dim=-1)  # all rays of the cone
+to_rays = torch.linalg.cross(z * torch.tensor([[0.6, 0.0, 1.0]]), v).norm(dim=-1) / v.norm(dim=-1)
+assert torch.isclose(b, torch.tensor(0.24)) and torch.isclose(b, to_rays.min())  # Eq. 3
+assert torch.isclose(b, sdf_lower_bound(u, D, z))
+assert torch.equal(distance_transform(torch.tensor([[0, 0, 1], [0, 0, 0]]))[1], torch.tensor([5.0, 2.0, 1.0]).sqrt())
+
+# %% [markdown]
+# A field $f$ that is below the bound is charged for what is missing. The loss runs over the pixels $u$ outside the
+# silhouette, at random depths $\tilde z$. The weight $w(u) = 1/D(u)$ is largest beside the outline:
 #
-# A field $f$ that is below the bound is charged for what is missing. Over the pixels $u$ outside the silhouette, at random
-# depths $\tilde z$, with the weight $w(u) = 1/D(u)$ that is largest beside the outline:
+# $$\mathcal L_{SDF} = \frac{\sum_u w(u) \sum_{\tilde z} \max\big(0,\; b(\tilde z; u) - f(\tilde z\bar u)\big)}
+# {\sum_u w(u)} \qquad \text{(Eq. 4)}$$
 #
-# $$\mathcal L_{SDF} = \frac{\sum_u w(u) \sum_{\tilde z} \max\big(0,\; b(\tilde z; u) - f(\tilde z\bar u)\big)}{\sum_u w(u)}
-# \qquad \text{(Eq. 4)}$$
+# Two pixels, two depths each:
+
+# %%
+f = torch.tensor([[0.1, 0.5], [0.3, 0.3]])
+b = torch.tensor([[0.4, 0.4], [0.5, 0.2]])
+D = torch.tensor([0.5, 0.25])
+w = 1 / D  # 2 and 4
+missing = (b - f).clamp(min=0).sum(dim=1)  # 0.3 + 0 and 0.2 + 0
+loss = (w * missing).sum() / w.sum()  # (2 · 0.3 + 4 · 0.2) / 6 = 7/30
+assert torch.isclose(loss, torch.tensor(7 / 30)) and torch.isclose(loss, sdf_bound_loss(f[None], b[None], D[None]))
 
 # %%
 show_source(sdf_lower_bound, importance_weight, sdf_bound_loss)
@@ -146,24 +186,35 @@ nb02.draw_chosen(nb02.turned_cone, easel, **values_of(chosen))
 # %% [markdown]
 # ## Where the bound is the whole truth
 #
-# Below is $f - b$ on one row of the picture over depth; within the red lines the bound is within 0.02 of the truth. It
-# is tight where the ball touches the object: near the depth of the part whose outline is nearest. Parallel rays are
-# tight beside every outline. In perspective the ball is stopped by the *far* side of the cone, away from the
-# principal point, so the bound touches only if the object is on that side. Before and behind the object it says
-# little: a silhouette has no opinion on depth.
+# Below is $f - b$ on one row of the picture over depth; within the red lines the bound is within 0.02 of the truth.
 #
-# **Predict.** For a pixel outside, at which depths is the bound near the truth: in front of the object, beside it, behind it?
+# **Predict.** For a pixel outside, at which depths is the bound near the truth: in front of the object, beside it, or
+# behind it? And for which camera in more places: perspective, or parallel rays?
 
 # %% tags=["gap"] alt="Gap between distance and bound over pixel and depth, in perspective and for parallel rays"
 figure = nb02.gap_figure({"perspective": scene, "parallel rays": parallel}, 40)
 
 # %% [markdown]
+# <details><summary>What came out, and why</summary>
+#
+# Beside it. The bound is tight where the ball touches the object: near the depth of the part whose outline is nearest.
+# Seat and legs stand at different depths, hence several islands. Before and behind the object the gap grows: a
+# silhouette has no opinion on depth.
+#
+# Parallel rays are tight in more places, and for the whole width beside the chair. In perspective the ball is stopped
+# by the *far* side of the cone, away from the principal point, so the bound touches only if the object is on that side.
+#
+# </details>
+#
 # ## One view, two, four, eight
 #
-# Each view gives every point of space a bound; together the largest counts. What is left where all views are silent is
-# the **visual hull**: the most that silhouettes can know, hollow of the seat excluded. The bound is positive exactly
-# outside the hull, but it is not the distance to the hull: that is larger, because the nearest place of the hull may be
-# one that no single view's ball touches.
+# Each view $k$ gives every point $x$ of space a bound, and all of them hold, so the largest counts:
+#
+# $$b(x) = \max_k\, b_k(x)$$
+#
+# What is left where all views are silent is the **visual hull**: the most that silhouettes can know, without the hollow
+# of the seat. The bound is positive exactly outside the hull, but it is not the distance to the hull. That is larger,
+# because the nearest place of the hull may be one that no single view's ball touches.
 #
 # **Predict.** How much of the hull of eight views is armchair (its IoU with the armchair): 0.4, 0.7 or 0.95?
 
@@ -183,7 +234,7 @@ truth, points = grid.values, torch.from_numpy(grid_points(len(grid.values), grid
 
 sides = ((30, 15), (120, 15), (75, 50), (165, 50), (210, -20), (300, -20), (345, 50), (30, 80))  # azimuth, elevation
 proved, inside = [], []  # by each view: the bound at the points, and whether they are in its silhouette
-for side in sides:
+for side in tqdm(sides, unit="view"):
     view = nb02.bound_scene(nb02.Solid(mesh, None), nb02.near_camera(*side, focal=0.8), size=128)
     bound, seen_inside = nb02.bounds_at(view, points)
     proved.append(bound.reshape(truth.shape))
@@ -208,9 +259,13 @@ for count in (1, 2, 4, 8):
 figures = nb02.carving_figures(carved, [*volumes, truth.numpy()], grid.bound)
 
 # %% [markdown]
-# Even eight views leave more than twice the volume of this armchair (IoU 0.4, printed at the end). The grid is not the reason:
-# with 40, 64 and 80 samples an axis the value stays between 0.40 and 0.42. The hollow between seat, back and arms is: most
-# views look across it, see an arm behind it, and can prove nothing.
+# <details><summary>What came out, and why</summary>
+#
+# About 0.4: even eight views leave more than twice the volume of this armchair. The grid is not the reason: with 40, 64
+# and 80 samples an axis the value stays between 0.40 and 0.42. The reason is the hollow between seat, back and arms.
+# Most views look across it, see an arm behind it, and can prove nothing.
+#
+# </details>
 #
 # ## Distances against yes and no
 #
@@ -239,14 +294,12 @@ figure = nb02.gradient_maps(scene, (now < 0).any(-1).float(), pulls)
 # %% [markdown]
 # ## Fit one field to one silhouette
 #
-# Now a race: the same small network, from the same ball, with the same few steps, the same optimiser and the same weight
-# for outside and inside, where both only ask for a hit somewhere along the ray. Neither side gets importance weights, a
-# margin or an eikonal term. The judge is one that neither trains on: how well the silhouettes of field and image overlap
-# (IoU). Before you run it: which is ahead after 25 steps, and after 75?
+# Now a race: the same small network, from the same ball, with the same few steps, the same optimiser and the same
+# weight for outside and inside, where both only ask for a hit somewhere along the ray. Neither side gets importance
+# weights, a margin or an eikonal term. The judge is one that neither trains on: how well the silhouettes of field and
+# image overlap (IoU). The occupancy's width $t$ is 0.05; we also tried 0.02 and 0.1, which were no better.
 #
-# The occupancy's width $t$ is 0.05. We also tried 0.02 and 0.1, which were no better. Two seeds are few, and the paper's
-# Table 3 compares the two after far longer training. Neither field is the true distance: the bound is only from below, and
-# one view leaves the depth open. From beside, both are guesses.
+# **Predict.** Which is ahead after 25 steps, and after 75? And do the two shapes look right from beside?
 
 # %% slug="fit-measured"
 from lib.fields.sdf import SDFField
@@ -278,7 +331,7 @@ def fit(kind, seed, rays=256, samples=6):
     slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
     mask, D = scene.mask.flatten(), scene.distance.flatten()
     chance = mask / mask.sum() + ~mask / (~mask).sum()  # half of the rays inside
-    for step in range(steps + 1):
+    for step in tqdm(range(steps + 1), kind, unit="step"):
         if step % 25 == 0:
             overlaps.append(overlap(field))
         index = torch.multinomial(chance, rays, generator=generator)
@@ -311,17 +364,31 @@ shapes = {kind: shape(field) for kind, field in fields.items()}
 figures = nb02.fit_figures(shapes, overlaps, every=25)
 
 # %% [markdown]
+# <details><summary>What came out, and why</summary>
+#
+# The distance, at both steps and with both seeds, though the second seed's lead is small. Points outside the ball pull
+# too, as the map above shows, so more of space hears of the silhouette in the same few steps. Two seeds are few, and
+# the paper's Table 3 compares the two after far longer training.
+#
+# From beside both are guesses. Neither field is the true distance: the bound is only from below, and one view leaves
+# the depth open.
+#
+# </details>
+#
 # ## What goes wrong
 #
 # The proof assumes the *true* distance to the *true* silhouette. Masks are not that.
 #
 # - **Pixels.** The transform measures to a pixel's centre, but the object fills the pixel. Taking off half a pixel (as
-#   the released code does) leaves broken bounds at corners; half a diagonal leaves those where a thin part fell between
+#   the released code does) leaves broken bounds at corners. Half a diagonal leaves those where a thin part fell between
 #   two centres. The rest shrinks with the pixel.
-# - **Dust** far from the object keeps every bound valid, and makes it weak. **Holes** and a **tight outline** claim free
-#   space where there is object: Eq. 4 then carves into it, with the largest weight.
-# - **Crops.** Beyond the picture there may be more object. Calling it background breaks the bound along the cut; the
-#   repair is `beyond="unknown"`: no distance is larger than that to the border.
+# - **Dust**: a few pixels far from the object that do not belong to it.
+# - **Holes** and a **tight outline**: pixels of the object that are called background.
+# - **Crops.** Beyond the picture there may be more object. To call it background is one choice. The other is
+#   `beyond="unknown"`: no distance is larger than that to the border.
+#
+# **Predict.** Which breaks the bound most: dust, pinholes, one hole in the seat, an outline that is a pixel too tight,
+# or a crop? Which only makes it weak?
 
 
 # %% slug="what-goes-wrong-measured"
@@ -368,10 +435,19 @@ by_pixels = {
 figure = nb02.failure_figure({case: found["worst"] for case, found in by_pixels.items()}, spoiled)
 
 # %% [markdown]
+# <details><summary>What came out, and why</summary>
+#
+# The crop, by far: whole parts of the chair are outside the picture, and the bound forbids them. The hole in the seat
+# is next. Both claim free space where there is object, and Eq. 4 then carves into it, with the largest weight beside
+# the wrong outline. Pinholes and the tight outline do the same by little more than a pixel. Dust breaks nothing: it
+# only makes the bound weaker. `beyond="unknown"` mends the crop, and pays with the weakest bound of all.
+#
+# </details>
+#
 # And the corner cases of a data set: an empty silhouette has infinite $D$ and proves that nothing is in front of the
 # camera ($b = z$); a full one proves nothing. Both have weight 0 in Eq. 4, so that no NaN leaves the loss;
-# `lib.geometry.distance_transform.count_unusable` counts them, and a training of SDF-SRN writes the counts into its log.
-# Where crops cut objects, train with `--set beyond=unknown`.
+# `lib.geometry.distance_transform.count_unusable` counts them, and a training of SDF-SRN writes the counts into its
+# log. Where crops cut objects, train with `--set beyond=unknown`.
 
 # %% [markdown]
 # ## Exercises
@@ -379,6 +455,42 @@ figure = nb02.failure_figure({case: found["worst"] for case, found in by_pixels.
 # Write the formulas of this lesson yourself. The cell below each one holds your answer against a truth that does not
 # come from this course, and says what is wrong first.
 #
+# ### The distance transform (easy, 10 minutes)
+#
+# Give $D(u)$ in pixels for every pixel of a small silhouette. All pairs may be compared: the exact transform in linear
+# time is another paper's (below).
+#
+# <details><summary>Hint: distances grow inside the object, and are 0 outside</summary>
+#
+# $p$ runs over the pixels where the silhouette is True. They are 0 away from themselves.
+#
+# </details>
+#
+# <details><summary>Hint: contours of D are squares or diamonds, not round</summary>
+#
+# Pythagoras: the root of the sum of squared offsets in rows and columns. `torch.cdist` does it for all pairs.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-distance-transform"
+import torch
+
+
+def my_distance_transform(silhouette):
+    """Pixels from every pixel to the nearest of a silhouette (H, W), True on the object: (H, W)."""
+    # BEGIN SOLUTION
+    everywhere = torch.ones_like(silhouette).nonzero().float()  # (H W, 2): row and column of each pixel
+    object_pixels = silhouette.nonzero().float()
+    return torch.cdist(everywhere, object_pixels).amin(dim=1).reshape(silhouette.shape)
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-distance-transform"
+from support import check
+
+check.distance_transform(my_distance_transform)
+
+# %% [markdown]
 # ### The bound (medium, 15 minutes)
 #
 # Give $b(z; u)$ for pixels $u$ on the plane at focal length 1, their distances $D$ in the same unit, and depths $z$.
@@ -391,7 +503,8 @@ figure = nb02.failure_figure({case: found["worst"] for case, found in by_pixels.
 #
 # <details><summary>Hint: the bound is too large</summary>
 #
-# $zD$ is the distance to the circle at depth $z$. The ray through its farthest point comes nearer than that before depth $z$.
+# $zD$ is the distance to the circle at depth $z$. The ray through its farthest point comes nearer than that before
+# depth $z$.
 #
 # </details>
 
@@ -502,11 +615,14 @@ print("after so few steps the distance loss is ahead:", means["distance"] > mean
 # %% [markdown] tags=["instructor"]
 # ## For instructors: ninety minutes
 #
-# - 0-20 paint a silhouette, read the cone; 20-45 derive the bound on the board, exercise *The bound*;
-# - 45-60 exercise *The loss*; 60-75 the race: vote before it is run; 75-90 which masks break the proof.
+# - 0-20 paint a silhouette, exercise *The distance transform*; 20-45 derive the bound on the board, exercise *The
+#   bound*;
+# - 45-60 exercise *The loss*; 60-75 eight views and the race: vote before each is run;
+# - 75-90 which masks break the proof: vote, then run.
 #
 # **Common mistakes**
 #
+# - The distance transform of the outside instead of the object: it is 0 where it should be large.
 # - D in pixels instead of units at focal length 1: bounds are too large by the image's size.
 # - The circle's nearest point is taken instead of the farthest.
 #

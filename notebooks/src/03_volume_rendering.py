@@ -5,14 +5,17 @@
 # draw it, and the drawing has to have useful derivatives. Volume rendering does both: it blurs the surface into a thin
 # fog and adds up the fog along each pixel's ray.
 #
-# You will understand
+# **You need** exponentials, a little PyTorch, and to know that a signed distance is negative inside.
 #
-# - how a distance becomes density, transmittance, weights, and then image, mask, normals and depth;
-# - what the width $\beta$ of the fog and the number of samples each do wrong, measured against *exact* pictures;
-# - when a chair's leg disappears, and why it then cannot be learned;
-# - the small print: the last interval, random sample positions, and which gradient a normal is made of.
+# **Afterwards you can**
 #
-# **Time**: about twenty minutes to read; the cells take under a minute on two CPU cores.
+# - compute by hand, and in code, how a distance becomes density, transmittance, weights, and then a pixel;
+# - say for a given width $\beta$ of the fog and number of samples which of the two limits mask, depth and normals;
+# - predict when a chair's leg disappears, and explain why it then cannot be learned;
+# - explain the small print: the last interval, random sample positions, and which gradient a normal is made of.
+#
+# **Time**: about twenty-five minutes to read, and thirty-five for the three exercises. On two idle CPU cores all cells
+# together take about a minute.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: size of the pictures and of the measurements
@@ -25,9 +28,11 @@ seed: int = 0  # of the random sample positions
 device: str = "cpu"  # cpu: nothing is trained here
 
 # %%
+import math
 import time
 
 import torch
+from tqdm.auto import tqdm
 
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
@@ -35,6 +40,7 @@ from lib.paths import prepared_folder, run_folder
 from lib.figures.shapes import viewpoint_at
 from lib.figures.source import show_source
 from lib.figures.viewer import controlled
+from lib.geometry.cameras import Rays, Viewpoint, camera_rays
 from lib.rendering.volume import compositing_weights, laplace_density, render_rays
 from support import nb03
 
@@ -51,8 +57,9 @@ scene = nb03.mesh_scene(mesh, viewpoint_at(35, 20), 80 if profile == "quick" els
 # ## The picture first
 #
 # The top row is the truth: each pixel's ray is intersected with the triangles of a designer's chair (Embree, a ray
-# tracer). The middle row is the same chair by volume rendering, with the paper's 64 samples a ray and
-# $\beta$ = 0.02, about where our trainings end (0.015). The last row is the difference. Both colour a point by its height, so a colour error is a geometry error.
+# tracer). The middle row is the same chair by volume rendering, with the paper's 64 samples a ray and $\beta$ = 0.02,
+# about where our trainings end (0.015). The last row is the difference. Both colour a point by its height, so a colour
+# error is a geometry error.
 #
 # Three things to see: a halo around the silhouette, a back that is not quite opaque, and normals that are speckled
 # just there. By the end of this notebook you can say where each comes from, and how large it must be.
@@ -69,13 +76,15 @@ figure = nb03.comparison_figure(scene, beta=0.02, samples=64)
 # $$X_{cam} = R\,X + (0, 0, d)^\top, \qquad R = R_z(\rho)\,R_x(\theta)\,R_y(\gamma)\,P, \qquad
 # P = \begin{pmatrix} -1 & 0 & 0 \\ 0 & 0 & -1 \\ 0 & -1 & 0 \end{pmatrix}$$
 #
-# so the camera itself stands at $-R^\top (0, 0, d)^\top$. A pixel at $(x, y)$, in image widths from the upper left corner,
-# sees along $R^\top \big((x - \tfrac12)/f,\; (y - \tfrac12)/f,\; 1\big)^\top$, made 1 long; $f$ is the focal length in image
-# widths. Turn the camera by 90 degrees with your hand first: along which axis of the world does it look?
+# so the camera itself stands at $-R^\top (0, 0, d)^\top$. A pixel at $(x, y)$, in image widths from the upper left
+# corner, sees along
+#
+# $$R^\top \big((x - \tfrac12)/f,\; (y - \tfrac12)/f,\; 1\big)^\top$$
+#
+# made 1 long; $f$ is the focal length in image widths. Turn the camera by 90 degrees with your hand first: along which
+# axis of the world does it look?
 
 # %%
-from lib.geometry.cameras import Viewpoint, camera_rays
-
 quarter = torch.tensor(torch.pi / 2)
 P = torch.tensor([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]])
 c, s = quarter.cos(), quarter.sin()
@@ -125,8 +134,48 @@ assert torch.equal(torch.cat(parts), encode(x, 6)) and len(encode(x, 6)) == 39
 #
 # $$\alpha_i = 1 - e^{-\sigma_i d_i}, \qquad T_i = e^{-\sum_{j<i} \sigma_j d_j}, \qquad w_i = T_i\,\alpha_i .$$
 #
-# $T_i$ is the probability to get as far as sample $i$, $w_i$ to get there and no further. The mask is $\sum w_i$, and
-# colour, normal and depth are averages with the weights $w_i$.
+# $T_i$ is the probability to get as far as sample $i$, $w_i$ to get there and no further. A pixel sums up its ray. With
+# colours $c_i$, on a white background,
+#
+# $$M = \sum_i w_i, \qquad C = \sum_i w_i\, c_i + (1 - M), \qquad z = \frac{1}{M} \sum_i w_i\, z_i .$$
+#
+# $M$ is the mask, $C$ the colour, $z$ the depth. The normal is the sum of $w_i \nabla s / |\nabla s|$, made 1 long.
+#
+# First the density, where $e^{-|s|/\beta}$ is 1/2; then a ray on which every interval lets half of the light through.
+
+# %%
+beta = 0.5
+s = beta * math.log(2) * torch.tensor([1.0, 0.0, -1.0])  # outside, on the surface, inside
+psi = torch.where(s > 0, 0.5 * torch.exp(-s / beta), 1 - 0.5 * torch.exp(s / beta))  # 1/4, 1/2, 3/4
+assert torch.allclose(psi / beta, torch.tensor([0.5, 1.0, 1.5]))
+assert torch.allclose(psi / beta, laplace_density(s, beta))
+
+# %%
+sigma = torch.full((4,), math.log(2))
+z = torch.tensor([1.0, 2.0, 3.0, 4.0])
+d = torch.tensor([1.0, 1.0, 1.0, 0.0])  # the last sample has no right neighbour
+alpha = 1 - torch.exp(-sigma * d)  # 1/2, 1/2, 1/2, 0
+T = torch.exp(-torch.stack([(sigma * d)[:i].sum() for i in range(4)]))  # 1, 1/2, 1/4, 1/8
+w = T * alpha  # 1/2, 1/4, 1/8, 0
+assert torch.allclose(w, torch.tensor([0.5, 0.25, 0.125, 0.0])) and torch.allclose(w, compositing_weights(sigma, z))
+
+# %%
+red = torch.tensor([1.0, 0.0, 0.0]).expand(4, 3)
+M = w.sum()  # 7/8
+C = (w[:, None] * red).sum(0) + (1 - M)  # 7/8 red and 1/8 white: (1, 1/8, 1/8)
+depth = (w * z).sum() / M  # (1/2 + 2/4 + 3/8) / (7/8) = 11/7
+surface = (
+    torch.zeros(1, 4),
+    red[None],
+    red[None],
+)  # s = 0, where the density is 1 / (2 beta) = log 2; gradient; colour
+ray = Rays(torch.zeros(1, 1, 3), torch.tensor([[[0.0, 1.0, 0.0]]]))
+maps = render_rays(lambda points: surface, ray, z[None, None], beta=0.5 / math.log(2))
+assert torch.allclose(maps.rgb[0, 0], C) and torch.allclose(maps.mask[0, 0], M)
+assert torch.allclose(maps.depth[0, 0], depth) and torch.isclose(depth, torch.tensor(11 / 7))
+
+# %% [markdown]
+# The library's functions are the same lines, for many rays.
 
 # %%
 show_source(laplace_density, compositing_weights, render_rays)
@@ -153,7 +202,9 @@ from lib.evaluation import write_results
 from lib.evaluation.studies import study_row
 
 betas, counts = (0.1, 0.03, 0.01, 0.003, 0.001), (16, 32, 64, 128, 256)
-errors = {(beta, n): nb03.compare_maps(scene.render(beta, n), scene.exact) for beta in betas for n in counts}
+errors = {}
+for beta, n in tqdm([(beta, n) for beta in betas for n in counts], unit="picture"):
+    errors[beta, n] = nb03.compare_maps(scene.render(beta, n), scene.exact)
 units = {"mask": "1", "iou": "1", "depth": "world unit", "depth_bias": "world unit", "normal": "degree", "rgb": "1"}
 about = {"n": scene.image_size**2, "dataset": data.name, "split": "train", "category": category, "profile": profile}
 rows = [
@@ -165,11 +216,17 @@ write_results(run / "results.json", rows)
 figure = nb03.error_curves(errors)
 
 # %% [markdown]
-# Each line has two regimes. On its flat part the error is *blur*: it belongs to $\beta$, and more samples do not help.
-# On its steep part it is *sampling*: the intervals are too long for a fog that thin. The two meet where the spacing
-# of the samples is a few $\beta$. So a smaller $\beta$ is better only if the samples can follow. The normals are the
-# first to break: with 64 samples they are **best near $\beta$ = 0.03**, not at the smallest. In a thin part the
-# gradient turns round half-way through, and a sample or two too deep cancel those before: the speckles on the back.
+# <details><summary>What came out, and why</summary>
+#
+# The normals are **best near $\beta$ = 0.03**, not at the smallest. Each line has two regimes. On its flat part the
+# error is *blur*: it belongs to $\beta$, and more samples do not help. On its steep part it is *sampling*: the
+# intervals are too long for a fog that thin. The two meet where the spacing of the samples is a few $\beta$. So a
+# smaller $\beta$ is better only if the samples can follow.
+#
+# The normals are the first to break. In a thin part the gradient turns round half-way through, and a sample or two too
+# deep cancel those before: the speckles on the back.
+#
+# </details>
 #
 # See it in pictures:
 
@@ -186,28 +243,47 @@ redraw = controlled(lambda **values: nb03.comparison_figure(scene, **values), **
 #
 # To be 99 % opaque a slab needs about $t > 4.5\,\beta$: at $\beta$ = 0.02 that is 0.09. This chair's back is 0.016
 # thick, and so it is grey above. A sheet with *no* thickness has $M = 1 - 1/e = 0.63$ for every $\beta$: it never
-# becomes opaque.
+# becomes opaque. The library's renderer agrees, if its samples are close enough:
+
+# %%
+for t, beta in ((0.0, 0.02), (0.016, 0.02), (0.09, 0.02)):  # a sheet, the chair's back, 4.5 beta
+    M = 1 - math.exp(-t / beta - math.exp(-t / (2 * beta)))
+    z = torch.arange(-1, 1, 0.0005, dtype=torch.float64)
+    rendered = compositing_weights(laplace_density(z.abs() - t / 2, beta), z).sum()
+    assert abs(M - rendered) < 0.001
+    print(f"thickness {t:<5}  mask {M:.3f} by the formula, {rendered:.3f} rendered")
+
+# %% [markdown]
+# And the depth of a thick wall? Below, its rendered depth minus its true depth, over $\beta$.
 #
-# And a thick wall's depth is wrong by $c\,\beta$ with
-# $c = 2(1-e^{-1/2}) - \int_0^{1/2} \frac{1-e^{-x}}{x}\,dx = 0.343$:
-# most rays get a little way into the fog. Below, the rendered depth follows that line until the samples are too
-# coarse: a sample carries the interval *behind* it, so the first one inside the wall stops the ray, on average half a
-# spacing too late (dotted).
+# **Predict.** Is the rendered wall too near or too far? What does half the $\beta$ do to the error, and is that so for
+# every $\beta$ with 64 samples?
 
 # %% tags=["limit"] alt="Depth error of a flat wall over beta: 0.343 beta, then half a spacing"
 figure = nb03.depth_bias_figure((0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1), (64, 256, 4096))
 
 # %% [markdown]
-# A wall's depth is too far, yet the chair's mean depth above is too *near*. No contradiction: a ray that meets
-# a surface at a grazing angle stays in the fog before it for longer, and stops there.
+# <details><summary>What came out, and why</summary>
+#
+# Too far, by $c\,\beta$ with $c = 2(1-e^{-1/2}) - \int_0^{1/2} \frac{1-e^{-x}}{x}\,dx = 0.343$: most rays get a little
+# way into the fog. So half the $\beta$ makes half the error, until the samples are too coarse. A sample carries the
+# interval *behind* it, so for a very small $\beta$ the first one inside the wall stops the ray, on average half a
+# spacing too late: the dotted line, which the 64 samples approach on the left.
+#
+# A wall is too far, yet in the first picture the seat is too *near* (blue). No contradiction: a ray that meets a
+# surface at a grazing angle stays in the fog before it for longer, and stops there.
+#
+# </details>
 #
 # ## Thin legs
 #
 # ShapeClipper takes 64 samples over a depth of 1.4: a spacing of 0.022. The legs of this chair are 0.031 thick, its
 # back 0.016, the legs of a steel chair 0.02 or less. Below, first the mask of a slab for all its positions between two
-# samples: the line is the mean, the band the extremes, dashed the formula. A slab thinner than the spacing still shows
-# **as long as $\beta$ is not much smaller than the spacing**: the fog around it reaches a sample. At $\beta$ = 0.001 it
-# is hit with probability about thickness / spacing, or not at all.
+# samples: the line is the mean, the band the extremes, dashed the formula. Then the legs of the chair at
+# $\beta$ = 0.001.
+#
+# **Predict.** A slab is half as thick as the spacing. What is its mask at $\beta$ = 0.02, and what at $\beta$ = 0.001:
+# near 1, near 0.7, or anything between 0 and 1?
 
 # %% tags=["thin"] alt="Rendered mask of a slab over its thickness, and the legs of the chair with 16 to 256 samples"
 side = scene.image_size
@@ -215,6 +291,15 @@ legs = (slice(side // 2, side), slice(side // 4, 5 * side // 6))
 figure = nb03.thin_figure(scene, (16, 32, 64, 128, 256), beta=0.001, crop=legs)
 
 # %% [markdown]
+# <details><summary>What came out, and why</summary>
+#
+# At $\beta$ = 0.02 about 0.73, wherever the slab is: the fog around it always reaches a sample. At $\beta$ = 0.001
+# anything from 0.1 to 1, and 0.77 on average: the fog is thinner than the gaps, so it is luck whether a sample falls
+# into the slab. A slab shows reliably **as long as $\beta$ is not much smaller than the spacing**. In the lower row the
+# legs are broken with 16 and 32 samples, and as good as whole from 128 on.
+#
+# </details>
+#
 # What is not sampled gets no gradient either: a leg that a ray does not see cannot be pulled to where the image has
 # one. That is why training starts with a thick fog ($\beta$ = 0.1) and sharpens it, and one reason why learned chairs
 # so often lack legs.
@@ -223,10 +308,10 @@ figure = nb03.thin_figure(scene, (16, 32, 64, 128, 256), beta=0.001, crop=legs)
 #
 # The last sample has no right neighbour, so how long is its interval? The released ShapeClipper says 0, VolSDF
 # $10^{10}$. With $10^{10}$ any density that is left at the far end becomes a wall. VolSDF wants that (its scenes have a
-# background). For an object on white it is wrong while $\beta$ is large: the whole background turns opaque, and there the
-# mask has no gradient. Numbers are the mean mask of pixels that should be empty. A training survives it, because $\beta$
-# falls: after 500 steps our own comparison cannot tell the two rules apart (10 x CD +0.034, 95 % interval -0.001 to
-# +0.073, three seeds; `lib/results/differences.json`).
+# background). For an object on white it is wrong while $\beta$ is large: the whole background turns opaque, and there
+# the mask has no gradient. Numbers are the mean mask of pixels that should be empty. A training survives it, because
+# $\beta$ falls: after 500 steps our own comparison cannot tell the two rules apart (10 x CD +0.034, 95 % interval
+# -0.001 to +0.073, three seeds; `lib/results/differences.json`).
 
 # %% tags=["interval"] alt="Masks with a last interval of length zero and infinity, for falling beta"
 figure = nb03.interval_figure(scene, (0.1, 0.05, 0.03, 0.02, 0.01))
@@ -236,24 +321,32 @@ figure = nb03.interval_figure(scene, (0.1, 0.05, 0.03, 0.02, 0.01))
 #
 # In training each sample is drawn at random within its bin (*stratified*). One such picture is noisier than one with
 # samples in the middle of the bins, but the middle has rings: errors that are the same in every step, so that
-# the network can learn to fit them. The scatter of random errors averages out over steps. Their *mean* does not, as the
-# figure shows: question 2 asks why.
+# the network can learn to fit them. The scatter of random errors averages out over steps.
 #
-# **Predict.** Which has the smaller mean error of depth, the middle of the bins or random positions?
+# **Predict.** What is left in the mean of many random pictures: nothing, the same error as with middles, or a larger
+# one?
 
 # %% tags=["jitter"] alt="Depth errors: rings with fixed samples, noise with random ones"
 generator = torch.Generator().manual_seed(seed)
 figure = nb03.jitter_figure(scene, beta=0.003, samples=32, repeats=32, generator=generator)
 
 # %% [markdown]
+# <details><summary>What came out, and why</summary>
+#
+# A larger one, but with much fainter rings: its spread is the smallest. A thin fog stops a ray at the first sample
+# inside the wall. Middles are half a bin behind it on average, random positions 7/12 of a bin. The difference, a
+# twelfth of a bin, is 0.0036 here; the two medians differ by about as much. Question 2 asks for the proof.
+#
+# </details>
+#
 # ## Which gradient is the normal?
 #
 # The paper takes the normalised gradient of the *density*, our code that of the *distance*. By the chain rule
 # $\nabla\sigma = -\tfrac{1}{\beta}\,\psi_\beta(-s)\,\nabla s$ with the Laplace density $\psi_\beta > 0$: opposite
 # directions, a factor apart, so the outward unit normal is the same. On paper. In 32 bits the factor $e^{-|s|/\beta}$
-# underflows to 0 at $|s| > 87\,\beta$, and the direction is lost. A rendered normal hardly suffers: outside, such a sample
-# has no weight, and so deep inside no light arrives. But the loss of a *field* at any point, such as the eikonal term,
-# needs the gradient of the distance. Both, for a network with random weights:
+# underflows to 0 at $|s| > 87\,\beta$, and the direction is lost. A rendered normal hardly suffers: outside, such a
+# sample has no weight, and so deep inside no light arrives. But the loss of a *field* at any point, such as the eikonal
+# term, needs the gradient of the distance. Both, for a network with random weights:
 
 # %%
 from lib.fields.sdf import SDFField
@@ -310,7 +403,8 @@ for (beta, n), e in on_sphere.items():
 #
 # <details><summary>Hint: training ends in NaN</summary>
 #
-# `torch.where` differentiates both branches. Keep the exponent of the branch that is not taken from overflowing: use $|s|$.
+# `torch.where` differentiates both branches. Keep the exponent of the branch that is not taken from overflowing: use
+# $|s|$.
 #
 # </details>
 
@@ -368,12 +462,49 @@ from support import check
 check.weights(my_weights)
 
 # %% [markdown]
+# ### From weights to a pixel (easy, 10 minutes)
+#
+# Give the colour $C$ on white, the mask $M$ and the depth $z$ of rays. The depth of a ray that hits nothing is that of
+# its last sample.
+#
+# <details><summary>Hint: an empty picture is black</summary>
+#
+# The share of light that nothing stopped, $1 - M$, comes from the background, and white is 1 in each channel.
+#
+# </details>
+#
+# <details><summary>Hint: the depth of the background is NaN</summary>
+#
+# $M = 0$ there. `torch.where` can put in the last depth, but divide by something above 0 first.
+#
+# </details>
+
+# %% tags=["exercise"] slug="exercise-pixel"
+import torch
+
+
+def my_pixel(weights, colors, depths):
+    """C (rays, 3), M (rays,), z (rays,) from weights and depths (rays, samples) and colours (rays, samples, 3)."""
+    # BEGIN SOLUTION
+    mask = weights.sum(dim=-1)
+    rgb = (weights[..., None] * colors).sum(dim=-2) + (1 - mask)[:, None]
+    depth = (weights * depths).sum(dim=-1) / mask.clamp(min=1e-6)
+    return rgb, mask, torch.where(mask > 0, depth, depths[:, -1])
+    # END SOLUTION
+
+
+# %% tags=["check"] slug="check-pixel"
+from support import check
+
+check.pixel(my_pixel)
+
+# %% [markdown]
 # ## Questions
 #
 # 1. A ray just misses a wall: it runs parallel to it at distance $d$ over a length $L$. What is its mask at width
 #    $\beta$? (Integrate; then check with the first control.) For which $d$ is it below 0.5?
-# 2. The depth's mean error for random positions is larger than for the middles. By how much, and why? (What does the
-#    first sample inside the wall look like on average?)
+# 2. Prove the 7/12. (A wall is a share $p$ into its bin. Where is the first sample behind it, if the one in its bin is
+#    behind it, and if it is not? Then average over $p$.)
 # 3. Give the last interval the length of the one before. Is that better than 0? Try it in `compositing_weights`.
 # 4. Which number of samples would you choose for $\beta$ = 0.005, if the legs are 0.03 thick? Use the curves.
 
@@ -409,11 +540,14 @@ print("density and distance give one normal:", largest < 1e-6)
 # %% [markdown] tags=["instructor"]
 # ## For instructors: two times ninety minutes
 #
-# - first: the ray by hand (turn a chair in the room), the formulas, exercises *The density* and *The weights*;
-# - second: error curves, small beta, thin legs, the last interval.
+# - first: 0-20 the ray by hand (turn a chair in the room); 20-40 the formulas on the board, with the numbers of the toy
+#   cells; 40-90 exercises *The density*, *The weights* and *From weights to a pixel*;
+# - second: 0-30 error curves, 30-50 small beta, 50-70 thin legs, 70-90 the last interval and random positions. Vote on
+#   each prediction before the cell is run.
 #
 # **Common mistakes**
 #
+# - A black background, or a colour that is divided by the mask.
 # - An inclusive cumulative sum: the first sample is dark.
 # - NaN gradients through `torch.where`: let them print the gradient at sdf = 50.
 #

@@ -242,6 +242,37 @@ def bound_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     right("bound_loss")
 
 
+def distance_transform(answer: Callable[[Tensor], Tensor]) -> None:
+    """(silhouette (H, W), True on the object) -> pixels from each centre to the nearest of the silhouette (H, W)."""
+    one = torch.zeros(4, 6, dtype=torch.bool)
+    one[1, 2] = True
+    found = torch.as_tensor(answer(one)).double()
+    expect(found.shape == one.shape, f"one distance for each pixel: shape (4, 6), not {tuple(found.shape)}")
+    expect(
+        near(found[1, 2], 0.0), "a pixel of the silhouette is 0 away from it: measure to the object, not to its outside"
+    )
+    corner = found[3, 5]  # 2 rows and 3 columns away
+    expect(not near(corner, 5.0), "these are steps along rows and columns; the straight way is shorter")
+    expect(not near(corner, 3.0), "this is the larger of the two offsets; take the straight way, by Pythagoras")
+    expect(not near(corner, 13.0), "this is the squared distance: take its root")
+    expect(
+        near(corner, math.sqrt(13)), f"2 rows and 3 columns are {math.sqrt(13):.3f} pixels, yours {float(corner):.3f}"
+    )
+    two = one.clone()
+    two[1, 5] = True
+    found = torch.as_tensor(answer(two)).double()
+    expect(not near(found[1, 4], 1.5), "this is the mean over the silhouette's pixels; the nearest one alone counts")
+    expect(
+        near(found[1, 4], 1.0), f"the nearer of two pixels is 1 away, yours {float(found[1, 4]):.3f}: take the minimum"
+    )
+    drawn = torch.rand(7, 5, generator=generator()) < 0.15
+    pixels = [tuple(pixel) for pixel in drawn.nonzero().tolist()]
+    truth = [[min(math.dist((row, column), pixel) for pixel in pixels) for column in range(5)] for row in range(7)]
+    found = torch.as_tensor(answer(drawn)).double()
+    expect(near(found, torch.tensor(truth)), "some distances of a random silhouette differ from a loop over its pixels")
+    right("distance_transform")
+
+
 # --- 03: volume rendering --------------------------------------------------------------------------------------------
 
 
@@ -304,6 +335,50 @@ def weights(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
             )
             left *= 1 - alpha
     right("weights")
+
+
+def pixel(answer: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> None:
+    """(weights (rays, samples), colours (rays, samples, 3), depths (rays, samples)) -> rgb, mask, depth of each ray.
+
+    The background is white; where nothing was hit the depth is that of the last sample.
+    """
+    weights, colors = torch.tensor([[0.5, 0.25, 0.0]]), torch.eye(3)[None]  # red, green, blue
+    depths = torch.tensor([[1.0, 2.0, 3.0]])
+    found = answer(weights, colors, depths)
+    expect(len(found) == 3, "return three things: rgb, mask and depth")
+    rgb, mask, depth = (torch.as_tensor(part) for part in found)
+    shapes = tuple(rgb.shape) == (1, 3) and tuple(mask.shape) == tuple(depth.shape) == (1,)
+    expect(shapes, "for one ray rgb has shape (1, 3), mask and depth have shape (1,)")
+    expect(
+        near(mask[0], 0.75), f"weights of 1/2 and 1/4 make a mask of 3/4, yours {float(mask[0]):.3f}: it is their sum"
+    )
+    expect(
+        not near(rgb[0], torch.tensor([0.5, 0.25, 0.0])),
+        "the background is black: the rest of the light, 1 - mask, comes from a white one",
+    )
+    expect(
+        not near(rgb[0], torch.tensor([2 / 3, 1 / 3, 0.0])),
+        "the colour is divided by the mask: leave it, and add the background's share 1 - mask",
+    )
+    expect(near(rgb[0], torch.tensor([0.75, 0.5, 0.25])), "half red and a quarter green on white are (0.75, 0.5, 0.25)")
+    expect(not near(depth[0], 1.0), "the depth is not a mean yet: divide it by the sum of the weights")
+    expect(not near(depth[0], 1.75), "the background has no depth: only samples count, divided by their weights' sum")
+    expect(near(depth[0], 4 / 3), f"the mean depth is 4/3, yours {float(depth[0]):.3f}")
+    rgb, mask, depth = (torch.as_tensor(part) for part in answer(0 * weights, colors, depths))
+    expect(depth.isfinite(), "a ray that hits nothing has weights 0: its depth is 0 / 0")
+    expect(near(rgb[0], torch.ones(3)) and near(mask[0], 0.0), "a ray that hits nothing is white, and its mask is 0")
+    expect(near(depth[0], 3.0), "a ray that hits nothing has the last sample's depth")
+    weights = torch.rand(5, 4, generator=generator(), dtype=torch.float64) / 4
+    colors = torch.rand(5, 4, 3, generator=generator(1), dtype=torch.float64)
+    depths = torch.rand(5, 4, generator=generator(2), dtype=torch.float64).cumsum(dim=-1)
+    rgb, _, depth = (torch.as_tensor(part) for part in answer(weights, colors, depths))
+    for ray in range(5):  # in 64 bits, by a loop
+        shares = weights[ray].tolist()
+        blue = sum(w * float(c[2]) for w, c in zip(shares, colors[ray], strict=True)) + 1 - sum(shares)
+        mean = sum(w * float(z) for w, z in zip(shares, depths[ray], strict=True)) / sum(shares)
+        expect(near(rgb[ray, 2], blue), "several rays are mixed, or some colours are: one ray differs from a loop's")
+        expect(near(depth[ray], mean), "several rays are mixed, or some depths are: one ray differs from a loop's")
+    right("pixel")
 
 
 # --- 04: semantic consistency ----------------------------------------------------------------------------------------
@@ -632,3 +707,62 @@ def dz_dtheta(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         near(answer(*steep), torch.tensor([slope / 4]), 1e-3), "f need not be a distance: its slope must be divided out"
     )
     right("dz_dtheta")
+
+
+def written_layer(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """(codes (B, C), writer ((1 + inputs) * outputs, C), points (B, P, inputs)) -> values (B, P, outputs).
+
+    What is written is read row by row: first the bias of all outputs, then a row of weights for each input.
+    """
+    drawn = generator()
+    codes, writer = (torch.randn(size, generator=drawn, dtype=torch.float64) for size in ((2, 3), (15, 3)))
+    points = torch.randn(2, 4, 2, generator=drawn, dtype=torch.float64)
+    written = [[sum(float(w * c) for w, c in zip(row, code, strict=True)) for row in writer] for code in codes]
+
+    def looped(image: int) -> Tensor:
+        rows = [written[image][5 * row : 5 * row + 5] for row in range(3)]
+        values = [[b + x * v + y * w for b, v, w in zip(*rows, strict=True)] for x, y in points[image].tolist()]
+        return torch.tensor(values, dtype=torch.float64)
+
+    origin = torch.as_tensor(answer(codes, writer, torch.zeros_like(points)))
+    expect(origin.shape == (2, 4, 5), f"2 images, 4 points, 5 outputs: shape (2, 4, 5), not {tuple(origin.shape)}")
+    expect(origin.abs().sum() > 0, "at the point 0 nothing is left: the layer has no bias")
+    bias = torch.tensor(written, dtype=torch.float64)
+    last = bias[0, -5:].expand(4, -1)
+    expect(not near(origin[0], last), "the bias is the first of the written rows, not the last")
+    mixed = bias[0, ::3].expand(4, -1)
+    expect(not near(origin[0], mixed), "what is written is read row by row: (1 + inputs, outputs), not the other way")
+    expect(
+        near(origin[0], bias[0, :5].expand(4, -1)), "at the point 0 only the bias is left: the first 5 written numbers"
+    )
+    found = torch.as_tensor(answer(codes, writer, points))
+    expect(
+        near(found[0], looped(0)), "the first image differs from a loop over its points: bias + sum of x times weight"
+    )
+    expect(near(found[1], looped(1)), "the second image differs: every image has a layer of its own, from its own code")
+    right("written_layer")
+
+
+def ray_loss(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
+    """(f at the marched points (rays, N + 1), in the silhouette (rays,), epsilon) -> Eq. 7, summed."""
+    inside, outside = torch.tensor([True]), torch.tensor([False])
+    found = torch.as_tensor(answer(torch.tensor([[1.0, 1.0, -1.0]]), inside, 0.1))
+    expect(found.shape == (), f"the loss is one number, not an answer of shape {tuple(found.shape)}")
+    expect(not near(found, 3.3), "f > 0 before the surface costs something: alpha has the wrong sign")
+    expect(not near(found, 2.2), "only the last point of a ray must be inside; the others are in front of the object")
+    expect(near(found, 0.0), f"two points well outside and the last well inside cost nothing, yours {float(found):.2f}")
+    found = torch.as_tensor(answer(torch.tensor([[1.0, 1.0, 1.0]]), outside, 0.1))
+    expect(near(found, 0.0), "a ray beside the silhouette may never be inside, at its last point neither: alpha is -1")
+    close = torch.tensor([[1.0, 0.05, 0.3]])
+    found = torch.as_tensor(answer(close, inside, 0.1))  # 0 + 0.05 + 0.4
+    expect(not near(found, 0.3), "being barely on the right side is not enough: epsilon is missing")
+    expect(not near(found, 0.45 / 3), "this is the mean over the points; Eq. 7 has their sum")
+    expect(near(found, 0.45), f"f of 1, 0.05 and 0.3 costs 0 + 0.05 + 0.4, yours {float(found):.3f}")
+    values = torch.randn(6, 5, generator=generator(), dtype=torch.float64) / 5
+    kinds, truth = [True, False, True, True, False, False], 0.0
+    for ray, kind in zip(values.tolist(), kinds, strict=True):  # in 64 bits, by a loop
+        for j, f in enumerate(ray):
+            truth += max(0.0, (f if kind and j == 4 else -f) + 0.02)
+    found = torch.as_tensor(answer(values, torch.tensor(kinds), 0.02))
+    expect(near(found, truth), f"six random rays cost {truth:.3f} by a loop, yours {float(found):.3f}")
+    right("ray_loss")

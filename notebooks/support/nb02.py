@@ -174,7 +174,7 @@ def bound_figure(scene: BoundScene, column: int, row: int, depth: float):
     axis.plot(depth, value, "o", color=RED)
     axis.set(xlabel="depth z (world units)", ylabel="world units", ylim=(min(0.0, float(truth.min())), None))
     axis.set_title("b = 0: inside, nothing is bounded" if inside else f"b = {value:.3f} at z = {depth:.2f}")
-    axis.legend()
+    axis.legend(frameon=True, framealpha=1, edgecolor="none")  # hides what passes behind it
     return figure
 
 

@@ -13,6 +13,7 @@ import trimesh
 from jaxtyping import Float
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from lib.figures.maps import normal_colors
 from lib.figures.style import BLUE, GREEN, GREY, MAGNITUDE, ORANGE, PALETTE, RED, SIGNED, plain, styled
@@ -293,7 +294,8 @@ def error_curves(errors: dict[tuple[float, int], MapErrors]):
         axis.set(title=title, xlabel="samples a ray")
         axis.set_xticks(line.index, [str(n) for n in line.index], minor=False)
         axis.minorticks_off()
-    axes[0].legend()
+    axes[2].set_yticks([5, 10, 20, 40], ["5", "10", "20", "40"])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(PALETTE))
     return figure
 
 
@@ -310,8 +312,8 @@ def depth_bias_figure(betas: Sequence[float], counts: Sequence[int]):
         biases = [wall_depth_bias(beta, count) for beta in betas]
         axis.loglog(betas, biases, "o-", ms=3.5, color=color, label=f"{count} samples")
         axis.axhline(REACH / count, color=color, lw=0.8, ls=":")
-    axis.set(xlabel="β (world units)", ylabel="depth behind the wall")
-    axis.legend()
+    axis.set(xlabel="β (world units)", ylabel="depth behind the wall\n(world units)")
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -379,6 +381,7 @@ def interval_figure(scene: Scene, betas: Sequence[float], samples: int = 64):
         for axis, beta in zip(line, betas, strict=True):
             mask = scene.render(beta, samples, rule).mask
             plain(axis).imshow(mask, cmap="gray", vmin=0, vmax=1)
+            axis.spines[:].set(visible=True, color=GREY, linewidth=0.8)  # where all is white, too
             axis.set_title(f"β = {beta:g}\nbackground {mask[background].mean():.3f}")
         line[0].set_ylabel(f"last interval: {rule}")
     return figure
@@ -390,7 +393,8 @@ def jitter_figure(scene: Scene, beta: float, samples: int, repeats: int, generat
 
     The spread is half the distance between the 16th and the 84th percentile: a standard deviation without outliers.
     """
-    drawn = torch.stack([scene.render(beta, samples, generator=generator).depth for _ in range(repeats)])
+    draws = tqdm(range(repeats), unit="draw", leave=False)
+    drawn = torch.stack([scene.render(beta, samples, generator=generator).depth for _ in draws])
     pictures = {
         "middle of the bins": scene.render(beta, samples).depth,
         "one random draw": drawn[0],

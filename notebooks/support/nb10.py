@@ -12,6 +12,7 @@ import torch
 import trimesh
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from lib.data.loading import Batch
 from lib.figures.style import BLUE, GREEN, GREY, MAGNITUDE, ORANGE, PURPLE, RED, SIGNED, plain, styled
@@ -176,7 +177,7 @@ def train_marcher(distance: Distance, strides: int, steps: int = 150, seed: int 
     inside = true_depths(distance, pool, 2.0, 3.5).isfinite()
     optimizer = torch.optim.Adam(marcher.parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+    for _ in tqdm(range(steps), f"a marcher of {strides} strides", leave=False):
         index = torch.randint(2048, (128,), generator=generator)
         rays = Rays(pool.origins[:, index], pool.directions[:, index])
         _, values = march(with_point(distance), marcher, rays, torch.tensor([2.0]), strides)
@@ -285,7 +286,7 @@ def marching_figure(case: Case, ray: int, shown: int, spread: float = 0.45):
         title += "; the march misses the surface" if case.exact[ray].isfinite() else "; it never hits"
     axes[0].set_title(title)
     axes[1].set(xlabel="depth along the ray, world units", ylabel="$f$ along the ray")
-    axes[1].legend(loc="upper right", ncols=2)
+    axes[1].legend(loc="upper center", ncols=3)
     return figure
 
 
@@ -384,7 +385,7 @@ def measured(case: Case, method: str, evaluations: int, depth: Tensor, hit: Tens
 def study_figure(table: pd.DataFrame):
     """Median depth error and missed surfaces over evaluations a ray: a column a field, a line a method."""
     fields = table["field"].unique()
-    size = (2.6 * len(fields) + 0.6, 5)
+    size = (2.1 * len(fields) + 0.6, 5)
     figure, axes = plt.subplots(
         2, len(fields), figsize=size, layout="constrained", sharex=True, sharey="row", squeeze=False
     )
