@@ -205,7 +205,8 @@ def _showable(output: NotebookNode, folder: Path) -> NotebookNode:
         _write(folder / "plotly.min.js", get_plotlyjs())
     figure = html.escape(json.dumps(output.data[PLOTLY]), quote=True)
     options = "{responsive:true,scrollZoom:false,displayModeBar:false}"  # the wheel scrolls the page
-    draw = f"var f=JSON.parse(e.dataset.figure);Plotly.newPlot(e,f.data,f.layout,{options})"
+    draw = "var f=JSON.parse(e.dataset.figure);f.layout.height=Math.min(f.layout.height||450,.7*e.clientWidth);"
+    draw += f"Plotly.newPlot(e,f.data,f.layout,{options})"
     page = '<script src="plotly.min.js"></script>'
     page += f'<div class="plotly-figure" data-figure="{figure}"></div>'
     page += f"<script>(function(e){{{draw}}})(document.currentScript.previousElementSibling)</script>"
