@@ -8,6 +8,7 @@ import torch
 import trimesh
 from hypothesis import given
 from hypothesis import strategies as st
+from plotly.io import renderers
 from tiny_dataset import write_tiny_dataset
 
 from lib.data.loading import PreparedDataset
@@ -70,6 +71,17 @@ def test_turnable_meshes_are_small_and_seen_from_where_asked():
     assert first.x < -1  # azimuth 90: the camera stands at -x
     assert second.y > 1
     assert len(figure.to_json()) < 1_000_000
+
+
+def test_turnable_meshes_come_with_the_script_that_turns_them_together(monkeypatch):
+    """What the script does was looked at in a browser; it must neither load anything nor be shown as text."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    turnable({"one": trimesh.creation.box(), "two": trimesh.creation.box()})
+    (script,) = [thing.data for thing in shown]
+    assert script.startswith("<script>") and script.endswith("</script>")
+    assert "http" not in script and "src=" not in script and "plotly_relayout" in script
+    assert renderers["plotly_mimetype"].config["displayModeBar"] is False
 
 
 @given(st.integers(-179, 179), st.integers(-80, 80))
