@@ -468,6 +468,14 @@ def test_formulas_become_mathml_and_code_stays(tmp_path):
     assert "<code>$a$</code>" in page and "$c$" in page and "$f" in page
 
 
+def test_folded_answers_stay_folded(tmp_path):
+    text = "**Predict.** Why?\n\n<details><summary>What came out</summary>\n\nthe *answer*\n\n</details>\n\nafter"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), tmp_path / "x.ipynb")
+    page = render_notebook(tmp_path / "x.ipynb")
+    folded = page[page.index("<details>") : page.index("</details>")]
+    assert "<em>answer</em>" in folded and "after" not in folded and page.count("</details>") == 1
+
+
 def test_memory_is_shown_in_readable_units():
     assert [run.format_memory(value) for value in (3.2, 840.4, 1536.0)] == ["3 MB", "840 MB", "1.5 GB"]
 

@@ -132,13 +132,21 @@ def results_table(path: Path, target: Path) -> dict[str, Any]:
 
 
 class _MathRenderer(IPythonRenderer):
-    """Formulas as MathML, which browsers draw by themselves; one that cannot be converted stays as it is."""
+    """Formulas as MathML, which browsers draw by themselves; one that cannot be converted stays. Folds stay folded."""
 
     def block_math(self, body: str) -> str:
         return _mathml(body, "block") or super().block_math(body)
 
     def inline_math(self, body: str) -> str:
         return _mathml(body, "inline") or super().inline_math(body)
+
+    def block_html(self, html: str) -> str:
+        """Raw HTML; what has no image stays as it is, for embedding images closes a <details> before its text."""
+        return super().block_html(html) if "<img" in html else html
+
+    def inline_html(self, html: str) -> str:
+        """Raw HTML within a paragraph, likewise."""
+        return super().inline_html(html) if "<img" in html else html
 
 
 def _mathml(latex: str, display: str) -> str:
