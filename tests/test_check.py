@@ -348,6 +348,26 @@ def _():
     ]
 
 
+@answers("neighbor_weights")
+def _():
+    def probabilities(mask, others, power=4, least=1e-3, below=None, prefer=lambda iou: 1 - iou, scale=None):
+        both = (mask * others).sum(-1)
+        iou = both / (mask.sum() + others.sum(-1) - both if below is None else below(mask, others))
+        preference = prefer(iou).clamp(min=least) ** power
+        return preference / preference.sum() if scale is None else scale(preference)
+
+    return [
+        probabilities,
+        lambda m, o: probabilities(m, o, prefer=lambda iou: iou),
+        lambda m, o: probabilities(m, o, power=1),
+        lambda m, o: probabilities(m, o, scale=lambda p: p),
+        lambda m, o: probabilities(m, o, scale=lambda p: p.softmax(-1)),
+        lambda m, o: probabilities(m, o, below=lambda mask, others: mask.sum()),
+        lambda m, o: probabilities(m, o, least=0.0),
+        lambda m, o: probabilities(m, o)[None],
+    ]
+
+
 @answers("normal_loss")
 def _():
     def loss(rendered, estimated, rotation, keep, turn=lambda n, r: n @ r, mean=False, ranked="batch"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -154,7 +155,9 @@ def test_the_gallery_shows_figure_time_results_and_error(ran):
     assert ">A good one</a>" in page and "It adds numbers" in page
     assert "the sum is 45" in page
     cells = "".join(page.split())
-    assert "<td>ours</td><td>0.5</td><td>0.25</td>" in cells and "<td>sphere</td><td>0.125</td>" in cells
+    assert "<th>system</th><th>metric</th><th>value</th></tr>" in cells
+    assert "<td>ours</td><td>accuracy</td><td>0.25</td>" in cells
+    assert "<td>sphere</td><td>fscore</td><td>0.125</td>" in cells
     assert "category all · protocol view" in page
     assert "KeyError" in page and 'class="chip failed"' in page
     assert (target / "00_good/results.json").is_file() and 'href="00_good/results.json"' in page
@@ -170,6 +173,10 @@ def test_pages_of_notebooks_link_back_and_draw_formulas(ran):
     assert 'href="00_good/results.json"' in page and "unpkg.com" not in page  # a link that works, a control left out
     assert "<msup><mi>x</mi><mn>2</mn></msup>" in page
     assert "MathJax.js" not in page and "require.min.js" not in page
+    style = page[: page.index("</head>")]
+    dark = style[style.index("@media screen and (prefers-color-scheme: dark)") :]  # after JupyterLab's own, light style
+    assert "--jp-layout-color0: #111;" in dark
+    assert "@media (max-width: 760px)" in style and 'class="course-bar"' in page
 
 
 def test_another_run_keeps_the_cards_of_the_rest(ran, course):
@@ -419,6 +426,31 @@ def test_a_results_file_that_is_broken_is_said_on_the_card(tmp_path, text):
     assert results_table(tmp_path / "results.json", tmp_path)["note"] == "results.json is not a list of results"
 
 
+def test_a_table_of_results_has_what_matters_first_and_bookkeeping_last(tmp_path):
+    """Numbers of other categories stay in the file; a number's protocol stands beside its metric."""
+    same = {"commit": "abc", "seed": 0, "unit": "world unit", "category": "all", "low": 0.1, "high": 0.3, "n": 12}
+    rows = [
+        {
+            "protocol": protocol,
+            "steps": 5 + number,
+            "value": 0.2 + number,
+            "metric": "chamfer_distance",
+            "system": "ours",
+        }
+        for number, protocol in enumerate(["view", "none", "raw"])
+    ]
+    rows = [same | row for row in rows] + [same | rows[0] | {"category": "chair"}]
+    (tmp_path / "results.json").write_text(json.dumps(rows))
+    made = results_table(tmp_path / "results.json", tmp_path)
+    first = "ours|chamfer distance, view|0.2|world unit|0.1|0.3|12|5"
+    assert "|".join(re.findall("<th>(.*?)</th>", made["html"])) == "system|metric|value|unit|low|high|n|steps"
+    cells = re.findall("<td>(.*?)</td>", made["html"])
+    assert "|".join(cells[:8]) == first and cells[9::8] == ["chamfer distance", "chamfer distance, raw"]
+    assert made["note"] == "category all · seed 0" and made["more"] == 0
+    assert made["link"] == made["name"] == "results.json"
+    assert results_table(tmp_path / "results.json", tmp_path / "elsewhere")["name"] == "results.json"
+
+
 def test_title_and_purpose_are_plain_text():
     def first(text):
         return heading_and_purpose(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), "00_x")
@@ -434,6 +466,14 @@ def test_formulas_become_mathml_and_code_stays(tmp_path):
     page = render_notebook(tmp_path / "x.ipynb")
     assert page.count("<math") == 2 and "<mfrac>" in page and 'display="block"' in page
     assert "<code>$a$</code>" in page and "$c$" in page and "$f" in page
+
+
+def test_folded_answers_stay_folded(tmp_path):
+    text = "**Predict.** Why?\n\n<details><summary>What came out</summary>\n\nthe *answer*\n\n</details>\n\nafter"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), tmp_path / "x.ipynb")
+    page = render_notebook(tmp_path / "x.ipynb")
+    folded = page[page.index("<details>") : page.index("</details>")]
+    assert "<em>answer</em>" in folded and "after" not in folded and page.count("</details>") == 1
 
 
 def test_memory_is_shown_in_readable_units():

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbconvert import SlidesExporter
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from lib.course import editions
 from lib.course.build import read_source, sources
@@ -116,13 +117,45 @@ def test_marks_that_do_not_fit_are_one_sentence(cells, sentence):
         editions.student(notebook_of(*cells))
 
 
-def test_slides_show_the_title_and_pictures_with_their_headings():
-    notebook = notebook_of(("1",), ("2", "key-figure"), ("3",))
-    heads = [new_markdown_cell(text) for text in ("# Title\n\nlong", "## A\n\nlong", "## B")]
-    notebook.cells = [heads[0], notebook.cells[0], heads[1], notebook.cells[1], heads[2], notebook.cells[2]]
+def pictured(text, *tagged):
+    cell = notebook_of((text, *tagged)).cells[0]
+    cell.outputs = [new_output("display_data", data={"image/png": "iVBORw0KGgo="})]
+    return cell
+
+
+def test_slides_have_one_slide_a_section_also_where_a_heading_is_inside_a_cell():
+    """Folded answers and code stay away; a question is on the screen before its picture."""
+    texts = ["# Title\n\nlong\n\nlonger", "text\n\n## A\n\nlong\n\n$$x$$\n\n**Predict.** Why?", "## B\n\nlong"]
+    texts += ["<details>\n\n**Predict.** no\n\n</details>\n\n## C\n\nfirst\n\n### Task\n\nmore", "## D\n\nread on"]
+    heads = [new_markdown_cell(text) for text in texts]
+    codes = [pictured("1"), pictured("2"), pictured("3", "key-figure")]
+    code = notebook_of(("4",)).cells[0]
+    for number, cell in enumerate(codes):
+        cell.id = f"picture-{number}"
+    notebook = new_notebook(cells=[heads[0], code, heads[1], *codes[:1], heads[2], *codes[1:], *heads[3:]])
     shown = editions.slides(notebook).cells
-    assert [cell.source for cell in shown] == ["# Title", "## A", "2"]
-    assert [cell.metadata.slideshow.slide_type for cell in shown] == ["slide", "slide", "-"]
+    kinds = [cell.metadata.slideshow.slide_type for cell in shown]
+    expected = [
+        ("# Title\n\nlong", "slide"),
+        ("## A\n\n$$x$$\n\n**Predict.** Why?", "slide"),
+        ("1", "subslide"),
+        ("## B", "slide"),
+        ("2", "-"),
+        ("3", "subslide"),
+        ("## C\n\n### Task", "slide"),
+        ("## D\n\nread on", "slide"),
+    ]
+    assert list(zip([cell.source for cell in shown], kinds, strict=True)) == expected
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_exported_slides_are_as_many_as_sections(source):
+    stored = nbformat.read(NOTEBOOKS / f"{source.stem}.ipynb", 4)
+    text = editions.FOLDED.sub("", "\n".join(c.source for c in stored.cells if c.cell_type == "markdown"))
+    page, _ = SlidesExporter().from_notebook_node(editions.slides(stored))
+    inside = page[page.index('class="slides"') :]
+    assert len(re.findall(r"<section>\s*<section>", inside)) == len(re.findall(r"^##? ", text, re.MULTILINE)) > 3
+    assert "jp-CodeMirrorEditor" not in inside
 
 
 def test_classroom_is_written_and_the_zip_has_what_students_need(tmp_path):

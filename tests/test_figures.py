@@ -8,6 +8,7 @@ import torch
 import trimesh
 from hypothesis import given
 from hypothesis import strategies as st
+from plotly.io import renderers
 from tiny_dataset import write_tiny_dataset
 
 from lib.data.loading import PreparedDataset
@@ -80,6 +81,17 @@ def test_a_sheet_shows_one_object_in_two_frames_alike_if_it_starts_there():
     a, b, c, d = (axis.images[0].get_array() for axis in figure.axes)
     assert np.abs(a - c).mean() < 0.01 and np.abs(b - d).mean() < 0.01 and np.abs(a - b).mean() > 0.02
     plt.close(figure)
+
+
+def test_turnable_meshes_come_with_the_script_that_turns_them_together(monkeypatch):
+    """What the script does was looked at in a browser; it must neither load anything nor be shown as text."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    turnable({"one": trimesh.creation.box(), "two": trimesh.creation.box()})
+    (script,) = [thing.data for thing in shown]
+    assert script.startswith("<script>") and script.endswith("</script>")
+    assert "http" not in script and "src=" not in script and "plotly_relayout" in script
+    assert renderers["plotly_mimetype"].config["displayModeBar"] is False
 
 
 @given(st.integers(-179, 179), st.integers(-80, 80))

@@ -12,14 +12,16 @@ from copy import deepcopy
 from pathlib import Path
 
 from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
 
 from lib.course.build import read_notebook, read_source, sources, write_notebook
-from lib.course.outputs import KEY_FIGURE, clear_outputs, for_readers, tags
+from lib.course.outputs import KEY_FIGURE, RESULTS, clear_outputs, for_readers, tags
 from lib.errors import InputError
 from lib.paths import NOTEBOOKS, REPOSITORY
 
 EXERCISE, CHECK = "exercise", "check"
 REGION = re.compile(r"^( *)# BEGIN SOLUTION\n.*?^ *# END SOLUTION\n?", re.MULTILINE | re.DOTALL)
+FOLDED = re.compile(r"<details>.*?</details>|```.*?```", re.DOTALL)
 STUB = 'raise NotImplementedError("write this, then run the next cell")'
 # what the students' notebooks need to run without network, besides the packages of pyproject.toml
 NEEDED = ("lib", "notebooks/support", "pyproject.toml", "constraints.txt", "environment.yml", "Makefile", "LICENSE")
@@ -52,21 +54,46 @@ def student(notebook: NotebookNode) -> NotebookNode:
 
 
 def slides(notebook: NotebookNode) -> NotebookNode:
-    """The title and the key figures with the headings above them, each a slide (for ``nbconvert --to slides``)."""
-    edition, chosen, heading = deepcopy(for_readers(notebook)), [], None
-    for cell in edition.cells:
-        if cell.cell_type == "markdown" and cell.source.startswith("#"):
-            heading = deepcopy(cell)
-            heading.source = heading.source.split("\n\n")[0]
-            if not chosen:
-                chosen.append(heading)
-        pictured = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
-        if pictured or KEY_FIGURE in tags(cell):
-            chosen += [cell] if heading in chosen else [heading, cell]
-    for cell in chosen:
-        cell.metadata["slideshow"] = {"slide_type": "slide" if cell.cell_type == "markdown" else "-"}
+    """A slide for each section, and below it one for each of its pictures and results (``nbconvert --to slides``).
+
+    The section's slide has the heading, formulas, predictions and names of exercises; where there are none, the first
+    picture, or the first paragraph. Folded answers and code are left out.
+    """
+    edition, chosen = deepcopy(for_readers(notebook)), []
+    for number, (heading, blocks, shown) in enumerate(sections_of(edition)):
+        told = [block for block in blocks if block.startswith(("$$", "**Predict", "### "))]
+        if not told and not shown:
+            told = blocks[:1]
+        cell = new_markdown_cell("\n\n".join([heading, *told]), id=f"slide-{number}")
+        cell.metadata["slideshow"] = {"slide_type": "slide"}
+        for place, picture in enumerate(shown):
+            picture.metadata["slideshow"] = {"slide_type": "subslide" if told or place else "-"}
+            picture.metadata["transient"] = {"remove_source": True}
+        chosen += [cell, *shown]
     edition.cells = chosen
     return edition
+
+
+def shown_types(cell: NotebookNode) -> set[str]:
+    """The kinds of what a cell shows, as MIME types."""
+    return {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+
+
+def sections_of(notebook: NotebookNode) -> list[tuple[str, list[str], list[NotebookNode]]]:
+    """Each section's heading, its paragraphs but for what is folded away, and its cells with pictures or tables."""
+    found: list[tuple[str, list[str], list[NotebookNode]]] = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for block in re.split(r"\n\s*\n", FOLDED.sub("", cell.source)):
+                first, _, rest = block.strip().partition("\n")
+                if first.startswith(("# ", "## ")):
+                    found.append((first, [], []))
+                    block = rest
+                if found and block.strip():
+                    found[-1][1].append(block.strip())
+        elif found and ({KEY_FIGURE, RESULTS} & set(tags(cell)) or {"image/png", "text/html"} & shown_types(cell)):
+            found[-1][2].append(cell)
+    return found
 
 
 def assignment(notebook: NotebookNode, points: int = 1) -> NotebookNode:

@@ -16,22 +16,16 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
 from lib.course.build import read_notebook
-from lib.course.outputs import KEY_FIGURE, pngs, tags
+from lib.course.outputs import KEY_FIGURE, RESULTS, pngs, tags
 from lib.course.run import format_memory, read_summary
 from lib.files import write_atomically
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-RESULTS_TAG = "results"
-SHOWN_ROWS = 12
-ABOUT = ["system", "name", "variant", "category", "protocol", "seed", "steps"]
-BAR = """<style>
-.jp-RenderedMarkdown pre {{ white-space: pre !important; overflow-x: auto }}
-.jp-RenderedMarkdown pre, .jp-RenderedMarkdown code {{
-  font-family: Menlo, Consolas, "DejaVu Sans Mono", monospace !important }}
-nav a {{ color: #fff !important }}
-</style><nav style="position:sticky;top:0;z-index:9;background:#17324d;color:#fff;font:14px system-ui,sans-serif;
-padding:.6rem 1rem;display:flex;gap:2rem">{links}</nav>"""
+SHOWN_ROWS = 100  # of a table that scrolls within its card
+TOLD_FIRST = ["system", "metric", "value", "unit", "low", "high", "n"]  # the columns of a table that matter
+BOOKKEEPING = ["name", "variant", "category", "protocol", "seed", "steps"]  # after them, where not the same everywhere
+BAR = '<nav class="course-bar">{links}</nav>'
 PICTURE = re.compile(r'(<div class="jp-RenderedImage[^>]*>\s*<img )(?:alt="[^"]*"\s*)?')  # nbconvert knows no words
 # what the converter of formulas does not know, and what it does know that looks the same
 SYNONYMS = (("{aligned}", "{align*}"), (r"\operatorname", r"\mathrm"), (r"\lVert", r"\|"), (r"\rVert", r"\|"))
@@ -93,7 +87,7 @@ def _plain(markdown: str) -> str:
 
 def results_text(notebook: NotebookNode) -> str:
     """Give the text that cells tagged ``results`` show."""
-    shown = [output for cell in notebook.cells if RESULTS_TAG in tags(cell) for output in cell.get("outputs", [])]
+    shown = [output for cell in notebook.cells if RESULTS in tags(cell) for output in cell.get("outputs", [])]
     texts = [
         output.get("text", "") if output.get("name") == "stdout" else output.get("data", {}).get("text/plain", "")
         for output in shown
@@ -108,41 +102,51 @@ def results_files(row: dict[str, Any]) -> list[Path]:
 
 
 def results_table(path: Path, target: Path) -> dict[str, Any]:
-    """Lay out rows of a ``results.json`` for the card: a row for each system and protocol, a column for each metric.
+    """Lay out rows of a ``results.json`` for the card: a row for each number, what matters in the first columns.
 
-    What is the same everywhere is said once, above; a file that is not a list of results says so instead.
+    The protocol stands beside the metric, for a number means nothing without it. What is the same everywhere is said
+    once, above; a file that is not a list of results says so instead.
     """
     link = path.relative_to(target).as_posix() if path.is_relative_to(target) else path.resolve().as_uri()
+    about = {"link": link, "name": link if path.is_relative_to(target) else path.name}
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         rows = None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "metric" in row for row in rows):
-        return {"link": link, "html": "", "more": 0, "note": f"{path.name} is not a list of results"}
+        return about | {"html": "", "more": 0, "note": f"{path.name} is not a list of results"}
     table = pd.DataFrame(rows, dtype=object)
-    about = [name for name in ABOUT if name in table and table[name].notna().any()]
-    table[about] = table[about].where(table[about].notna(), "")
-    if "category" in about and (overall := table["category"].isin(["", "all", "overall", "mean"])).any():
+    table = table[[name for name in TOLD_FIRST + BOOKKEEPING if name in table and table[name].notna().any()]]
+    if "category" in table and (overall := table["category"].isin(["", "all", "overall", "mean"])).any():
         table = table[overall]
-    if "unit" in table:
-        table["metric"] += [f" ({unit})" if isinstance(unit, str) and unit else "" for unit in table["unit"]]
-    table = table.drop_duplicates([*about, "metric"], keep="last")
-    table = table.set_index([*about, "metric"])["value"].unstack("metric", sort=False).reset_index()
-    same = [name for name in about[1:] if len(table) > 1 and table[name].nunique() == 1]
+    table = table.drop_duplicates([name for name in table if name in ("system", "metric", *BOOKKEEPING)], keep="last")
+    same = [name for name in BOOKKEEPING if name in table and len(table) > 1 and table[name].nunique(dropna=False) == 1]
     note = " · ".join(f"{name} {table[name].iloc[0]}" for name in same)
-    shown = table.drop(columns=same).rename(columns=lambda name: name.replace("_", " ")).head(SHOWN_ROWS)
+    table = table.drop(columns=same)
+    table["metric"] = table["metric"].str.replace("_", " ")
+    if "protocol" in table:
+        table["metric"] += [f", {text}" if text not in ("", "none", None) else "" for text in table.pop("protocol")]
+    shown = table.head(SHOWN_ROWS)
     page = shown.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
-    return {"link": link, "html": page, "more": len(table) - len(shown), "note": note}
+    return about | {"html": page, "more": len(table) - len(shown), "note": note}
 
 
 class _MathRenderer(IPythonRenderer):
-    """Formulas as MathML, which browsers draw by themselves; one that cannot be converted stays as it is."""
+    """Formulas as MathML, which browsers draw by themselves; one that cannot be converted stays. Folds stay folded."""
 
     def block_math(self, body: str) -> str:
         return _mathml(body, "block") or super().block_math(body)
 
     def inline_math(self, body: str) -> str:
         return _mathml(body, "inline") or super().inline_math(body)
+
+    def block_html(self, html: str) -> str:
+        """Raw HTML; what has no image stays as it is, for embedding images closes a <details> before its text."""
+        return super().block_html(html) if "<img" in html else html
+
+    def inline_html(self, html: str) -> str:
+        """Raw HTML within a paragraph, likewise."""
+        return super().inline_html(html) if "<img" in html else html
 
 
 def _mathml(latex: str, display: str) -> str:
@@ -182,7 +186,16 @@ def render_notebook(path: Path, before: str = "", after: str = "") -> str:
     page = PICTURE.sub(lambda match: f'{match[1]}alt="{next(words, "a figure")}" ', page)
     places = {"index": "all notebooks", before: f"&larr; {before}", after: f"{after} &rarr;"}
     bar = BAR.format(links="".join(f'<a href="{name}.html">{text}</a>' for name, text in places.items() if name))
+    page = page.replace("</head>", f"<style>{_page_style(exporter)}</style></head>", 1)
     return re.sub(r"(<body[^>]*>)", lambda match: match[1] + bar, page, count=1)
+
+
+def _page_style(exporter: HTMLExporter) -> str:
+    """Our style for a notebook's page, with JupyterLab's own dark colours for readers whose system is dark."""
+    paths = [Path(folder) / "static" / "theme-dark.css" for folder in exporter.template_paths]
+    dark = next((path.read_text(encoding="utf-8") for path in paths if path.is_file()), "")
+    ours = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    return f"@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n{ours}"
 
 
 def _is_bare_widget(output: NotebookNode) -> bool:
@@ -200,7 +213,8 @@ def _showable(output: NotebookNode, folder: Path) -> NotebookNode:
         _write(folder / "plotly.min.js", get_plotlyjs())
     figure = html.escape(json.dumps(output.data[PLOTLY]), quote=True)
     options = "{responsive:true,scrollZoom:false,displayModeBar:false}"  # the wheel scrolls the page
-    draw = f"var f=JSON.parse(e.dataset.figure);Plotly.newPlot(e,f.data,f.layout,{options})"
+    draw = "var f=JSON.parse(e.dataset.figure);f.layout.height=Math.min(f.layout.height||450,.7*e.clientWidth);"
+    draw += f"Plotly.newPlot(e,f.data,f.layout,{options})"
     page = '<script src="plotly.min.js"></script>'
     page += f'<div class="plotly-figure" data-figure="{figure}"></div>'
     page += f"<script>(function(e){{{draw}}})(document.currentScript.previousElementSibling)</script>"

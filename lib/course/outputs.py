@@ -18,6 +18,7 @@ from lib.paths import REPOSITORY
 
 CHECKED = "nbval-check-output"
 KEY_FIGURE = "key-figure"
+RESULTS = "results"
 INSTRUCTOR = "instructor"
 MAX_PNG_BYTES = 150_000
 MAX_TEXT = 100_000  # characters of one output

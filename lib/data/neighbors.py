@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from safetensors import safe_open
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from lib.data.embedders import lite0_checksum
 from lib.data.embeddings import read_embeddings
@@ -253,7 +254,9 @@ def _members(groups: Labels | None, label: Tensor, count: int, fill: bool) -> li
 def image_features(rgb, image_size: int = 128, batch_size: int = 64) -> Float[Tensor, "images size"]:
     """L2-normalised ImageNet features (EfficientNet-Lite0) of uint8 images (N, H, W, 3) on white."""
     backbone = Backbone(LITE0, "imagenet", image_size, 127 / 255, 128 / 255).eval()
-    parts = [backbone(part.float() / 255) for part in torch.as_tensor(rgb).split(batch_size)]
+    batches = torch.as_tensor(rgb).split(batch_size)
+    long = len(batches) > 1
+    parts = [backbone(part.float() / 255) for part in (tqdm(batches, "features", unit="batch") if long else batches)]
     return F.normalize(torch.cat(parts), dim=-1)
 
 

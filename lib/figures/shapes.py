@@ -16,6 +16,33 @@ from lib.geometry.cameras import Viewpoint, camera_rays, pixel_centers
 PLAIN = (0.74, 0.79, 0.84)  # of a mesh without colours: a quiet grey-blue
 MAX_FACES = 5_000  # a plotly figure of more is slow to turn
 AMBIENT, DIFFUSE = 0.42, 0.68
+# Turning one scene of a plotly figure turns the others by as much. It waits for the mouse, because JupyterLab draws a
+# figure late; it moves the scenes themselves, because JupyterLab keeps its plotly (and Plotly.relayout) to itself.
+LINKED_CAMERAS = """<script>
+if (!window.courseLinksCameras) {
+  window.courseLinksCameras = true;
+  const azimuth = camera => Math.atan2(camera.eye.y, camera.eye.x);
+  const turned = (p, angle) => ({x: p.x * Math.cos(angle) - p.y * Math.sin(angle),
+                                 y: p.x * Math.sin(angle) + p.y * Math.cos(angle), z: p.z});
+  document.addEventListener("pointerdown", event => {
+    const plot = event.target.closest(".js-plotly-plot"), layout = plot && plot._fullLayout;
+    if (!layout || plot.courseAzimuths) return;
+    const scenes = Object.keys(layout).filter(name => /^scene[0-9]*$/.test(name));
+    plot.courseAzimuths = Object.fromEntries(scenes.map(name => [name, azimuth(layout[name].camera)]));
+    const follow = change => {
+      const moved = scenes.find(name => change[name + ".camera"]), camera = change[moved + ".camera"];
+      for (const name of camera ? scenes.filter(name => name !== moved) : []) {
+        const angle = plot.courseAzimuths[name] - plot.courseAzimuths[moved], full = plot._fullLayout[name];
+        const same = {...camera, eye: turned(camera.eye, angle), center: turned(camera.center, angle)};
+        full._scene.setViewport({camera: same, aspectratio: full.aspectratio});
+        full.camera = plot.layout[name].camera = same;  // for when the figure is drawn again
+      }
+    };
+    plot.on("plotly_relayouting", follow);
+    plot.on("plotly_relayout", follow);
+  }, true);
+}
+</script>"""
 
 
 def viewpoint_at(azimuth: float, elevation: float = 20.0, focal: float = 3.6) -> Viewpoint:
@@ -95,7 +122,7 @@ def decimated(mesh: trimesh.Trimesh, faces: int = MAX_FACES) -> trimesh.Trimesh:
 
 
 def turnable(meshes: dict[str, trimesh.Trimesh], azimuths: Sequence[float] = (40.0,), height: int = 420):
-    """Meshes side by side, each to be turned with the mouse.
+    """Meshes side by side; turning one with the mouse turns all (a script that does this is displayed here).
 
     Parameters
     ----------
@@ -109,6 +136,7 @@ def turnable(meshes: dict[str, trimesh.Trimesh], azimuths: Sequence[float] = (40
     plotly.graph_objects.Figure
     """
     import plotly.graph_objects as go
+    from IPython.display import HTML, display
     from plotly.io import renderers
     from plotly.subplots import make_subplots
 
@@ -129,6 +157,7 @@ def turnable(meshes: dict[str, trimesh.Trimesh], azimuths: Sequence[float] = (40
         eye = dict(zip("xyz", (-1.5 * forward).tolist(), strict=True))
         figure.update_scenes(camera_eye=eye, col=number + 1)
     figure.update_layout(height=height, margin={"l": 0, "r": 0, "t": 30, "b": 0}, showlegend=False)
+    display(HTML(LINKED_CAMERAS))
     return figure
 
 

@@ -16,6 +16,8 @@
 #
 # **Time**: half a minute to run, about fifteen minutes to read, half an hour for the three exercises. Nothing is
 # downloaded.
+#
+# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: how many held-out images are measured, and how finely

@@ -15,6 +15,8 @@
 #
 # **Time**: about twenty minutes to read, half an hour for the three exercises; the cells take about a minute on two CPU
 # cores.
+#
+# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: full measures the shapes of all queries, quick of 350

@@ -16,6 +16,8 @@
 #
 # **Time**: about twenty-five minutes to read, and thirty-five for the three exercises. On two idle CPU cores all cells
 # together take about a minute.
+#
+# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: size of the pictures and of the measurements

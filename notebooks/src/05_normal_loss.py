@@ -16,6 +16,8 @@
 #
 # **Time**: about twenty minutes to read and 45 for three exercises; the cells take well under a minute on two CPU
 # cores.
+#
+# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: number of images in the measurements

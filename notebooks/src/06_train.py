@@ -17,6 +17,8 @@
 # **Time**: twenty-five minutes to read and 45 for three exercises. The cells take about a minute and a half on two CPU
 # cores. The quick profile trains with *given* viewpoints, because that shows chairs soonest. The full profile is the
 # real training, viewpoints unknown; see the table of profiles below.
+#
+# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: a minute with given viewpoints, or the real training

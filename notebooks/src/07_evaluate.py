@@ -18,6 +18,8 @@
 # **Time**: thirty minutes to read and 25 for three exercises. The cells take about a minute on two idle cores: the
 # quick profile measures a few held-out images with coarse grids. The full results of the shipped checkpoints stand
 # beside it.
+#
+# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: a few held-out images, coarsely, or the whole test split as in the paper

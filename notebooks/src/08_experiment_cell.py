@@ -13,6 +13,8 @@
 # - how many cells become a table with a spread and a test: `make experiment NAME=tables-2-3 SEEDS=3`.
 #
 # **Time**: about half a minute in the quick profile, which trains far too briefly to say anything about the method.
+#
+# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: a dozen held-out images, coarsely, or the whole test split at full resolution

@@ -16,6 +16,8 @@
 #
 # **Time**: about twenty-five minutes to read, and forty for the three exercises. On two idle CPU cores all cells
 # together take about a minute and a half, most of it training.
+#
+# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: a minute of training, or the recipe sdf-srn-small

@@ -428,6 +428,32 @@ def ssc(answer: Callable[[Callable, Callable, str, str], object]) -> None:
     right("ssc")
 
 
+def neighbor_weights(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """(mask (pixels,), neighbours' masks (K, pixels), of 0 and 1) -> p_k ~ (1 - IoU)^4, (K,)."""
+    mask = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    pair = torch.tensor([[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0]])  # IoU 1/3 and 0: preferences 16/81 and 1
+    found = torch.as_tensor(answer(mask, pair))
+    expect(found.shape == (2,), f"one probability for each neighbour: shape (2,), not {tuple(found.shape)}")
+    expect(found[0] < found[1], "the neighbour that overlaps more is preferred: take 1 - IoU, not the IoU")
+    expect(
+        near(found.sum(), 1.0), f"probabilities sum to 1, yours to {float(found.sum()):.3f}: divide by the sum over k"
+    )
+    expect(not near(found[0], 0.4), "1 - IoU itself is not preference enough: raise it to the fourth power")
+    softmax = 1 / (1 + math.exp(1 - 16 / 81))
+    expect(not near(found[0], softmax), "this is a softmax; the formula divides by the sum, without an exponential")
+    expect(not near(found[0], 1 / 17), "1 of 2 pixels shared is not 1/2: the union, 3 pixels, goes below")
+    expect(near(found, torch.tensor([16 / 97, 81 / 97])), f"IoU 1/3 and 0 give 16/97 and 81/97, not {found.tolist()}")
+    drawn = (torch.rand(6, 50, generator=generator(4)) < 0.4).float()
+    sets = [set(row.nonzero().flatten().tolist()) for row in drawn]  # counted, not multiplied
+    preference = [(1 - len(sets[0] & other) / len(sets[0] | other)) ** 4 for other in sets[1:]]
+    truth = torch.tensor(preference) / sum(preference)
+    expect(near(answer(drawn[0], drawn[1:]), truth), "five random masks give other probabilities than counting pixels")
+    same = torch.as_tensor(answer(mask, mask.expand(3, 4)))
+    expect(same.isfinite(), "neighbours with the query's own silhouette give 0 / 0: keep 1 - IoU above a thousandth")
+    expect(near(same, torch.full((3,), 1 / 3)), "three neighbours with the same silhouette must be equally likely")
+    right("neighbor_weights")
+
+
 # --- 05: normals -----------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import trimesh
 from jaxtyping import Bool, Float, Int
 from matplotlib.colors import to_rgb
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from lib.data.loading import Batch, PreparedDataset
 from lib.errors import InputError
@@ -55,7 +56,7 @@ def telling_queries(data: PreparedDataset, neighbors: Int[Tensor, "samples count
     """All frontal images with at least two neighbours seen from the side, with the two that differ most in shape."""
     azimuth = np.degrees(data.viewpoint.angles()[0].numpy())
     candidates = []
-    for query in np.flatnonzero(np.abs(azimuth) < 20).tolist():
+    for query in tqdm(np.flatnonzero(np.abs(azimuth) < 20).tolist(), "frontal images", unit="image"):
         side = [row for row in neighbors[query].tolist() if 60 < abs(azimuth[row]) < 120]
         found = sorted((shape_distance(data, query, row), row) for row in side)
         if len(found) > 1:
@@ -335,16 +336,18 @@ def draw_gradient(
 # --- Follow the gradient ---------------------------------------------------------------------------------------------
 
 
-def fit_field(views: Sequence[Batch], steps: int = 120, rays: int = 128, samples: int = 24, seed: int = 0) -> SDFField:
+def fit_field(
+    views: Sequence[Batch], steps: int = 120, rays: int = 128, samples: int = 24, seed: int = 0, label: str = "fit"
+) -> SDFField:
     """A new shape field that explains the masks and normals of some views, starting from a sphere; nothing else.
 
-    There is no encoder and there are no other images: what the views do not say, nobody says.
+    There is no encoder and there are no other images: what the views do not say, nobody says. A bar shows the progress.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network = SDFField(code_size=1, radius=0.4)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
-    for step in range(steps):
+    for step in tqdm(range(steps), label, unit="step"):
         beta = 0.08 * (0.02 / 0.08) ** (step / max(steps - 1, 1))  # from 0.08 to 0.02 world units
         points = torch.rand(1, 500, 3, generator=generator) * 1.4 - 0.7
         loss = 0.03 * eikonal_loss(white_field(network)(points)[1])
@@ -436,13 +439,13 @@ def weighting_figure(weighting: Weighting):
     left.plot([0, 1], [0, 1], color="0.5", lw=0.8, ls="--")
     identical = weighting.identical
     left.plot(np.ones(len(identical)), identical, ".", ms=4, alpha=0.5, color=ORANGE)
-    left.annotate("a mask and itself", (1, float(identical.mean())), (0.62, 0.62), arrowprops={"arrowstyle": "->"})
+    left.annotate("a mask and itself", (1, float(identical.mean())), (0.6, 0.44), arrowprops={"arrowstyle": "->"})
     left.set(xlabel="IoU of the whole masks", ylabel="IoU at independent pixels", xlim=(0, 1.03), ylim=(0, 1.03))
     bins = np.linspace(0, 1, 31)
     right.hist(weighting.intended_probability.ravel(), bins, color=ORANGE, alpha=0.8, label="(1 - IoU)⁴, as intended")
     right.hist(weighting.released_probability.ravel(), bins, color=BLUE, alpha=0.7, label="as released")
     uniform = 1 / weighting.aligned.shape[1]
     right.axvline(uniform, color=GREY, ls="--", lw=1, label="uniform (the paper)")
-    right.set(xlabel="probability of a neighbour", ylabel="neighbours")
+    right.set(xlabel="probability of a neighbour", ylabel="number of neighbours")
     right.legend()
     return figure
