@@ -427,6 +427,22 @@ def test_means_and_spread_over_seeds():
     assert "full chamfer_distance_difference" not in found
 
 
+def test_azimuth_errors_of_predicted_viewpoints_are_compared_too():
+    """By hand: full is off by 10, 20 and 30 degrees, the other by twice that in a frame that is turned around."""
+    cells = cells_of({0: {"a": 0.0, "b": 0.0}, 1: {"a": 0.0, "b": 0.0}})
+    signed = {(FULL, "a0"): 10, (FULL, "a1"): -20, (FULL, "b0"): 30}
+    signed |= {("other", "a0"): -160, ("other", "a1"): 140, ("other", "b0"): 120}
+    values = [signed[key] for key in zip(cells["row"], cells["id"], strict=True)]
+    azimuths = cells.assign(protocol="none", metric="azimuth_difference", value=np.array(values, dtype=float))
+    both = [cells, cells.assign(metric="accuracy"), cells.assign(metric="completeness"), azimuths]
+    rows = compared(pd.concat([*both, cells.assign(metric="f_score@0.05")]))
+    assert rows["other azimuth_error_mean_difference"]["unit"] == "degree"
+    table = comparison_table(list(rows.values()), "view")
+    assert table.loc[FULL, "azimuth off by (°)"] == "20.0 ± 0.0"
+    assert table.loc["other", "azimuth off by (°)"] == "40.0 ± 0.0"
+    assert table.loc["other", "azimuth off by (°), difference"] == "+20.0 [+15.0, +30.0] *"
+
+
 def test_pairing_sees_a_small_constant_difference_that_the_means_hide():
     found = compared(cells_of({0: {"a": 0.02, "b": 0.02}, 1: {"a": 0.02, "b": 0.02}}))
     difference = found["other chamfer_distance_difference"]

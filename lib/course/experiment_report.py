@@ -19,9 +19,10 @@ from lib.paths import RESULTS
 from lib.systems.checkpoints import load_system
 
 LEGEND = """
-10 x CD, accuracy and coverage are mean distances times ten: less is better. FS@5 is a share: more is better. ± is the
-standard deviation over seeds. A difference is the row's minus *{reference}*'s, image by image, with the middle 95 % of
-bootstrap resamples of the models; * where that leaves out 0 and every seed, of two or more, has its sign.
+10 x CD, accuracy and coverage are mean distances times ten: less is better. FS@5 is a share: more is better. Azimuths
+are there where nobody gives them: mean of how far they are off. ± is the standard deviation over seeds. A difference is
+the row's minus *{reference}*'s, image by image, with the middle 95 % of bootstrap resamples of the models; * where that
+leaves out 0 and every seed, of two or more, has its sign.
 """
 
 

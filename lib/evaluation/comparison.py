@@ -7,13 +7,15 @@ import pandas as pd
 
 from lib.errors import InputError
 from lib.evaluation.summary import SHAPE_UNITS, bootstrap_interval, weighted_mean
+from lib.geometry.metrics import wrap_degrees
 
-# metric -> its title in the table, what a printed number is multiplied by, whether differences are shown
+# metric -> its title in the table, what a printed number is multiplied by, its digits, whether differences are shown
 SHOWN = {
-    "chamfer_distance": ("10 x CD", 10, True),
-    "accuracy": ("10 x accuracy", 10, False),
-    "completeness": ("10 x coverage", 10, False),
-    "f_score@0.05": ("FS@5", 1, True),
+    "chamfer_distance": ("10 x CD", 10, 3, True),
+    "accuracy": ("10 x accuracy", 10, 3, False),
+    "completeness": ("10 x coverage", 10, 3, False),
+    "f_score@0.05": ("FS@5", 1, 3, True),
+    "azimuth_error_mean": ("azimuth off by (°)", 1, 1, True),  # where viewpoints are predicted
 }
 
 
@@ -40,20 +42,31 @@ def compare_rows(cells: pd.DataFrame, about: dict[str, dict], reference: str, se
         Row -> the columns that its rows of results have in common (system, dataset, split, profile, ...).
     """
     results = []
-    shapes = cells[cells["protocol"] != "none"]
-    for (protocol, metric), part in shapes.groupby(["protocol", "metric"], sort=False):
+    compared = pd.concat([cells[cells["protocol"] != "none"], _azimuth_errors(cells)])
+    for (protocol, metric), part in compared.groupby(["protocol", "metric"], sort=False):
         # for each row of the table: images down, seeds across
         tables = {
             row: group.pivot(index=["id", "category", "model"], columns="seed", values="value")
             for row, group in part.groupby("row", sort=False)
         }
-        unit = "fraction" if metric.startswith("f_score") else SHAPE_UNITS[protocol]
+        unit = "fraction" if metric.startswith("f_score") else SHAPE_UNITS.get(protocol, "degree")
         for row, table in tables.items():
             common = about[row] | {"category": "all", "protocol": protocol, "seed": None, "unit": unit}
             results += [common | number for number in _means(table, metric, seed)]
             if row != reference and reference in tables:
                 results += [common | number for number in _differences(table, tables[reference], metric, seed)]
     return results
+
+
+def _azimuth_errors(cells: pd.DataFrame) -> pd.DataFrame:
+    """How far each image's azimuth is off, in degrees; the frame of a cell may be turned around as a whole."""
+    part = cells[cells["metric"] == "azimuth_difference"]
+
+    def off(signed: pd.Series) -> np.ndarray:
+        return min((np.abs(wrap_degrees(signed.to_numpy() + turn)) for turn in (0, 180)), key=np.median)
+
+    values = part.groupby(["row", "seed"])["value"].transform(off)
+    return part.assign(metric="azimuth_error_mean", value=values)
 
 
 def _means(table: pd.DataFrame, metric: str, seed: int) -> list[dict]:
@@ -87,7 +100,7 @@ def comparison_table(results: Sequence[dict], protocol: str) -> pd.DataFrame:
     Lengths are times ten, as in the papers. A difference is marked ``*`` where its interval leaves out 0 and every
     seed, of at least two, has its sign; otherwise it says that we cannot tell.
     """
-    rows = [row for row in results if row["seed"] is None and row["protocol"] == protocol]
+    rows = [row for row in results if row["seed"] is None and row["protocol"] in (protocol, "none")]
     if not rows:
         raise InputError(f"There are no results over seeds in protocol {protocol!r}.")
     systems: dict[str, dict[str, dict]] = {}
@@ -96,16 +109,18 @@ def comparison_table(results: Sequence[dict], protocol: str) -> pd.DataFrame:
     table = {}
     for name, numbers in systems.items():
         cells = table[name] = {}
-        for metric, (title, scale, compared) in SHOWN.items():
+        for metric, (title, scale, digits, compared) in SHOWN.items():
+            if metric not in numbers:
+                continue
             spread = numbers[f"{metric}_spread"]["value"]
-            around = "" if spread is None or np.isnan(spread) else f" ± {scale * spread:.3f}"
-            cells[title] = f"{scale * numbers[metric]['value']:.3f}{around}"
+            around = "" if spread is None or np.isnan(spread) else f" ± {scale * spread:.{digits}f}"
+            cells[title] = f"{scale * numbers[metric]['value']:.{digits}f}{around}"
             if compared and f"{metric}_difference" in numbers:
                 one, agreeing = numbers[f"{metric}_difference"], numbers[f"{metric}_agreeing"]
                 value, low, high = (scale * one[key] for key in ("value", "low", "high"))
                 beyond_chance = (low > 0 or high < 0) and agreeing["value"] == agreeing["n"] > 1
                 verdict = "*" if beyond_chance else "the same" if low == high == 0 else "cannot tell"
-                cells[f"{title}, difference"] = f"{value:+.3f} [{low:+.3f}, {high:+.3f}] {verdict}"
+                cells[f"{title}, difference"] = f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] {verdict}"
         cells["seeds"] = str(numbers["chamfer_distance_spread"]["n"])
     return pd.DataFrame.from_dict(table, orient="index").fillna("").rename_axis("row")
 
