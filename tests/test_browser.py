@@ -231,32 +231,9 @@ def test_each_control_changes_its_picture_by_keyboard(lab):
     assert lab.errors() == [] and lab.complaints == []
 
 
-def test_saving_and_opening_again_changes_nothing_but_outputs(lab):
-    course = json.loads((NOTEBOOKS / lab.path.name).read_text())
-    lab.save()
-    lab.open()
-    saved = json.loads(lab.path.read_text())
-    assert [cell["source"] for cell in saved["cells"]] == [cell["source"] for cell in course["cells"]]
-    assert [cell["id"] for cell in saved["cells"]] == [cell["id"] for cell in course["cells"]]
-    # a checkout whose notebook was run and saved in JupyterLab is not refused for the metadata that it wrote
-    folder = PLACE / "checkout"
-    shutil.copytree(NOTEBOOKS / "src", folder / "src", dirs_exist_ok=True)
-    clean = saved | {"cells": [cell | ({"outputs": []} if "outputs" in cell else {}) for cell in saved["cells"]]}
-    (folder / lab.path.name).write_text(json.dumps(clean, indent=1))
-    said = [sentence for sentence in differences(folder, [lab.path.stem]) if "no source" not in sentence]
-    assert said == []
-
-
 # --- the first notebook: a photo of one's own, and the mesh to take home ----------------------------------------------
 
-
-@pytest.fixture(scope="module")
-def first(server, browser):
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    opened = Lab(page, server, "00_start_here")
-    opened.run_all()
-    yield opened
-    page.close()
+FIRST = pytest.mark.parametrize("lab", ["00_start_here"], indirect=True)
 
 
 def write_photo(path, size: int, noise: bool) -> None:
@@ -271,30 +248,49 @@ def write_photo(path, size: int, noise: bool) -> None:
     Image.fromarray(pixels).save(path)
 
 
+@FIRST
 @pytest.mark.parametrize(("size", "noise", "least"), [(300, False, 0), (2100, True, 12_000_000)])
-def test_a_photo_is_uploaded_and_reconstructed(first, tmp_path, size, noise, least):
+def test_a_photo_is_uploaded_and_reconstructed(lab, tmp_path, size, noise, least):
     photo = tmp_path / f"photo-{size}.png"
     write_photo(photo, size, noise)
     assert photo.stat().st_size > least
-    cell = first.page.query_selector(".jp-CodeCell:has(button:text-is('reconstruct'))")
-    with first.page.expect_file_chooser() as chooser:
+    cell = lab.page.query_selector(".jp-CodeCell:has(button:text-is('reconstruct'))")
+    with lab.page.expect_file_chooser() as chooser:
         cell.query_selector("button:has-text('photo')").click()
     chooser.value.set_files(photo)
-    first.shows(cell, f"{photo.name} is here")
+    lab.shows(cell, f"{photo.name} is here")
     cell.query_selector("button:text-is('reconstruct')").click()
-    first.shows(cell, "The mesh is ")
+    lab.shows(cell, "The mesh is ")
     assert "error" not in cell.inner_text().lower()
     uploaded = next(PLACE.rglob("photo.png"))
     assert uploaded.read_bytes() == photo.read_bytes()  # this one, not the one before
-    assert first.errors() == []
+    assert lab.errors() == []
 
 
-def test_the_mesh_can_be_downloaded(first):
-    links = [
-        one.get_attribute("href") for one in first.page.query_selector_all(".jp-OutputArea-output a[href*='.glb']")
-    ]
+@FIRST
+def test_the_mesh_can_be_downloaded(lab):
+    links = [one.get_attribute("href") for one in lab.page.query_selector_all(".jp-OutputArea-output a[href*='.glb']")]
     assert links
     for link in links:
-        address = link if link.startswith("http") else first.server + link
-        answer = first.page.request.get(re.sub(r"\?.*", "", address) + "?token=t")
+        address = link if link.startswith("http") else lab.server + link
+        answer = lab.page.request.get(re.sub(r"\?.*", "", address) + "?token=t")
         assert answer.status == 200 and answer.body()[:4] == b"glTF"
+
+
+# --- at the end, because it opens the page again ----------------------------------------------------------------------
+
+
+def test_saving_and_opening_again_changes_nothing_but_outputs(lab):
+    course = json.loads((NOTEBOOKS / lab.path.name).read_text())
+    lab.save()
+    lab.open()
+    saved = json.loads(lab.path.read_text())
+    assert [cell["source"] for cell in saved["cells"]] == [cell["source"] for cell in course["cells"]]
+    assert [cell["id"] for cell in saved["cells"]] == [cell["id"] for cell in course["cells"]]
+    # a checkout whose notebook was run and saved in JupyterLab is not refused for the metadata that it wrote
+    folder = PLACE / "checkout"
+    shutil.copytree(NOTEBOOKS / "src", folder / "src", dirs_exist_ok=True)
+    clean = saved | {"cells": [cell | ({"outputs": []} if "outputs" in cell else {}) for cell in saved["cells"]]}
+    (folder / lab.path.name).write_text(json.dumps(clean, indent=1))
+    said = [sentence for sentence in differences(folder, [lab.path.stem]) if "no source" not in sentence]
+    assert said == []
