@@ -33,9 +33,9 @@ ALL = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 DRIVEN = ALL if os.environ.get("COURSE_BROWSER") == "all" else [name for name in ALL if name[:2] in ("00", "02", "03")]
 MINUTE = 60_000  # milliseconds, which is what playwright counts
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-# What a cell shows: the sources of its pictures, and its text. Read by JavaScript in the page.
+# What a cell shows: the sources of its pictures, and its text but for the controls' own; JavaScript in the page.
 SHOWN = """cell => [...cell.querySelectorAll('.jp-OutputArea-output img')].map(one => one.src).join()
-  + [...cell.querySelectorAll('.jp-OutputArea-output')].map(one => one.innerText).join()
+  + [...cell.querySelectorAll('.jp-OutputArea-output:not(:has(.jupyter-widgets))')].map(one => one.innerText).join()
   + [...cell.querySelectorAll('.js-plotly-plot')].map(one => JSON.stringify(one.layout && one.layout.title)).join()"""
 ALL_RAN = r"""() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
   .every(prompt => /\[\d+\]/.test(prompt.innerText))"""
@@ -72,6 +72,7 @@ def server():
         "JUPYTER_CONFIG_DIR": str(PLACE / "config"),
         "COURSE_RUNS": str(PLACE / "runs"),
     }
+    environment.pop("MPLBACKEND", None)  # the other tests draw without a screen; a notebook has a backend of its own
     with (PLACE / "server.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=log, stderr=log)
     try:
