@@ -205,8 +205,8 @@ def lab(request, server, browser):
     opened.run_all()
     yield opened
     page.close()
-    ended = urllib.request.Request(f"{server}/api/sessions?token=t")
-    for session in json.load(urllib.request.urlopen(ended)):  # its kernel holds memory that the next one wants
+    sessions = json.load(urllib.request.urlopen(f"{server}/api/sessions?token=t"))
+    for session in sessions:  # its kernel holds memory that the next one wants
         kernel = f"{server}/api/kernels/{session['kernel']['id']}?token=t"
         urllib.request.urlopen(urllib.request.Request(kernel, method="DELETE")).close()
 

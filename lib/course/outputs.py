@@ -92,8 +92,10 @@ def keep_committed_metadata(notebook: NotebookNode) -> None:
     for cell in notebook.cells:
         for key in UNSTORED:
             cell.metadata.pop(key, None)
-    kept = NOTEBOOK_METADATA | {key: notebook.metadata[key] for key in (BUILT,) if key in notebook.metadata}
-    notebook.metadata = NotebookNode({key: NotebookNode(value) for key, value in kept.items()})
+    kept = {key: NotebookNode(value) for key, value in NOTEBOOK_METADATA.items()}
+    if BUILT in notebook.metadata:
+        kept[BUILT] = notebook.metadata[BUILT]
+    notebook.metadata = NotebookNode(kept)
 
 
 def _append_text(kept: list[NotebookNode], text: str) -> None:

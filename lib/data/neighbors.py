@@ -255,8 +255,9 @@ def image_features(rgb, image_size: int = 128, batch_size: int = 64) -> Float[Te
     """L2-normalised ImageNet features (EfficientNet-Lite0) of uint8 images (N, H, W, 3) on white."""
     backbone = Backbone(LITE0, "imagenet", image_size, 127 / 255, 128 / 255).eval()
     batches = torch.as_tensor(rgb).split(batch_size)
-    long = len(batches) > 1
-    parts = [backbone(part.float() / 255) for part in (tqdm(batches, "features", unit="batch") if long else batches)]
+    if len(batches) > 1:
+        batches = tqdm(batches, "features", unit="batch")
+    parts = [backbone(part.float() / 255) for part in batches]
     return F.normalize(torch.cat(parts), dim=-1)
 
 

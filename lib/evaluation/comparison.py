@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lib.errors import InputError
-from lib.evaluation.summary import SHAPE_UNITS, bootstrap_interval, weighted_mean
-from lib.geometry.metrics import wrap_degrees
+from lib.evaluation.summary import SHAPE_UNITS, azimuth_errors, bootstrap_interval, weighted_mean
 
 # metric -> its title in the table, what a printed number is multiplied by, its digits, whether differences are shown
 SHOWN = {
@@ -61,11 +60,7 @@ def compare_rows(cells: pd.DataFrame, about: dict[str, dict], reference: str, se
 def _azimuth_errors(cells: pd.DataFrame) -> pd.DataFrame:
     """How far each image's azimuth is off, in degrees; the frame of a cell may be turned around as a whole."""
     part = cells[cells["metric"] == "azimuth_difference"]
-
-    def off(signed: pd.Series) -> np.ndarray:
-        return min((np.abs(wrap_degrees(signed.to_numpy() + turn)) for turn in (0, 180)), key=np.median)
-
-    values = part.groupby(["row", "seed"])["value"].transform(off)
+    values = part.groupby(["row", "seed"])["value"].transform(lambda cell: azimuth_errors(cell.to_numpy())[1])
     return part.assign(metric="azimuth_error_mean", value=values)
 
 

@@ -118,6 +118,16 @@ def weighted_quantile(values: Values, weights: Weights, quantile: float = 0.5) -
     return (below + above) / 2
 
 
+def azimuth_errors(differences: Values) -> tuple[int, Values]:
+    """By how many degrees, 0 or 180, all of a system's azimuths are turned, and how far each is off then.
+
+    The better of the two by the median: a symmetric system that never saw a viewpoint may have its front at either end.
+    """
+    errors = {turn: np.abs(wrap_degrees(differences + turn)) for turn in (0, 180)}
+    turn = min(errors, key=lambda turn: np.median(errors[turn]))
+    return turn, errors[turn]
+
+
 def _measurements(part: pd.DataFrame):
     """(protocol, metric, unit, statistic, values, models) of one category."""
     groups = dict(list(part.groupby(["protocol", "metric"], sort=False)))
@@ -132,12 +142,11 @@ def _measurements(part: pd.DataFrame):
         return
     models = groups["none", "azimuth"]["model"].to_numpy()
     value = {metric: group["value"].to_numpy(float) for (kind, metric), group in groups.items() if kind == "none"}
-    errors = {turn: np.abs(wrap_degrees(value["azimuth_difference"] + turn)) for turn in (0, 180)}
-    turn = min(errors, key=lambda turn: np.median(errors[turn]))
+    turn, errors = azimuth_errors(value["azimuth_difference"])
     rotation_error = value["rotation_error" if turn == 0 else "rotation_error_half_turn"]
-    within = (errors[turn] <= 30).astype(float)
-    yield "none", "azimuth_error", "degree", weighted_quantile, errors[turn], models
-    yield "none", "azimuth_error_iqr", "degree", _interquartile_range, errors[turn], models
+    within = (errors <= 30).astype(float)
+    yield "none", "azimuth_error", "degree", weighted_quantile, errors, models
+    yield "none", "azimuth_error_iqr", "degree", _interquartile_range, errors, models
     yield "none", "azimuth_within_30", "fraction", weighted_mean, within, models
     yield "none", "azimuth_entropy", "fraction of log 12", _entropy, value["azimuth"], models
     yield "none", "elevation_error", "degree", weighted_quantile, np.abs(value["elevation_difference"]), models

@@ -38,6 +38,20 @@ def right(name: str) -> None:
     print(f"{name}: right")
 
 
+def rounded(point) -> str:
+    """A point as a reader would write it."""
+    return "(" + ", ".join(f"{float(number):.3g}" for number in point) + ")"
+
+
+def rotation_matrix(azimuth: Tensor, elevation: Tensor, roll: Tensor) -> Tensor:
+    """R_z(roll) R_x(elevation) R_y(azimuth) P (notebook 03) from unit pairs, in 64 bits."""
+    (ca, sa), (ce, se), (cr, sr) = (pair.tolist() for pair in (azimuth, elevation, roll))
+    turn = torch.tensor([[ca, 0, sa], [0, 1, 0], [-sa, 0, ca]], dtype=torch.float64)
+    tip = torch.tensor([[1, 0, 0], [0, ce, -se], [0, se, ce]], dtype=torch.float64)
+    lean = torch.tensor([[cr, sr, 0], [-sr, cr, 0], [0, 0, 1]], dtype=torch.float64)
+    return lean @ tip @ turn @ torch.tensor([[-1, 0, 0], [0, 0, -1], [0, -1, 0]], dtype=torch.float64)
+
+
 # --- 00: start here --------------------------------------------------------------------------------------------------
 
 
@@ -112,18 +126,12 @@ def camera_position(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     expect(near(below[2], -1.0), "a negative elevation is below the object: z keeps the sign of the sine")
     drawn = 6 * torch.rand(2, 20, generator=generator(3), dtype=torch.float64) - 3
     found = torch.as_tensor(answer(*drawn, 3.0))
-    for row, (a, e) in enumerate(drawn.T.tolist()):  # the rotation from world to camera, backwards
-        turn = np.array([[math.cos(a), 0, math.sin(a)], [0, 1, 0], [-math.sin(a), 0, math.cos(a)]])
-        tip = np.array([[1, 0, 0], [0, math.cos(e), -math.sin(e)], [0, math.sin(e), math.cos(e)]])
-        axes = np.array([[-1, 0, 0], [0, 0, -1], [0, -1, 0]])
-        truth = -(tip @ turn @ axes).T @ np.array([0, 0, 3.0])
-        expect(near(found[row], torch.tensor(truth)), f"azimuth {a:.2f}, elevation {e:.2f} is {rounded(truth)}")
+    level = torch.tensor([1.0, 0.0])
+    for row, (a, e) in enumerate(drawn.T):  # the rotation from world to camera, backwards
+        pairs = (torch.stack([angle.cos(), angle.sin()]) for angle in (a, e))
+        truth = -rotation_matrix(*pairs, level).T @ torch.tensor([0, 0, 3.0], dtype=torch.float64)
+        expect(near(found[row], truth), f"azimuth {a:.2f}, elevation {e:.2f} is {rounded(truth)}")
     right("camera_position")
-
-
-def rounded(point) -> str:
-    """A point as a reader would write it."""
-    return "(" + ", ".join(f"{float(number):.3g}" for number in point) + ")"
 
 
 # --- 01: neighbours --------------------------------------------------------------------------------------------------
@@ -602,22 +610,12 @@ def mirrored_viewpoint(answer: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, 
         not near(roll, pairs[2]),
         "the roll did not change: a picture that leans to the left leans to the right in a mirror",
     )
-    for b in range(
-        2
-    ):  # the mirrored camera sees the mirrored point where the first one sees the point, with x reversed
+    # the mirrored camera sees the mirrored point where the first one sees the point, with x reversed
+    for b in range(2):
         seen = flip @ rotation_matrix(*(pair[b] for pair in pairs)) @ flip
         other = rotation_matrix(*(part[b].double() for part in found))
         expect(near(other, seen), "from there a mirrored point is not seen at the mirrored place")
     right("mirrored_viewpoint")
-
-
-def rotation_matrix(azimuth: Tensor, elevation: Tensor, roll: Tensor) -> Tensor:
-    """R_z(roll) R_x(elevation) R_y(azimuth) P (notebook 03) from unit pairs, in 64 bits."""
-    (ca, sa), (ce, se), (cr, sr) = (pair.tolist() for pair in (azimuth, elevation, roll))
-    turn = torch.tensor([[ca, 0, sa], [0, 1, 0], [-sa, 0, ca]], dtype=torch.float64)
-    tip = torch.tensor([[1, 0, 0], [0, ce, -se], [0, se, ce]], dtype=torch.float64)
-    lean = torch.tensor([[cr, sr, 0], [-sr, cr, 0], [0, 0, 1]], dtype=torch.float64)
-    return lean @ tip @ turn @ torch.tensor([[-1, 0, 0], [0, 0, -1], [0, -1, 0]], dtype=torch.float64)
 
 
 def azimuth_prior(answer: Callable[[Tensor], Tensor]) -> None:
