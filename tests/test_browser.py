@@ -37,7 +37,7 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
 SHOWN = """cell => [...cell.querySelectorAll('.jp-OutputArea-output img')].map(one => one.src).join()
   + [...cell.querySelectorAll('.jp-OutputArea-output:not(:has(.jupyter-widgets))')].map(one => one.innerText).join()
   + [...cell.querySelectorAll('.js-plotly-plot')].map(one => JSON.stringify(one.layout && one.layout.title)).join()"""
-ALL_RAN = r"""() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
+ALL_RAN = r"""() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt:not(.jp-Placeholder-prompt)')]
   .every(prompt => /\[\d+\]/.test(prompt.innerText))"""
 # A control -> keys that move it, one way and the other. JupyterLab takes arrow keys from a list that is not open.
 CONTROLS = {

@@ -19,7 +19,7 @@ from lib.course import experiment, experiment_cells, experiment_report
 from lib.course.experiment import _parser, _settings, main, run_cells, run_experiment
 from lib.course.experiment_cells import ABOUT, Settings, plan_cells
 from lib.course.experiment_report import keep_report
-from lib.course.grids import FULL, GRIDS, REFINED, Grid, find_grid, find_recipe, size_of
+from lib.course.grids import FULL, GRIDS, REFINED, Grid, find_grid, find_recipe, grid_results, size_of
 from lib.course.run import Job, Result, papermill_command
 from lib.data.loading import PreparedDataset
 from lib.data.prepared import write_metadata
@@ -34,6 +34,7 @@ from lib.evaluation import (
 )
 from lib.evaluation.comparison import compare_rows, comparison_table
 from lib.evaluation.results import check_one_commit, commit
+from lib.evaluation.studies import study_row
 from lib.files import write_json
 from lib.systems import make_system
 from lib.systems.checkpoints import load_system, save_weights
@@ -307,6 +308,17 @@ def test_a_table_is_of_one_clean_commit(commits, complaint):
     refused = pytest.raises(InputError, match=f"^table [^\n]*{complaint}") if complaint else nullcontext()
     with refused:
         check_one_commit(commits, "table")
+
+
+def test_a_kept_table_of_several_commits_is_not_shown(tmp_path):
+    assert grid_results("tables-2-3", tmp_path) is None
+    path = tmp_path / "tables-2-3.json"
+    rows = [study_row("full", "view", "chamfer_distance", 1, "unit", n=1) | {"commit": "a1"} for _ in range(2)]
+    write_json(path, rows)
+    assert grid_results("tables-2-3", tmp_path) == rows
+    write_json(path, [rows[0], rows[1] | {"commit": "b2"}])
+    with pytest.raises(InputError, match="tables-2-3.json mixes numbers of the commits a1, b2"):
+        grid_results("tables-2-3", tmp_path)
 
 
 def test_a_cell_that_went_on_at_another_commit_is_not_kept(done, settings, tmp_path, monkeypatch):

@@ -1,10 +1,13 @@
 """Every committed notebook keeps to the rules of CONTRIBUTING.md; none of them is executed here."""
 
+import ast
+
 import nbformat
 import pytest
 
 from lib.course.build import VALID_ID, differences
-from lib.course.outputs import CHECKED, KEY_FIGURE, MAX_PNG_BYTES, pngs, tags
+from lib.course.editions import CHECK, EXERCISE
+from lib.course.outputs import CHECKED, IMPORTS, KEY_FIGURE, MAX_PNG_BYTES, pngs, tags
 from lib.course.parameters import read_parameters
 from lib.paths import NOTEBOOKS
 
@@ -35,6 +38,18 @@ def test_one_parameters_cell_of_literals(path, notebook):
     assert read_parameters(path)["profile"].default == "quick"
 
 
+def test_imports_are_in_one_folded_cell_below_the_parameters(notebook):
+    """Then a cell in the middle of a fresh kernel needs no other imports; exercises bring theirs along."""
+    cells = code_cells(notebook)
+    first = cells[[("parameters" in tags(cell)) for cell in cells].index(True) + 1]
+    assert IMPORTS in tags(first) and first.metadata.jupyter == {"source_hidden": True}
+    assert all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(first.source).body)
+    for cell in cells:
+        if cell is not first and not {EXERCISE, CHECK} & set(tags(cell)):
+            nodes = ast.walk(ast.parse(cell.source))
+            assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes), f"move {cell.id}'s imports"
+
+
 def test_no_metadata_of_tools(notebook):
     assert notebook.metadata.kernelspec.name == "python3"
     assert not FORBIDDEN & set(notebook.metadata)
@@ -54,7 +69,8 @@ def test_size(path, notebook):
     assert path.stat().st_size < 2_000_000
     assert len(notebook.cells) <= 52
     for cell in code_cells(notebook):
-        assert len(cell.source.splitlines()) <= 30, f"cell {cell.id} is long: move it to notebooks/support"
+        long = len(cell.source.splitlines()) > 30 and IMPORTS not in tags(cell)
+        assert not long, f"cell {cell.id} is long: move it to notebooks/support"
         assert all(len(png) <= MAX_PNG_BYTES for png in pngs(cell))
 
 

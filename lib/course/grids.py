@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lib.errors import InputError
 from lib.evaluation import read_results
+from lib.evaluation.results import check_one_commit
 from lib.paths import RESULTS
 from lib.systems.sdf_srn import ABLATIONS as SDF_SRN_ABLATIONS
 from lib.systems.shapeclipper import ABLATIONS, IN_THE_PAPER
@@ -86,9 +87,19 @@ def find_grid(name: str) -> Grid:
 
 
 def grid_results(name: str, folder: Path = RESULTS) -> list[dict] | None:
-    """Rows of a grid that was run and kept in ``lib/results``; None where it was not."""
+    """Rows of a grid that was run and kept in ``lib/results``; None where it was not.
+
+    Raises
+    ------
+    InputError
+        They are not all of one clean commit: such rows cannot be compared.
+    """
     path = folder / f"{name}.json"
-    return read_results(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    rows = read_results(path)
+    check_one_commit((row["commit"] for row in rows), path.name)
+    return rows
 
 
 def find_recipe(name: str) -> Recipe:

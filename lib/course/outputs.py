@@ -20,6 +20,7 @@ CHECKED = "nbval-check-output"
 KEY_FIGURE = "key-figure"
 RESULTS = "results"
 INSTRUCTOR = "instructor"
+IMPORTS = "imports"  # the one cell that has them all, folded away in JupyterLab
 MAX_PNG_BYTES = 150_000
 MAX_TEXT = 100_000  # characters of one output
 CHANGING = re.compile(r"\b\d+(?:\.\d+)? ?(?=(?:s|ms|seconds|minutes|MB|GB)\b)|0x[0-9a-f]{6,}")
@@ -88,10 +89,12 @@ def keep_committed_outputs(notebook: NotebookNode, name: str) -> list[str]:
 
 
 def keep_committed_metadata(notebook: NotebookNode) -> None:
-    """Strip, in place, what JupyterLab and papermill write about a notebook and its cells."""
+    """Strip, in place, what JupyterLab and papermill write about a notebook and its cells; imports are folded away."""
     for cell in notebook.cells:
         for key in UNSTORED:
             cell.metadata.pop(key, None)
+        if IMPORTS in tags(cell):
+            cell.metadata["jupyter"] = NotebookNode(source_hidden=True)
     kept = {key: NotebookNode(value) for key, value in NOTEBOOK_METADATA.items()}
     if BUILT in notebook.metadata:
         kept[BUILT] = notebook.metadata[BUILT]

@@ -13,11 +13,9 @@ import torch
 
 from lib.course.grids import GRIDS, grid_results
 from lib.data.loading import PreparedDataset
-from lib.errors import InputError
 from lib.evaluation import read_results
 from lib.evaluation.claims import summary_table
 from lib.evaluation.comparison import comparison_table, markdown_table
-from lib.evaluation.results import check_one_commit
 from lib.figures.experiments import instance_rows
 from lib.figures.shapes import draw_mesh, facing
 from lib.figures.style import image_grid
@@ -92,17 +90,8 @@ def experiments_section(folder: Path = RESULTS) -> str:
         first = rows[0]
         about = f"{first['dataset']}, {first['steps']} steps, protocol `{grid.protocol}`, `lib/results/{name}.json`"
         table = markdown_table(comparison_table(rows, grid.protocol))
-        parts.append(f"*{grid.title}*, our numbers: {about}{_warning(rows, name)}\n\n{table}")
+        parts.append(f"*{grid.title}*, our numbers: {about}\n\n{table}")
     return "\n\n".join(parts)
-
-
-def _warning(rows: Sequence[dict], name: str) -> str:
-    """What a reader must know of a table that an older version kept: `keep_report` refuses such ones now."""
-    try:
-        check_one_commit((row["commit"] for row in rows), name)
-    except InputError:
-        return ". **Its cells were trained at several commits: read it with care**"
-    return ""
 
 
 def claims_section(folder: Path = RESULTS.parent) -> str:

@@ -8,6 +8,7 @@ import torch
 import trimesh
 from jaxtyping import Float
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from lib.data.loading import Batch, PreparedDataset
 from lib.errors import InputError
@@ -215,11 +216,19 @@ class Reconstruction:
         return mesh
 
     @torch.no_grad()
-    def render(self, viewpoint: Viewpoint | None = None, image_size: int = 64, samples: int = 64) -> RenderedMaps:
+    def render(
+        self,
+        viewpoint: Viewpoint | None = None,
+        image_size: int = 64,
+        samples: int = 64,
+        progress: bool = False,
+    ) -> RenderedMaps:
         """Images (B, image_size, image_size, ...) from the given viewpoints (default: the images' own)."""
         viewpoint = self.viewpoint if viewpoint is None else viewpoint
         pixels = pixel_centers(image_size, viewpoint.distance.device)[None]
-        images = [self._render_one(i, viewpoint[i], pixels, samples) for i in range(len(viewpoint))]
+        rows = range(len(viewpoint))
+        rows = tqdm(rows, "render", unit="image") if progress else rows
+        images = [self._render_one(i, viewpoint[i], pixels, samples) for i in rows]
         stacked = {
             name: torch.cat([getattr(image, name) for image in images]).unflatten(1, (image_size, image_size))
             for name in ("rgb", "mask", "normal", "depth")

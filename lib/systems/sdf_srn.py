@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from lib.data.augment import color_jitter
 from lib.data.loading import Batch
@@ -326,7 +327,9 @@ class SDFSRN(System):
         length = torch.where(surface.hit, surface.depth, far) * rays.directions.norm(dim=-1)
         return RenderedMaps(rgb, mask, F.normalize(gradient, dim=-1), length)
 
-    def refine(self, batch: Batch, generator: torch.Generator, steps: int | None = None) -> Reconstruction:
+    def refine(
+        self, batch: Batch, generator: torch.Generator, steps: int | None = None, progress: bool = False
+    ) -> Reconstruction:
         """Test-time optimisation (Table 3): descend on Eq. 11 over the codes of these images, the network fixed.
 
         Parameters
@@ -342,7 +345,8 @@ class SDFSRN(System):
         code = code.detach().requires_grad_()
         optimizer = torch.optim.Adam([code], REFINE_RATE)
         rays = self.config.refine_rays or batch.mask[0].numel()
-        for _ in range(self.config.refine_steps if steps is None else steps):
+        rounds = range(self.config.refine_steps if steps is None else steps)
+        for _ in tqdm(rounds, "refine", unit="step") if progress else rounds:
             loss = sum(self.losses_of(code, batch, rays, generator).values())
             (code.grad,) = torch.autograd.grad(loss, code)
             optimizer.step()

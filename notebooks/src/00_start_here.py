@@ -17,7 +17,8 @@
 # **Time**: half a minute to run, about fifteen minutes to read, half an hour for the three exercises. Nothing is
 # downloaded.
 #
-# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
+# A cell needs the cells above it; the first of them, folded away, has all imports. If one ends in `NameError`, choose
+# *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: how many held-out images are measured, and how finely
@@ -31,7 +32,8 @@ run_dir: str = ""  # where to write; empty: runs/<profile>/00_start_here
 seed: int = 0  # of the points drawn for measuring
 device: str = "auto"  # auto | cpu | cuda
 
-# %%
+# %% tags=["imports"] slug="imports"
+import os
 import time
 from pathlib import Path
 
@@ -39,11 +41,34 @@ import numpy as np
 import torch
 from IPython.display import FileLink
 
-from lib.systems.checkpoints import load_system
+from lib.data.images import crop_to_mask, on_white
 from lib.data.loading import PreparedDataset
+from lib.data.photos import read_photo, write_glb
+from lib.evaluation import (
+    Prediction,
+    Run,
+    evaluate_instances,
+    read_instances,
+    read_results,
+    results_table,
+    summarize,
+    system_predictor,
+    write_results,
+)
+from lib.figures.results import case_sheet, make_case, ranked_rows
+from lib.figures.shapes import mesh_sheet, turnable
+from lib.figures.upload import photo_figure, upload_control
+from lib.figures.viewer import controlled, dropdown, slider
+from lib.geometry.alignment import Clouds, aligned_chamfer_distance
+from lib.geometry.cameras import Viewpoint
+from lib.geometry.meshes import sample_surface
+from lib.geometry.metrics import chamfer_distance, nearest_distances
 from lib.paths import WEIGHTS, prepared_folder, run_folder
+from lib.systems.checkpoints import load_system
 from lib.training.__main__ import choose_device
+from support.nb00 import example_upload, prediction_viewer, read_makers, sample_page
 
+# %%
 run = run_folder("00_start_here", profile, run_dir)
 source = Path(checkpoint) if checkpoint else WEIGHTS / f"shapeclipper-{dataset}-{category}"
 data = PreparedDataset(prepared_folder(dataset, data_root), "test")
@@ -77,9 +102,6 @@ print(f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces in {seconds:.
 # back, the arm rests, the legs, the green?
 
 # %% tags=["key-figure"] alt="A photo of a chair, the predicted mesh and the true one, from two sides"
-from lib.evaluation import Prediction
-from lib.figures.results import case_sheet, make_case
-
 prediction = Prediction(mesh, shape.viewpoint.rotation()[0].double().cpu().numpy(), given is not None)
 true = chairs.mesh(row)
 figure = case_sheet([make_case("held out", chairs.rgb[row], prediction, true, chairs.viewpoint[row])])
@@ -97,8 +119,6 @@ figure = case_sheet([make_case("held out", chairs.rgb[row], prediction, true, ch
 # meshes begin at the photo's side.)
 
 # %%
-from lib.figures.shapes import mesh_sheet, turnable
-
 sides = [float(view.angles()[0][0].rad2deg()) for view in (shape.viewpoint, chairs.viewpoint[row])]
 turnable({"predicted": mesh, "true": true}, azimuths=sides)
 
@@ -109,10 +129,6 @@ figure = mesh_sheet({"predicted": mesh, "true": true}, starts=sides)
 # Take it with you: GLB opens in Blender, in most 3D viewers and in many browsers.
 
 # %%
-import os
-
-from lib.data.photos import write_glb
-
 glb = write_glb(mesh, run / "shape.glb")
 FileLink(os.path.relpath(glb))
 
@@ -128,8 +144,6 @@ FileLink(os.path.relpath(glb))
 # Two points against two, on a line, so that you can check it by hand:
 
 # %% slug="chamfer-by-hand"
-from lib.geometry.metrics import chamfer_distance, nearest_distances
-
 P, Q = np.array([[0.0, 0, 0], [1, 0, 0]]), np.array([[0.0, 0, 0], [3, 0, 0]])
 from_P = (0 + 1) / 2  # 0 lies on a point of Q; from 1 it is 1 to the point 0
 from_Q = (0 + 2) / 2  # 0 lies on a point of P; from 3 it is 2 to the point 1
@@ -143,9 +157,6 @@ assert by_hand == chamfer_distance(*nearest_distances(P, Q))
 # surfaces are on average a twentieth of the object's size apart.
 
 # %%
-from lib.geometry.alignment import Clouds, aligned_chamfer_distance
-from lib.geometry.meshes import sample_surface
-
 views = (prediction.rotation, chairs.viewpoint[row].rotation()[0].double().numpy())
 clouds = Clouds(sample_surface(mesh, 20_000, seed), sample_surface(true, 20_000, seed + 1), *views)
 print(f"10 x Chamfer distance of this chair: {10 * aligned_chamfer_distance(clouds):.2f}")
@@ -156,17 +167,6 @@ print(f"10 x Chamfer distance of this chair: {10 * aligned_chamfer_distance(clou
 # that made it measured: every held-out image, at full resolution.
 
 # %% tags=["results"]
-from lib.evaluation import (
-    Run,
-    evaluate_instances,
-    read_instances,
-    read_results,
-    results_table,
-    summarize,
-    system_predictor,
-    write_results,
-)
-
 count, resolution = (12, 48) if profile == "quick" else (len(chairs), 100)
 rows = torch.linspace(0, len(chairs) - 1, count).round().long().tolist()
 begin = time.perf_counter()
@@ -186,9 +186,6 @@ print(results_table(results + stored).round(3).to_string())
 # and what kind of chair the worst will be.
 
 # %% tags=["extremes"] alt="The best, the median and the worst prediction of all held-out images beside the truth"
-from lib.evaluation import system_predictor
-from lib.figures.results import ranked_rows
-
 whole = read_instances(source / "instances.parquet") if (source / "instances.parquet").is_file() else instances
 order = ranked_rows(whole, chairs) or ranked_rows(instances, chairs)  # rows of the dataset, best first
 predict, cases = system_predictor(system, 64), []
@@ -214,9 +211,6 @@ figure = case_sheet(cases)
 # choose another image.
 
 # %% tags=["viewer"] alt="A predicted chair, rendered from a chosen azimuth and elevation"
-from lib.figures.viewer import controlled, dropdown, slider
-from support.nb00 import prediction_viewer
-
 redraw = controlled(
     prediction_viewer(system, chairs),
     row=dropdown("image", [(chairs.metadata["id"][k], k) for k in rows], rows[len(rows) // 2]),
@@ -243,8 +237,6 @@ redraw = controlled(
 # opacities are bytes, 0 to 255:
 
 # %% slug="preparing-by-hand"
-from lib.data.images import crop_to_mask, on_white
-
 c, a = 100 / 255, 51 / 255  # a dark pixel; the object covers a fifth of it
 print("on white:", round(255 * (a * c + (1 - a))))  # 0.2 x 100 + 0.8 x 255
 assert on_white(np.uint8([[[100] * 3]]), np.uint8([[51]])).ravel().tolist() == [224] * 3
@@ -268,9 +260,6 @@ assert np.array_equal(cut, crop_to_mask(pixels, opacity, size=side)[0])
 # **Predict.** What will it make of a desk lamp?
 
 # %% tags=["photo"] alt="A photo, a lamp if none is given, and the predicted mesh from several sides"
-from lib.data.photos import read_photo
-from lib.figures.upload import photo_figure, upload_control
-
 size = chairs.rgb.shape[1]
 others = [*np.flatnonzero(data.metadata["category"] == "lamp"), 0]  # the first lamp; without lamps, the first image
 if photo:
@@ -280,8 +269,6 @@ else:
 figure = photo_figure(system, images, title)
 
 # %%
-from support.nb00 import example_upload, read_makers
-
 makers = read_makers(data.prepared.folder)
 example = example_upload(chairs, rows[0], makers.get(chairs.metadata["model"][rows[0]], ""))
 reconstruct = upload_control(system, run, size, example)
@@ -314,8 +301,6 @@ reconstruct = upload_control(system, run, size, example)
 # of both, where $\sin = 0.5$ and $\cos = 0.866$, at distance 5:
 
 # %% slug="camera-by-hand"
-from lib.geometry.cameras import Viewpoint
-
 camera = torch.tensor([5 * -0.5 * 0.866, 5 * 0.866 * 0.866, 5 * 0.5])
 print("the camera stands at", [round(x, 2) for x in camera.tolist()])
 angle = torch.tensor([30.0]).deg2rad()
@@ -326,8 +311,6 @@ assert torch.allclose(-5 * view.rotation()[0, 2], camera, atol=1e-3)  # row 2 is
 # In the dials below the triangle is the object, seen from above, its front at the top.
 
 # %% tags=["data"] alt="Samples with image, mask, normals, viewpoint and caption, and who made the object"
-from support.nb00 import sample_page
-
 redraw = controlled(
     lambda kind, page: sample_page(data, kind, page, makers=makers),
     kind=dropdown("category", sorted(set(data.metadata["category"])), category),

@@ -16,7 +16,8 @@
 # **Time**: about twenty minutes to read, half an hour for the three exercises; the cells take about a minute on two CPU
 # cores.
 #
-# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
+# A cell needs the cells above it; the first of them, folded away, has all imports. If one ends in `NameError`, choose
+# *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: full measures the shapes of all queries, quick of 350
@@ -32,18 +33,22 @@ meant: dict = {"a round table on one leg": "blendswap-cc-0-oaktable"}  # text ->
 run_dir: str = ""  # where results go; empty: runs/<profile>/01_clip_neighbors
 seed: int = 0  # of everything drawn
 
-# %%
+# %% tags=["imports"] slug="imports"
 import numpy as np
 import pandas as pd
+import torch
+from IPython.display import HTML, display
 
 from lib.data.neighbors import find_neighbors, random_neighbors
 from lib.evaluation import write_results
 from lib.evaluation.studies import study_row
-from lib.paths import prepared_folder, run_folder
 from lib.figures.source import show_source
 from lib.figures.viewer import controlled, dropdown, slider
+from lib.geometry.metrics import chamfer_distance, nearest_distances
+from lib.paths import prepared_folder, run_folder
 from support import nb01
 
+# %%
 run = run_folder("01_clip_neighbors", profile, run_dir)
 pictures = nb01.read_pictures(prepared_folder(dataset, data_root), split, count, seed)
 models, categories = pictures.labels("model"), pictures.labels("category")
@@ -63,8 +68,6 @@ print(f"{len(models)} images of {len(set(models))} models in {len(set(categories
 # Three vectors that you can check by hand: their lengths are 5, 5 and 2.
 
 # %% slug="cosine-by-hand"
-import torch
-
 e = torch.tensor([[3.0, 4.0], [4.0, 3.0], [0.0, 2.0]])
 s_01 = (3 * 4 + 4 * 3) / (5 * 5)  # 0.96
 s_02 = (3 * 0 + 4 * 2) / (5 * 2)  # 0.8
@@ -192,8 +195,6 @@ assert np.isclose(row["value"], 2 / 3) and (row["low"], row["high"]) == (draws["
 # Two points against one: from $(0, 0)$ it is 1 to $(0, 1)$, from $(2, 0)$ it is $\sqrt 5$, and back it is 1.
 
 # %% slug="chamfer-by-hand"
-from lib.geometry.metrics import chamfer_distance, nearest_distances
-
 by_hand = ((1 + 5**0.5) / 2 + 1) / 2
 print("Chamfer distance by hand:", round(by_hand, 3))
 P, Q = np.array([[0.0, 0, 0], [2, 0, 0]]), np.array([[0.0, 1, 0]])
@@ -378,8 +379,6 @@ else:
 # Clusters inside a category are often one *model*: again the embedding has found the object.
 
 # %% tags=["key-figure"] alt="t-SNE map of an embedding: images of a category lie together, images of one model closest"
-from IPython.display import HTML, display
-
 mapped = next(iter(vectors))
 drawn = np.random.default_rng(seed).permutation(len(models))[:600]
 shown, kinds = pictures.rgb[drawn], categories[drawn]

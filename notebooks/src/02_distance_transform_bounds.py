@@ -19,7 +19,8 @@
 # **Time**: about twenty-five minutes to read, and thirty-five for the three exercises. On two idle CPU cores all cells
 # together take about a minute.
 #
-# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
+# A cell needs the cells above it; the first of them, folded away, has all imports. If one ends in `NameError`, choose
+# *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: size of the grids and length of the fits
@@ -31,24 +32,31 @@ run_dir: str = ""  # where results go; empty: runs/<profile>/02_distance_transfo
 seed: int = 0  # of the fits
 device: str = "cpu"  # cpu: nothing large is trained here
 
-# %%
+# %% tags=["imports"] slug="imports"
 import time
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import distance_transform_edt
 from tqdm.auto import tqdm
 
 from lib.data.prepared import load_mesh, read_prepared
 from lib.data.silhouette_files import read_silhouette
 from lib.errors import InputError
-from lib.geometry.distance_transform import distance_transform, sdf_lower_bound
-from lib.losses.silhouette import importance_weight, sdf_bound_loss
-from lib.paths import prepared_folder, run_folder
+from lib.evaluation import write_results
+from lib.evaluation.studies import study_row
+from lib.fields.sdf import SDFField
 from lib.figures.source import show_source
 from lib.figures.viewer import values_of
+from lib.geometry.distance_grid import distance_grid
+from lib.geometry.distance_transform import distance_transform, sdf_lower_bound
+from lib.geometry.meshes import grid_points, marching_cubes
+from lib.losses.silhouette import importance_weight, sdf_bound_loss
+from lib.paths import prepared_folder, run_folder
 from support import nb02
 
+# %%
 begin = time.perf_counter()
 run = run_folder("02_distance_transform_bounds", profile, run_dir)
 scene = nb02.scene_of("chair of boxes", "perspective")
@@ -221,11 +229,6 @@ figure = nb02.gap_figure({"perspective": scene, "parallel rays": parallel}, 40)
 # **Predict.** How much of the hull of eight views is armchair (its IoU with the armchair): 0.4, 0.7 or 0.95?
 
 # %% slug="one-view-two-four-eight-measured"
-from scipy.ndimage import distance_transform_edt
-
-from lib.geometry.distance_grid import distance_grid
-from lib.geometry.meshes import grid_points
-
 prepared = read_prepared(prepared_folder(dataset, data_root))
 named = prepared.metadata[prepared.metadata["model"] == model]
 if len(named) == 0:
@@ -278,6 +281,8 @@ figures = nb02.carving_figures(carved, [*volumes, truth.numpy()], grid.bound)
 
 
 # %% tags=["gradients"] alt="Gradient of each outside pixel under distance and occupancy supervision"
+
+
 def outside_loss(kind, f, bound, D, weighted=True, width=0.02):
     """Of f at depths along rays that miss the object (rays, depths): Eq. 4, or -log(1 - occupancy)."""
     if kind == "distance":
@@ -304,9 +309,6 @@ figure = nb02.gradient_maps(scene, (now < 0).any(-1).float(), pulls)
 # **Predict.** Which is ahead after 25 steps, and after 75? And do the two shapes look right from beside?
 
 # %% slug="fit-measured"
-from lib.fields.sdf import SDFField
-from lib.geometry.meshes import marching_cubes
-
 steps = 75 if profile == "quick" else 400
 code = torch.zeros(1, 1)
 
@@ -324,6 +326,8 @@ def overlap(field):
 
 
 # %% slug="fit-one-field"
+
+
 def fit(kind, seed, rays=256, samples=6):
     """A fitted field, and its overlap at every 25th step."""
     torch.manual_seed(seed)
@@ -352,6 +356,8 @@ def fit(kind, seed, rays=256, samples=6):
 
 
 # %% tags=["fit"] alt="Overlap of the silhouettes while fitting, and the two fitted shapes from the camera and from beside"
+
+
 def shape(field):
     """Its surface as a mesh."""
     return marching_cubes(lambda points: values(field, torch.from_numpy(points)).numpy(), resolution=44)
@@ -394,6 +400,8 @@ figures = nb02.fit_figures(shapes, overlaps, every=25)
 
 
 # %% slug="what-goes-wrong-measured"
+
+
 def verdict(scene):
     """How often and by how much b is larger than f, over free pixels and depths; and mean b over mean f."""
     depths, free = scene.depths(24), ~scene.mask
@@ -571,9 +579,6 @@ check.bound_loss(my_bound_loss)
 #    most that $f$ can be at another point of that ray?
 
 # %% tags=["results"]
-from lib.evaluation import write_results
-from lib.evaluation.studies import study_row
-
 about = {"n": truth.numel(), "dataset": prepared.info["name"], "profile": profile}
 write_results(
     run / "results.json",

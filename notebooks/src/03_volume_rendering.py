@@ -17,7 +17,8 @@
 # **Time**: about twenty-five minutes to read, and thirty-five for the three exercises. On two idle CPU cores all cells
 # together take about a minute.
 #
-# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
+# A cell needs the cells above it; the first of them, folded away, has all imports. If one ends in `NameError`, choose
+# *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: size of the pictures and of the measurements
@@ -29,7 +30,7 @@ run_dir: str = ""  # where results go; empty: runs/<profile>/03_volume_rendering
 seed: int = 0  # of the random sample positions
 device: str = "cpu"  # cpu: nothing is trained here
 
-# %%
+# %% tags=["imports"] slug="imports"
 import math
 import time
 
@@ -38,14 +39,19 @@ from tqdm.auto import tqdm
 
 from lib.data.loading import PreparedDataset
 from lib.errors import InputError
-from lib.paths import prepared_folder, run_folder
+from lib.evaluation import write_results
+from lib.evaluation.studies import study_row
+from lib.fields.encoding import encode
+from lib.fields.sdf import SDFField
 from lib.figures.shapes import viewpoint_at
 from lib.figures.source import show_source
 from lib.figures.viewer import controlled
 from lib.geometry.cameras import Rays, Viewpoint, camera_rays
+from lib.paths import prepared_folder, run_folder
 from lib.rendering.volume import compositing_weights, laplace_density, render_rays
 from support import nb03
 
+# %%
 begin = time.perf_counter()
 run = run_folder("03_volume_rendering", profile, run_dir)
 data = PreparedDataset(prepared_folder(dataset, data_root), "train", [category])
@@ -111,8 +117,6 @@ assert torch.allclose(rays.directions[0], torch.stack([middle, corner / corner.n
 # With three coordinates and $F = 6$ these are 39 numbers. (SDF-SRN has a factor $\pi$ in front of $x$.)
 
 # %%
-from lib.fields.encoding import encode
-
 x = torch.tensor([0.5, 0.0, -0.25])
 parts = [x] + [torch.sin(2**k * x) for k in range(6)] + [torch.cos(2**k * x) for k in range(6)]
 assert torch.equal(torch.cat(parts), encode(x, 6)) and len(encode(x, 6)) == 39
@@ -200,9 +204,6 @@ redraw = nb03.ray_control(scene, scene.image_size * 55 // 96, scene.image_size *
 # **Predict.** With 64 samples a ray, which $\beta$ gives the best normals: 0.1, 0.03, 0.01 or 0.001?
 
 # %% tags=["curves"] alt="Errors of mask, depth and normals over the number of samples, one line for each beta"
-from lib.evaluation import write_results
-from lib.evaluation.studies import study_row
-
 betas, counts = (0.1, 0.03, 0.01, 0.003, 0.001), (16, 32, 64, 128, 256)
 errors = {}
 for beta, n in tqdm([(beta, n) for beta in betas for n in counts], unit="picture"):
@@ -312,8 +313,8 @@ figure = nb03.thin_figure(scene, (16, 32, 64, 128, 256), beta=0.001, crop=legs)
 # $10^{10}$. With $10^{10}$ any density that is left at the far end becomes a wall. VolSDF wants that (its scenes have a
 # background). For an object on white it is wrong while $\beta$ is large: the whole background turns opaque, and there
 # the mask has no gradient. Numbers are the mean mask of pixels that should be empty. A training survives it, because
-# $\beta$ falls: after 500 steps our own comparison cannot tell the two rules apart (10 x CD +0.034, 95 % interval
-# -0.001 to +0.073, three seeds; `lib/results/differences.json`).
+# $\beta$ falls: after 40 + 160 steps our own comparison cannot tell the two rules apart (10 x CD +0.018, 95 % interval
+# -0.025 to +0.054, five seeds; `lib/results/differences.json`).
 
 # %% tags=["interval"] alt="Masks with a last interval of length zero and infinity, for falling beta"
 figure = nb03.interval_figure(scene, (0.1, 0.05, 0.03, 0.02, 0.01))
@@ -351,8 +352,6 @@ figure = nb03.jitter_figure(scene, beta=0.003, samples=32, repeats=32, generator
 # term, needs the gradient of the distance. Both, for a network with random weights:
 
 # %%
-from lib.fields.sdf import SDFField
-
 torch.manual_seed(seed)
 network = SDFField()
 points = torch.rand(1, 4000, 3) - 0.5

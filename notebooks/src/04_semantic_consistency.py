@@ -16,7 +16,8 @@
 # **Time**: about twenty-five minutes to read, twenty-five for the exercises. The cells take one to two minutes on two
 # CPU cores.
 #
-# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
+# A cell needs the cells above it; the first of them, folded away, has all imports. If one ends in `NameError`, choose
+# *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: full fits longer, and to every neighbour
@@ -28,22 +29,34 @@ run_dir: str = ""  # where results go; empty: runs/<profile>/04_semantic_consist
 seed: int = 0  # of everything drawn
 device: str = "cpu"  # cpu: single images only
 
-# %%
+# %% tags=["imports"] slug="imports"
 import math
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
-from lib.systems.checkpoints import load_system
+from lib.course.grids import grid_results
 from lib.data.loading import PreparedDataset
 from lib.data.neighbors import image_features, nearest, read_neighbors
-from lib.paths import WEIGHTS, prepared_folder, run_folder
+from lib.evaluation import write_results
+from lib.evaluation.comparison import comparison_table
+from lib.evaluation.studies import study_row
 from lib.fields.texture import colored_field
 from lib.figures.source import show_source
+from lib.figures.viewer import controlled
+from lib.geometry.meshes import sample_surface
+from lib.geometry.metrics import chamfer_distance, nearest_distances
+from lib.losses.normal import normal_loss
+from lib.losses.reprojection import mask_loss, rgb_loss
+from lib.losses.semantic import neighbor_probabilities
+from lib.paths import WEIGHTS, prepared_folder, run_folder
+from lib.rendering.volume import laplace_density
+from lib.systems.checkpoints import load_system
 from lib.systems.shapeclipper import ShapeClipper
 from support import nb04
 
+# %%
 run = run_folder("04_semantic_consistency", profile, run_dir)
 folder = prepared_folder(dataset, data_root)
 data = PreparedDataset(folder, "train", [category])
@@ -120,9 +133,6 @@ print(
 # $1 - \cos$, notebook 05; here $\lambda_1 = 0.5$ and $\lambda_2 = 0.01$.)
 
 # %% slug="by-hand"
-from lib.losses.normal import normal_loss
-from lib.losses.reprojection import mask_loss, rgb_loss
-
 image, drawn = (torch.tensor([grey])[..., None].expand(1, 4, 3) for grey in ([0.2, 0.2, 1, 1], [0.2, 0.4, 0.6, 1]))
 mask, drawn_mask = torch.tensor([[1.0, 1, 0, 0]]), torch.tensor([[1.0, 0.5, 0.5, 0]])
 up, tilted = torch.tensor([[[0, 0, 1.0]]]), torch.tensor([[[0, 0.75**0.5, 0.5]]])
@@ -176,8 +186,6 @@ figure = nb04.consistency_figure([query, near], maps, ["query", "neighbour"])
 # for material.
 
 # %% slug="gradient-by-hand"
-from lib.rendering.volume import laplace_density
-
 density = 0.5 * math.exp(-1) / 0.1  # exp(-s / beta) / (2 beta), Eq. 2-3 of VolSDF in notebook 03
 slope = -density / 0.1  # of the density, by the distance
 by_hand = -math.exp(-density * 0.1) * 0.1 * slope  # M = 1 - exp(-density * interval), so this is d(1 - M) / ds
@@ -245,8 +253,6 @@ figure = nb04.shares_figure(shares)
 # Choose the neighbour. Where do two of them disagree about the same place?
 
 # %% tags=["control"] alt="The chair coloured by its gradient with a chosen neighbour"
-from lib.figures.viewer import controlled
-
 redraw = controlled(
     lambda neighbor, mirrored: nb04.draw_gradient(mesh, query.viewpoint, own, others, scale, neighbor, mirrored),
     **nb04.neighbor_choice([nb04.azimuth_of(data, row) for row in rows]),
@@ -263,11 +269,6 @@ redraw = controlled(
 # the own view alone?
 
 # %% tags=["fit"] alt="Shapes fitted to one view, with a good neighbour and with a bad one, from four sides"
-from lib.evaluation import write_results
-from lib.evaluation.studies import study_row
-from lib.geometry.meshes import sample_surface
-from lib.geometry.metrics import chamfer_distance, nearest_distances
-
 settings = {} if profile == "quick" else {"steps": 600, "rays": 256, "samples": 48}
 fits = {"own view": [query], "with the like chair": [query, near], "with the armchair": [query, far]}
 if profile == "full":
@@ -311,15 +312,13 @@ print(f"true shapes: like chair at {10 * chosen.near_distance:.2f}, armchair at 
 # viewpoints and short trainings, does not confirm it. A star would mark a difference that all seeds agree on:
 
 # %% tags=["experiment"]
-from lib.course.grids import grid_results
-from lib.evaluation.comparison import comparison_table
-
 display(comparison_table(grid_results("tables-2-3"), "view"))
 
 # %% [markdown]
-# Without SSC the distance is smaller, not larger, and the interval includes 0: we *cannot tell*. With given viewpoints the
-# other images of a batch already show the other sides of similar chairs. Where nobody gives the viewpoints, a second image
-# of the shape may say more. So we trained the recipe `small`, which has to find them, for 80 + 200 steps with three seeds.
+# These are 40 + 160 steps with five seeds. Without SSC the mean distance is smaller, not larger, but the interval includes
+# 0 and two seeds disagree: we *cannot tell*. With given viewpoints the other images of a batch already show the other sides
+# of similar chairs. Where nobody gives the viewpoints, a second image of the shape may say more. So we trained the recipe
+# `small`, which has to find them, for 80 + 200 steps with three seeds.
 #
 # **Predict.** Without the neighbour, will the shapes be worse? Will the azimuths?
 
@@ -348,8 +347,6 @@ display(comparison_table(grid_results("unknown-viewpoints"), "view").T)
 # Two neighbours with four pixels: the first shares one of three, so its IoU is 1/3; the second shares none.
 
 # %% slug="probabilities-by-hand"
-from lib.losses.semantic import neighbor_probabilities
-
 mask = torch.tensor([[[1.0, 1, 0, 0]]])  # one image of 1 x 4 pixels
 others_masks = torch.tensor([[[[0.0, 1, 1, 0]], [[0.0, 0, 1, 1]]]])
 preference = [(1 - 1 / 3) ** 4, (1 - 0) ** 4]  # 16/81 and 1

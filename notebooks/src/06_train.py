@@ -18,7 +18,8 @@
 # cores. The quick profile trains with *given* viewpoints, because that shows chairs soonest. The full profile is the
 # real training, viewpoints unknown; see the table of profiles below.
 #
-# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
+# A cell needs the cells above it; the first of them, folded away, has all imports. If one ends in `NameError`, choose
+# *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: a minute with given viewpoints, or the real training
@@ -31,18 +32,38 @@ seed: int = 0  # of the first weights and of everything drawn
 device: str = "auto"  # auto | cpu | cuda
 processes: int = 1  # how many train together, each on its own GPU
 
-# %%
+# %% tags=["imports"] slug="imports"
+import hashlib
 import shutil
+from math import cos, radians, sin, sqrt
 
+import pandas as pd
 import torch
 from accelerate import notebook_launcher
 
 from lib.data.loading import PreparedDataset
+from lib.data.neighbors import read_neighbors
+from lib.evaluation import Run, evaluate, read_results, results_table, system_predictor, write_results
+from lib.figures.maps import reconstruction_sheet
+from lib.figures.source import show_source
+from lib.figures.training import loss_figure
+from lib.figures.viewer import controlled, dropdown, slider, turned_views
+from lib.geometry.cameras import Viewpoint
+from lib.losses.camera import azimuth_prior_loss, mirror_loss
+from lib.losses.field import eikonal_loss
+from lib.losses.normal import normal_loss
+from lib.losses.reprojection import mask_loss, rgb_loss
 from lib.paths import WEIGHTS, prepared_folder, run_folder
 from lib.systems import make_system
+from lib.systems.shapeclipper import PAPER, ShapeClipper
 from lib.training.__main__ import choose_device, train_recipe, validation_images
+from lib.training.log import read_log
+from lib.training.loop import train
 from lib.training.recipes import RECIPES
+from lib.training.validation import validate
+from support.nb06 import ablation_table, objective_table, recipe_table, step_figure, watch
 
+# %%
 torch.set_flush_denormal(True)  # see "What goes wrong"
 name = "quick" if profile == "quick" else recipe
 chosen = RECIPES[name].changed(seed=seed)
@@ -69,9 +90,6 @@ print(f"{len(test)} held-out images of {test.metadata['model'].nunique()} other 
 # Before training every code means the same ball, so that is what both renderings show.
 
 # %% tags=["step"] alt="One image and its neighbour with mask, normals, where rays are drawn, and the rendering: a ball"
-from lib.data.neighbors import read_neighbors
-from support.nb06 import step_figure
-
 torch.manual_seed(seed)
 system = make_system(chosen.system).to(accelerator.device).eval()
 neighbors = read_neighbors(folder, data.metadata)
@@ -104,10 +122,6 @@ figure = step_figure(step, ball.render(samples=32), ball.render(step.neighbor.vi
 # Three notebooks explain the parts: 03 the renderer, 04 the neighbour, 05 the normals.
 
 # %%
-import pandas as pd
-
-from support.nb06 import ablation_table, objective_table, recipe_table
-
 pd.set_option("display.max_colwidth", 80)
 others = {key: RECIPES[key].system for key in ("small", "paper")}
 wide = {"min-width": "18em", "text-align": "left"}  # else a browser squeezes the words into a column of one each
@@ -119,10 +133,6 @@ display(terms, ablation_table())
 # first ray's normal is tilted by 60°, which costs 7.33 (notebook 05).
 
 # %%
-from lib.losses.normal import normal_loss
-from lib.losses.reprojection import mask_loss, rgb_loss
-from lib.systems.shapeclipper import PAPER, ShapeClipper
-
 L_I = 0.6**2 / 6  # mean squared difference of six values: 0.06
 L_M = 1 - 1 / (1 + 1.5 - 1)  # intersection 1, union 1.5: 0.333
 L_N = 5 * (0.866 + 0.5) + 1 - 0.5  # 7.33
@@ -148,8 +158,6 @@ assert abs(float(of_lib) - L_recon) < 1e-4
 # Does it cost anything? How much?
 
 # %%
-from lib.losses.field import eikonal_loss
-
 x = torch.tensor([[0.3, 0.0, 0.4]])  # 0.5 long
 gradient = 2 * x / 0.5  # (1.2, 0, 1.6)
 by_hand = ((1.2**2 + 1.6**2) ** 0.5 - 1) ** 2
@@ -180,11 +188,6 @@ assert abs(float(eikonal_loss(gradient)) - by_hand) < 1e-6
 # which azimuths does the mirror term cost it nothing? Does the azimuth prior object?
 
 # %%
-from math import cos, radians, sin, sqrt
-
-from lib.geometry.cameras import Viewpoint
-from lib.losses.camera import azimuth_prior_loss, mirror_loss
-
 for degrees in (0, 30, 90, 180):
     angle = radians(degrees)
     by_hand = (cos(angle) - cos(-angle)) ** 2 + (sin(angle) - sin(-angle)) ** 2  # 4 sin^2
@@ -212,8 +215,6 @@ assert abs(float(azimuth_prior_loss(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))) - b
 # minimises their sum.
 
 # %%
-from lib.figures.source import show_source
-
 show_source(ShapeClipper.losses)
 
 # %% [markdown]
@@ -270,10 +271,6 @@ recipe_table()
 # **Predict.** What appears first: the seat, the back, or the legs? And will the dashed curves end above the solid ones?
 
 # %% tags=["train"] alt="Loss curves, and a held-out chair rendered at several steps"
-from lib.training.log import read_log
-from lib.training.loop import train
-from support.nb06 import watch
-
 total = chosen.training.total
 watched = test.batch(torch.tensor([len(test) // 2]))
 board = watch(run, total, watched)
@@ -311,8 +308,6 @@ print(f"{total} steps in {read_log(log)[-1]['seconds']:.0f} s of training")
 # **Predict.** Will their weights be different, equal but for rounding, or identical?
 
 # %% tags=["resume"]
-import hashlib
-
 tiny = chosen.changed(steps=4, pretrain_steps=2, rays=16, neighbor_rays=8, samples=6, batch_size=2, save_every=100)
 
 
@@ -351,8 +346,6 @@ print("\n".join(f"{way:14} {digest}" for way, digest in digests.items()))
 # **Predict.** The four chairs are quite different. Will the four meshes be?
 
 # %% tags=["key-figure"] alt="Held-out chairs: image, rendering, true and rendered normals, and the mesh from two sides"
-from lib.figures.maps import reconstruction_sheet
-
 rows = torch.linspace(0, len(test) - 1, 6).long()[1:5]
 held_out = test.batch(rows).to(accelerator.device)
 given = held_out.viewpoint if system.needs_viewpoint else None
@@ -372,8 +365,6 @@ figure = reconstruction_sheet(held_out, shapes.render(samples=32), shapes.viewpo
 # Turn the first chair with the sliders.
 
 # %% tags=["control"] alt="One predicted chair, rendered and as a mesh, from a chosen side"
-from lib.figures.viewer import controlled, slider, turned_views
-
 redraw = controlled(
     lambda azimuth, elevation: turned_views(shapes, meshes[0], azimuth, elevation, size=64),
     azimuth=slider("azimuth", 140, -180, 180, 10, "°"),
@@ -391,9 +382,6 @@ redraw = controlled(
 # see what longer training does.
 
 # %% tags=["curves"] alt="Weighted losses over the steps, one line a term, logarithmic"
-from lib.figures.training import loss_figure
-from lib.figures.viewer import dropdown
-
 logs = {"this run": log} | {path.parent.name: path for path in sorted(WEIGHTS.glob("shapeclipper-*/train.jsonl"))}
 redraw = controlled(
     lambda which, smooth: loss_figure(read_log(logs[which]), smooth=smooth),
@@ -413,8 +401,6 @@ redraw = controlled(
 # FS@1, which counts points within 0.01 of the other surface?
 
 # %% tags=["results"]
-from lib.evaluation import Run, evaluate, read_results, results_table, system_predictor, write_results
-
 quick = profile == "quick"
 few = torch.linspace(0, len(test) - 1, 12 if quick else len(test)).long().tolist()
 resolution, points = (40, 5_000) if quick else (100, 100_000)
@@ -452,8 +438,6 @@ print(table.round(3).to_string())
 # `select="shapes"` is the released code's way, `select="last"` takes the last state. Both scores, after training:
 
 # %%
-from lib.training.validation import validate
-
 scores = validate(system, validation or test, seed, shapes=True, limit=8)
 print(f"image loss (what 'images' looks at)           {scores['image_loss']:.3f}")
 print(f"10 x Chamfer distance (what 'shapes' looks at) {10 * scores['chamfer_distance']:.3f}")

@@ -19,7 +19,8 @@
 # quick profile measures a few held-out images with coarse grids. The full results of the shipped checkpoints stand
 # beside it.
 #
-# A cell needs the cells above it. If one ends in `NameError`, choose *Run > Run All Above Selected Cell*.
+# A cell needs the cells above it; the first of them, folded away, has all imports. If one ends in `NameError`, choose
+# *Run > Run All Above Selected Cell*.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # quick | full: a few held-out images, coarsely, or the whole test split as in the paper
@@ -31,20 +32,49 @@ run_dir: str = ""  # where to write; empty: runs/<profile>/07_evaluate
 seed: int = 0  # of the points drawn from surfaces
 device: str = "auto"  # auto | cpu | cuda
 
-# %%
+# %% tags=["imports"] slug="imports"
+from math import log
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
+from lib.course.grids import GRIDS, grid_results
 from lib.data.loading import PreparedDataset
-from lib.evaluation import Run, evaluate_instances, read_results, results_table, summarize
-from lib.evaluation import system_predictor, write_results
+from lib.data.neighbors import read_neighbors
+from lib.evaluation import (
+    Run,
+    evaluate_instances,
+    read_results,
+    results_table,
+    summarize,
+    system_predictor,
+    write_results,
+)
+from lib.evaluation.baselines import make_baselines
+from lib.evaluation.claims import paper_table, place_table, places, purposeful_differences, summary_table
+from lib.evaluation.comparison import comparison_table
+from lib.figures.results import case_sheet, make_case, ranked_rows
 from lib.figures.source import show_source
+from lib.figures.viewer import controlled, dropdown, slider
+from lib.geometry import metrics
+from lib.geometry.alignment import Clouds, view_normalized
+from lib.geometry.meshes import marching_cubes, sample_surface
 from lib.paths import WEIGHTS, prepared_folder, run_folder
-from lib.training.__main__ import choose_device
 from lib.systems.checkpoints import load_system
+from lib.training.__main__ import choose_device
+from support.nb07 import (
+    azimuth_figure,
+    comparison_bars,
+    differences_table,
+    measure_differences,
+    protocol_figure,
+    shrink_figure,
+    threshold_figure,
+)
 
+# %%
 run = run_folder("07_evaluate", profile, run_dir)
 quick = profile == "quick"
 count, resolution, points = (12, 48, 5_000) if quick else (None, 100, 100_000)
@@ -84,8 +114,6 @@ options = {"protocols": ("raw", "view", "icp"), "rows": rows, "points": points, 
 measured = {name: evaluate_instances(remembering(name), test, **options) for name in systems}
 
 # %% tags=["extremes"] alt="Best, median and worst prediction beside the true shapes, from the photo's side and turned"
-from lib.figures.results import case_sheet, make_case, ranked_rows
-
 first = next(iter(systems))
 order = ranked_rows(measured[first], test)  # rows of the dataset, best first
 picked = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
@@ -115,8 +143,6 @@ figure = case_sheet(cases)
 # at index 3:
 
 # %%
-from lib.geometry.meshes import marching_cubes
-
 right = [round(-0.6 + 1.2 * i / (5 - 1), 2) for i in range(5)]
 released = [round(-0.6 + 1.2 * i / 5, 2) for i in range(5)]
 print("index i:   ", *(f"{i:6}" for i in range(5)))
@@ -127,7 +153,6 @@ for shrink, place in ((False, right[3]), (True, released[3])):
     assert np.allclose(wall.vertices[:, 0], place, atol=1e-6)
 
 # %% tags=["shrink"] alt="Displacement of the surface against grid size: formula and measured points"
-from support.nb07 import shrink_figure
 
 
 def ball(x):
@@ -154,8 +179,6 @@ figure = shrink_figure(sizes, moved)
 # Two predicted points and three true ones on a line, by hand:
 
 # %%
-from lib.geometry import metrics
-
 to_truth = [0.1, 0.3]  # predicted points 0, 1; true points 0.1, 1.3, 3
 to_prediction = [0.1, 0.3, 2.0]
 CD = 0.5 * (0.1 + 0.3) / 2 + 0.5 * (0.1 + 0.3 + 2.0) / 3  # 0.1 + 0.4
@@ -173,10 +196,6 @@ assert np.isclose(metrics.chamfer_distance(*found), CD) and np.isclose(metrics.f
 # your eye would not forgive. The paper prints 0.01, 0.05 and 0.1; one number alone says little.
 
 # %% tags=["threshold"] alt="Predicted and true points, near and far, and the F-score for every threshold"
-from lib.figures.viewer import controlled, dropdown, slider
-from lib.geometry.alignment import Clouds
-from lib.geometry.meshes import sample_surface
-from support.nb07 import protocol_figure, threshold_figure
 
 
 def clouds_of(row):
@@ -220,8 +239,6 @@ redraw = controlled(
 # world to camera and $e$ the larger of the extents along the image's two axes. Three points in camera axes by hand:
 
 # %%
-from lib.geometry.alignment import view_normalized
-
 corners = np.array([[0.0, 0, 5], [2, 0, 5], [1, 3, 8]])  # mean (1, 1, 6); extents 2 along x and 3 along y
 by_hand = (corners - [1, 1, 6]) / 3
 print(by_hand.round(2).tolist())
@@ -258,10 +275,6 @@ figure = protocol_figure(clouds_of(picked["median"][0]))
 # **Predict.** Put our two checkpoints into an order with the medoid and with retrieval, both with the true view.
 
 # %%
-from tqdm.auto import tqdm
-
-from lib.evaluation.baselines import make_baselines
-
 baselines = make_baselines(known, test, shapes=24 if quick else 64)
 if quick:
     options["protocols"] = ("raw", "view")  # ICP takes the longest
@@ -278,8 +291,6 @@ print(f"protocol view, {len(rows)} images, {resolution} samples an axis, {points
 print(results_table(results).round(3).to_string())
 
 # %% tags=["baselines"] alt="10 x Chamfer distance of each system and baseline with its 95 % interval"
-from support.nb07 import comparison_bars
-
 redraw = controlled(
     lambda metric, protocol: comparison_bars(results, metric, protocol, 1 if "score" in metric else 10),
     metric=dropdown("metric", ["chamfer_distance", "accuracy", "completeness", "f_score@0.01", "f_score@0.05"]),
@@ -322,8 +333,6 @@ if len({row["category"] for row in results}) > 2:  # "all" and more than one
 # 1 for an even spread and 0 for a collapse; a dozen images drawn evenly reach about 0.8. Four azimuths by hand:
 
 # %%
-from math import log
-
 azimuths = np.array([10.0, 20.0, 100.0, 200.0])  # two in one sector of 30°, the others alone: shares 1/2, 1/4, 1/4
 H = (1 / 2 * log(2) + 1 / 4 * log(4) + 1 / 4 * log(4)) / log(12)
 print(f"entropy of {azimuths.tolist()}: {H:.2f}; of one azimuth for all: {metrics.azimuth_entropy(0 * azimuths):.2f}")
@@ -333,8 +342,6 @@ assert np.isclose(metrics.azimuth_entropy(azimuths), H)
 # **Predict.** You have seen the first checkpoint's chair in four protocols. On which line will its azimuths be?
 
 # %% tags=["viewpoint"] alt="Predicted against true azimuths, and their spread over the circle"
-from support.nb07 import azimuth_figure
-
 learned = next((name for name in systems if not systems[name].needs_viewpoint), None)
 shown_system = learned or "retrieval_feature (own view)"
 print("viewpoints of", shown_system)
@@ -358,8 +365,6 @@ if "azimuth" in wide:
 # Table 4: eleven categories of Pascal3D+, in the protocol `rotation`.
 
 # %%
-from lib.evaluation.claims import paper_table
-
 for number in (2, 4):
     published = paper_table(number)
     print(published.attrs["source"], published.to_string(), sep="\n", end="\n\n")
@@ -403,12 +408,6 @@ results_table(shipped or results, metrics=metrics_shown).round(4)
 # else in them is meant to be the same, and `tests/test_fidelity.py` holds each easily misread term against a formula.
 
 # %% tags=["differences"]
-from lib.course.grids import GRIDS, grid_results
-from lib.data.neighbors import read_neighbors
-from lib.evaluation.claims import purposeful_differences
-from lib.evaluation.comparison import comparison_table
-from support.nb07 import differences_table, measure_differences
-
 last = list(systems)[-1]  # of the two that come with the course, the one with given viewpoints
 every, neighbors = PreparedDataset(folder, "test"), read_neighbors(folder, known.metadata)
 few = {"points": 10_000, "images": 128} if quick else {"points": 100_000, "images": len(known)}
@@ -432,8 +431,6 @@ display(purposeful_differences().style.hide())
 # come, and cannot be compared with the printed number beside them. Choose a table.
 
 # %% tags=["claims"]
-from lib.evaluation.claims import place_table, places, summary_table
-
 display(summary_table().style.hide())
 redraw = controlled(place_table, key=dropdown("table", places()))
 
