@@ -5,7 +5,6 @@ lib.data.embeddings ...``). What is in a part does not depend on who computes it
 """
 
 import argparse
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -49,7 +48,8 @@ def embed_images(
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or len(images) == 0:
         raise InputError(f"images: expected uint8 of shape (N, H, W, 3), got {images.dtype} {images.shape}")
-    starts = tqdm(range(0, len(images), batch_size), embedder.name, unit="batch", disable=_quiet(progress))
+    starts = range(0, len(images), batch_size)
+    starts = tqdm(starts, embedder.name, unit="batch") if progress else starts
     batches = ([Image.fromarray(image) for image in images[start : start + batch_size]] for start in starts)
     return torch.cat([embedder.encode(pictures) for pictures in batches])
 
@@ -81,7 +81,8 @@ def embed_dataset(
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     partial, plan = path.with_suffix(".partial"), header | {"batch_size": str(batch_size)}
     parts = [partial / f"{start:09d}.safetensors" for start in range(0, len(prepared.metadata), PART)]
-    for part in tqdm(parts[rank::processes], embedder.name, unit="part", disable=_quiet(rank == 0)):
+    mine = parts[rank::processes]
+    for part in tqdm(mine, embedder.name, unit="part") if rank == 0 else mine:
         if not _has_header(part, plan):
             vectors = _embed_part(prepared, embedder, int(part.stem), batch_size)
             write_atomically(part, lambda p, v=vectors: save_file({"embeddings": v}, p, metadata=plan))
@@ -147,10 +148,6 @@ def _header(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it and write it again") from error
-
-
-def _quiet(progress: bool) -> bool:
-    return not progress or bool(os.environ.get("TQDM_DISABLE"))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -223,7 +223,10 @@ class Reconstruction:
         samples: int = 64,
         progress: bool = False,
     ) -> RenderedMaps:
-        """Images (B, image_size, image_size, ...) from the given viewpoints (default: the images' own)."""
+        """Images (B, image_size, image_size, ...) from the given viewpoints (default: the images' own).
+
+        With `progress`, a bar counts the images.
+        """
         viewpoint = self.viewpoint if viewpoint is None else viewpoint
         pixels = pixel_centers(image_size, viewpoint.distance.device)[None]
         rows = range(len(viewpoint))

@@ -338,6 +338,8 @@ class SDFSRN(System):
             Images with masks and viewpoints.
         steps : int, optional
             Of Adam; the configuration's `refine_steps` without it.
+        progress : bool
+            Show a bar that counts the steps.
         """
         batch = self.with_projection(batch)
         with torch.no_grad():

@@ -281,8 +281,6 @@ figures = nb02.carving_figures(carved, [*volumes, truth.numpy()], grid.bound)
 
 
 # %% tags=["gradients"] alt="Gradient of each outside pixel under distance and occupancy supervision"
-
-
 def outside_loss(kind, f, bound, D, weighted=True, width=0.02):
     """Of f at depths along rays that miss the object (rays, depths): Eq. 4, or -log(1 - occupancy)."""
     if kind == "distance":
@@ -326,8 +324,6 @@ def overlap(field):
 
 
 # %% slug="fit-one-field"
-
-
 def fit(kind, seed, rays=256, samples=6):
     """A fitted field, and its overlap at every 25th step."""
     torch.manual_seed(seed)
@@ -356,8 +352,6 @@ def fit(kind, seed, rays=256, samples=6):
 
 
 # %% tags=["fit"] alt="Overlap of the silhouettes while fitting, and the two fitted shapes from the camera and from beside"
-
-
 def shape(field):
     """Its surface as a mesh."""
     return marching_cubes(lambda points: values(field, torch.from_numpy(points)).numpy(), resolution=44)
@@ -400,8 +394,6 @@ figures = nb02.fit_figures(shapes, overlaps, every=25)
 
 
 # %% slug="what-goes-wrong-measured"
-
-
 def verdict(scene):
     """How often and by how much b is larger than f, over free pixels and depths; and mean b over mean f."""
     depths, free = scene.depths(24), ~scene.mask

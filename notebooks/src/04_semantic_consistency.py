@@ -315,10 +315,10 @@ print(f"true shapes: like chair at {10 * chosen.near_distance:.2f}, armchair at 
 display(comparison_table(grid_results("tables-2-3"), "view"))
 
 # %% [markdown]
-# These are 40 + 160 steps with five seeds. Without SSC the mean distance is smaller, not larger, but the interval includes
-# 0 and two seeds disagree: we *cannot tell*. With given viewpoints the other images of a batch already show the other sides
-# of similar chairs. Where nobody gives the viewpoints, a second image of the shape may say more. So we trained the recipe
-# `small`, which has to find them, for 80 + 200 steps with three seeds.
+# These are 40 + 160 steps with five seeds. Without SSC the mean distance is smaller, not larger, but the interval
+# includes 0 and two seeds disagree: we *cannot tell*. With given viewpoints the other images of a batch already show the
+# other sides of similar chairs. Where nobody gives the viewpoints, a second image of the shape may say more. So we trained
+# the recipe `small`, which has to find them, for 80 + 200 steps with three seeds.
 #
 # **Predict.** Without the neighbour, will the shapes be worse? Will the azimuths?
 

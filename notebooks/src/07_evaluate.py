@@ -152,9 +152,8 @@ for shrink, place in ((False, right[3]), (True, released[3])):
     wall = marching_cubes(lambda x: x[:, 0] - 0.3, bound=0.6, resolution=5, released_shrink=shrink)
     assert np.allclose(wall.vertices[:, 0], place, atol=1e-6)
 
+
 # %% tags=["shrink"] alt="Displacement of the surface against grid size: formula and measured points"
-
-
 def ball(x):
     """Signed distance to a sphere of radius 0.5."""
     return np.linalg.norm(x, axis=1) - 0.5
@@ -195,9 +194,8 @@ assert np.isclose(metrics.chamfer_distance(*found), CD) and np.isclose(metrics.f
 # the threshold. The drawn points are themselves about 0.01 apart, so at 0.01 little counts. At 0.1 much counts that
 # your eye would not forgive. The paper prints 0.01, 0.05 and 0.1; one number alone says little.
 
+
 # %% tags=["threshold"] alt="Predicted and true points, near and far, and the F-score for every threshold"
-
-
 def clouds_of(row):
     """Points of the first checkpoint's prediction for a row, and of the truth, with both rotations."""
     prediction, rotation = made[first][row], test.viewpoint[row].rotation()[0].double().numpy()

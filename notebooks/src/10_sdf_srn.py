@@ -127,8 +127,6 @@ assert torch.isclose(last, charged[-1]) and torch.isclose(free, charged[:-1].mea
 
 
 # %%
-
-
 def toy_ball(points):
     """Signed distance to the ball."""
     return (points - torch.tensor([0.0, 2.0, 0.0])).norm(dim=-1) - 0.4
@@ -420,11 +418,13 @@ figure = nb10.ablation_figure(ablations)
 # <details><summary>What came out, and why</summary>
 #
 # In the paper importance weighting: without it coverage is 1.168 instead of 0.315. Binary occupancy is second. In ours
-# it is binary occupancy: the best accuracy *and* by far the worst coverage, for little of the shape is left. With every seed
-# it is worse than *full*. Importance weighting and the rendering loss we *cannot tell*. Without the positional encoding
-# four seeds are worse by about 0.3, and the fifth is not, because with that seed *full* itself came out badly. Optimising
-# the code at test time helps with every seed. Why the orders differ, these tables cannot say: data, length of training and
-# size of the network all differ.
+# it is binary occupancy: the best accuracy *and* by far the worst coverage, for little of the shape is left. With every
+# seed it is worse than *full*. Importance weighting and the rendering loss we *cannot tell*. Without the positional
+# encoding four seeds are worse by about 0.3, and the fifth is not, because with that seed *full* itself came out badly.
+# Optimising the code at test time helps with every seed.
+#
+# But look at the shapes in `lib/results/sdf-srn-table-3.png` before you believe an order: after 40 + 80 steps *full* is a
+# cloud of blobs and no row is a good chair yet. The table says what comes early, and the paper's what comes in the end.
 #
 # </details>
 #
